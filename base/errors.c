@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/errors.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* TPM 1.2 result codes (TCG TPM Main part 2, section 16), which is what QEMU decodes for CMD_INIT. */
+enum {
+  INIT_KEYNOTFOUND = 0x0d,
+  INIT_IOERROR = 0x1f,
+  INIT_DECRYPT_ERROR = 0x21,
+  INIT_BAD_VERSION = 0x2e,
+  INIT_FAILURE = 0x101, /* TPM 2.0: TPM_RC_FAILURE */
+};
+
+static const VtpmErrorRow rows[VTPM_N_ERRORS] = {
+  [VTPM_ERROR_FAILED] = { "failed", 1, INIT_FAILURE },
+  [VTPM_ERROR_STORE_FULL] = { "store-full", 1, INIT_FAILURE },
+  [VTPM_ERROR_STORE_FAILED] = { "store-failed", 1, INIT_FAILURE },
+  [VTPM_ERROR_REKEY_PENDING] = { "rekey-pending", 1, INIT_FAILURE },
+  [VTPM_ERROR_BLOB_NEEDS_PROVIDER] = { "blob-needs-provider", 1, INIT_FAILURE },
+  [VTPM_ERROR_STATE_TAKEN_OVER] = { "state-taken-over", 1, INIT_FAILURE },
+  [VTPM_ERROR_NOT_BACKED_UP] = { "not-backed-up", 1, INIT_FAILURE },
+  [VTPM_ERROR_KEY_IN_USE] = { "key-in-use", 1, INIT_FAILURE },
+  [VTPM_ERROR_USAGE] = { "usage", 2, INIT_FAILURE },
+  [VTPM_ERROR_STATE_MISSING] = { "state-missing", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_TRUNCATED] = { "state-truncated", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_DAMAGED] = { "state-damaged", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_SLOT_UNREADABLE] = { "state-slot-unreadable", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_NEWER_VERSION] = { "state-newer-version", 3, INIT_BAD_VERSION },
+  [VTPM_ERROR_STATE_FOREIGN_SLOT] = { "state-foreign-slot", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_EXISTS] = { "state-exists", 3, INIT_FAILURE },
+  [VTPM_ERROR_STATE_OLDER] = { "state-older", 3, INIT_FAILURE },
+  [VTPM_ERROR_BLOB_MISMATCH] = { "blob-mismatch", 3, INIT_FAILURE },
+  [VTPM_ERROR_KEY_DESTROYED] = { "key-destroyed", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_KEY_DISABLED] = { "key-disabled", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_KEY_CLOSED] = { "key-closed", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_ACCESS_DENIED] = { "access-denied", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PROVIDER_UNREACHABLE] = { "provider-unreachable", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PROVIDER_UNKNOWN] = { "provider-unknown", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PROVIDER_FAILED] = { "provider-failed", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PROVIDER_TIMEOUT] = { "provider-timeout", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_TLS_REFUSED] = { "tls-refused", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_TOKEN_MISSING] = { "token-missing", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PIN_WRONG] = { "pin-wrong", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_TPM_CHANGED] = { "tpm-changed", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_PCR_CHANGED] = { "pcr-changed", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_WRONG_PASSPHRASE] = { "wrong-passphrase", 4, INIT_DECRYPT_ERROR },
+  [VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED] = { "wrong-passphrase-or-damaged", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_KEY_SLOT_DAMAGED] = { "key-slot-damaged", 4, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_IDENTITY_OTHER] = { "identity-other", 5, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_TEMPLATE] = { "template", 5, INIT_KEYNOTFOUND },
+  [VTPM_ERROR_IN_USE] = { "in-use", 6, INIT_IOERROR },
+  [VTPM_ERROR_SOCKET_IN_USE] = { "socket-in-use", 6, INIT_IOERROR },
+};
+
+G_DEFINE_QUARK (vtpm-base-error-quark, vtpm_base_error)
+
+const VtpmErrorRow *
+vtpm_error_row (VtpmErrorCode code)
+{
+  return &rows[code < VTPM_N_ERRORS ? code : VTPM_ERROR_FAILED];
+}
+
+gboolean
+vtpm_error_from_word (const char *word, VtpmErrorCode *code)
+{
+  for (int i = 0; i < VTPM_N_ERRORS; i++)
+    if (g_str_equal (rows[i].word, word))
+      {
+        *code = i;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+static void
+set_text (GError **error, GQuark domain, VtpmErrorCode code, const char *text)
+{
+  g_set_error (error, domain, (int) code, "[%s] %s", vtpm_error_row (code)->word, text);
+}
+
+void
+vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  set_text (error, domain, code, text);
+}
+
+void
+vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum,
+                      const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  if (code == VTPM_ERROR_STORE_FAILED && (errnum == ENOSPC || errnum == EDQUOT))
+    code = VTPM_ERROR_STORE_FULL;
+  g_autofree char *whole = g_strdup_printf ("%s: %s", text, g_strerror (errnum));
+  set_text (error, domain, code, whole);
+}
+
+VtpmErrorCode
+vtpm_error_code (const GError *error)
+{
+  if (error && error->code >= 0 && error->code < VTPM_N_ERRORS &&
+      g_str_has_prefix (g_quark_to_string (error->domain), "vtpm-"))
+    return error->code;
+  return VTPM_ERROR_FAILED;
+}

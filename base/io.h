@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Whole reads and writes on descriptors, descriptors passed over a socket, files
+ * replaced whole.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/types.h>
+
+#include "base/secret.h"
+
+/** Closes *FD if it is open and sets it to -1; errno is kept. */
+void vtpm_fd_clear (int *fd);
+/** A descriptor that closes itself at the end of its scope: vtpm_autofd int fd = open (...). */
+#define vtpm_autofd __attribute__ ((cleanup (vtpm_fd_clear)))
+/** Takes the descriptor out of *FD. */
+int vtpm_fd_steal (int *fd);
+
+/** Reads exactly LEN bytes. Gives LEN, fewer at the end of the file, or -1 with errno. Goes on after EINTR. */
+ssize_t vtpm_read_full (int fd, void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
+/** Writes exactly LEN bytes; FALSE with errno. Never raises SIGPIPE on a socket. Goes on after EINTR. */
+gboolean vtpm_write_full (int fd, const void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Writes LEN bytes (at least 1) to the stream socket SOCK; PASS_FD (or -1) travels with the first. FALSE with errno. */
+gboolean vtpm_send_with_fd (int sock, const void *buf, gsize len, int pass_fd) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * One recvmsg of up to LEN bytes. A passed descriptor, close-on-exec, goes to *FD, which is
+ * -1 without one; any beyond the first is closed. Gives the bytes, 0 at the end, -1 with errno.
+ */
+ssize_t vtpm_recv_with_fd (int sock, void *buf, gsize len, int *fd) G_GNUC_WARN_UNUSED_RESULT;
+
+/** CLOCK_MONOTONIC in milliseconds. */
+gint64 vtpm_now_ms (void);
+
+/**
+ * Reads a whole regular file of at most MAX bytes, wiped when it is
+ * freed. NULL with errno; EFBIG when it is larger.
+ */
+VtpmBlob *vtpm_read_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Replaces the file PATH whole: temporary name beside it, mode MODE whatever the umask, group
+ * GID (or (gid_t) -1), synced, renamed, directory synced. On FALSE (errno) PATH is as it was.
+ */
+gboolean vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode,
+                            gid_t gid) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+
+#define MAX_LINE 4096
+
+static const char *const level_names[] = { "error", "warning", "info", "debug" };
+
+/* A process has one log; set before the second thread starts. */
+static int log_fd = STDERR_FILENO;
+static VtpmLogLevel log_level = VTPM_LOG_WARNING;
+
+gboolean
+vtpm_log_level_parse (const char *text, VtpmLogLevel *level)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (level_names); i++)
+    if (g_str_equal (text, level_names[i]))
+      {
+        *level = (VtpmLogLevel) i;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+gboolean
+vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
+{
+  log_level = level;
+  if (!path || g_str_equal (path, "-"))
+    return TRUE;
+  int fd = open (path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
+  if (fd < 0)
+    {
+      vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno,
+                            "cannot open the log %s", path);
+      return FALSE;
+    }
+  log_fd = fd;
+  return TRUE;
+}
+
+static void
+put_line (int fd, const char *line, gsize len)
+{
+  ssize_t n;
+  do
+    n = write (fd, line, len); /* one write a line: lines of two processes do not mix */
+  while (n < 0 && errno == EINTR);
+}
+
+void
+vtpm_log (VtpmLogLevel level, const char *format, ...)
+{
+  if (level > log_level)
+    return;
+  char line[MAX_LINE];
+  struct tm now;
+  time_t seconds = time (NULL);
+  gsize prefix = strftime (line, sizeof line, "%Y-%m-%dT%H:%M:%SZ ", gmtime_r (&seconds, &now));
+  gsize text = prefix + (gsize) snprintf (line + prefix, sizeof line - prefix, "%s: ", level_names[level]);
+  va_list args;
+  va_start (args, format);
+  int wanted = vsnprintf (line + text, sizeof line - text - 1, format, args);
+  va_end (args);
+  gsize len = text + MIN ((gsize) MAX (wanted, 0), sizeof line - text - 2);
+  for (gsize i = text; i < len; i++)
+    if ((guchar) line[i] < 0x20 || line[i] == 0x7f)
+      line[i] = '?';
+  line[len++] = '\n';
+  if (log_fd != STDERR_FILENO)
+    put_line (log_fd, line, len);
+  if (log_fd == STDERR_FILENO || level == VTPM_LOG_ERROR)
+    put_line (STDERR_FILENO, line + text - strlen (level_names[level]) - 2,
+              len - (text - strlen (level_names[level]) - 2));
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/commands/command.h"
+
+#include <stdio.h>
+
+#include "base/errors.h"
+
+G_DEFINE_QUARK (vtpm-command-error-quark, vtpm_command_error)
+
+int
+vtpm_command_fail (const char *command, const GError *error)
+{
+  fprintf (stderr, "vtpm %s: %s\n", command, error->message);
+  return vtpm_error_row (vtpm_error_code (error))->exit_status;
+}
+
+gboolean
+vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description, int min,
+                    int max, int *argc, char ***argv, GError **error)
+{
+  const char *name = (*argv)[0];
+  g_autofree char *program = g_strdup_printf ("vtpm %s", name);
+  g_set_prgname (program);
+  g_autoptr (GOptionContext) context = g_option_context_new (arguments);
+  g_autoptr (GError) cause = NULL;
+  g_option_context_add_main_entries (context, entries, NULL);
+  g_option_context_set_summary (context, description);
+  if (!g_option_context_parse (context, argc, argv, &cause))
+    {
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s; see 'vtpm %s --help'",
+                      cause->message, name);
+      return FALSE;
+    }
+  /* "--" ends the options and is no argument itself */
+  if (*argc > 1 && g_str_equal ((*argv)[1], "--"))
+    {
+      for (int i = 1; i < *argc; i++)
+        (*argv)[i] = (*argv)[i + 1];
+      (*argc)--;
+    }
+  if (*argc - 1 < min || *argc - 1 > max)
+    {
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "wants: vtpm %s %s; see 'vtpm %s --help'",
+                      name, arguments, name);
+      return FALSE;
+    }
+  return TRUE;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What every command of the vtpm program shares. A command parses its options, makes one
+ * call below, prints; its function gets argv without "vtpm" and returns the exit status.
+ */
+#pragma once
+
+#include <glib.h>
+
+typedef struct {
+  const char *name;
+  int (*run) (int argc, char **argv);
+  const char *summary; /* one line for vtpm --help */
+} VtpmCommand;
+
+int vtpm_command_create (int argc, char **argv);
+int vtpm_command_run (int argc, char **argv);
+int vtpm_command_inspect (int argc, char **argv);
+int vtpm_command_check (int argc, char **argv);
+int vtpm_command_ctl (int argc, char **argv);
+int vtpm_command_destroy (int argc, char **argv);
+
+/** Prints ERROR as one line "vtpm COMMAND: [word] ..." on standard error and gives the exit status of its word. */
+int vtpm_command_fail (const char *command, const GError *error);
+
+/**
+ * Parses the options of one command (argv[0] is its name). --help prints and exits 0. FALSE
+ * (usage) for an unknown option or where the arguments left in *ARGV are not MIN to MAX many.
+ */
+gboolean vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description,
+                             int min, int max, int *argc, char ***argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_command_error_quark (void);
+#define VTPM_COMMAND_ERROR (vtpm_command_error_quark ())

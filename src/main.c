@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The vtpm program: a table of commands.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/errors.h"
+#include "src/commands/command.h"
+
+static const VtpmCommand commands[] = {
+  { "create", vtpm_command_create, "make a state file with a new TPM in it" },
+  { "run", vtpm_command_run, "serve a TPM to one virtual machine" },
+  { "inspect", vtpm_command_inspect, "show what can be known without a key" },
+  { "check", vtpm_command_check, "prove that key provider and state file are sound" },
+  { "ctl", vtpm_command_ctl, "talk to the control channel of a running TPM" },
+  { "destroy", vtpm_command_destroy, "wipe and remove a state file" },
+};
+
+static void
+print_help (FILE *to)
+{
+  fputs ("Usage: vtpm COMMAND [OPTION...]\n\nA TPM 2.0 for a virtual machine, its state sealed by a key provider.\n\nCommands:\n", to);
+  for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
+    fprintf (to, "  %-9s %s\n", commands[i].name, commands[i].summary);
+  fputs ("  help      show the options of a command: vtpm help COMMAND\n\n"
+         "vtpm --version prints the version. The manual: man vtpm, man vtpm-run, man vtpm.conf\n", to);
+}
+
+static const VtpmCommand *
+find_command (const char *name)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
+    if (strcmp (commands[i].name, name) == 0)
+      return &commands[i];
+  fprintf (stderr, "vtpm: [usage] there is no command '%s'; 'vtpm --help' lists them\n", name);
+  return NULL;
+}
+
+static int
+help (int argc, char **argv)
+{
+  if (argc < 2)
+    {
+      print_help (stdout);
+      return 0;
+    }
+  const VtpmCommand *command = find_command (argv[1]);
+  char *help_argv[] = { argv[1], (char *) "--help", NULL };
+  return command ? command->run (2, help_argv) : vtpm_error_row (VTPM_ERROR_USAGE)->exit_status;
+}
+
+int
+main (int argc, char **argv)
+{
+  if (argc < 2)
+    {
+      print_help (stderr);
+      return vtpm_error_row (VTPM_ERROR_USAGE)->exit_status;
+    }
+  if (strcmp (argv[1], "--version") == 0)
+    {
+      puts ("vtpm " PACKAGE_VERSION);
+      return 0;
+    }
+  if (strcmp (argv[1], "--help") == 0 || strcmp (argv[1], "-h") == 0 || strcmp (argv[1], "help") == 0)
+    return help (argc - 1, argv + 1);
+  const VtpmCommand *command = find_command (argv[1]);
+  if (!command)
+    return vtpm_error_row (VTPM_ERROR_USAGE)->exit_status;
+  return command->run (argc - 1, argv + 1);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The native key provider: key versions of 32 random bytes each (KDK), in one file
+ * DATA_DIR/native/UUID.keys protected by its mode. A vTPM's KEK is
+ * HKDF-SHA256(KDK, "vtpm native kek 1", vTPM id); it wraps with AES-256-GCM, the context's
+ * digest as associated data. Linked into vtpm and into vtpm-provider-native. Holds nothing
+ * between calls: each reads the key store anew, so no cache answers.
+ */
+#pragma once
+
+#include "state/place.h"
+#include "state/provider.h"
+
+/** Makes the key store of UUID with version 1, durable. FALSE: state-exists, store-full, access-denied, failed. */
+gboolean vtpm_native_create (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Wraps under the newest version. NULL: key-destroyed (no key store), access-denied, state-damaged. */
+VtpmKeySlot *vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
+                               const VtpmSecret *plain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** NULL: key-destroyed (no store, or not that version), key-slot-damaged (does not verify), access-denied, state-damaged (the store). */
+VtpmSecret *vtpm_native_unwrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
+                                const VtpmKeySlot *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Adds a key version, durable, and gives its number; 0 on error. */
+guint32 vtpm_native_rotate (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** "VERSION:KEYID:TIME" words, oldest first. NULL as for wrap. */
+char *vtpm_native_versions (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Which key providers this host knows. A state file names a provider by UUID; the registry
+ * says what the host calls it, which kind of helper serves it and with which options. It is
+ * one file, DATA_DIR/providers.conf (GKeyFile), replaced whole under a lock.
+ */
+#pragma once
+
+#include <glib.h>
+
+#include "base/uuid.h"
+#include "state/place.h"
+
+typedef struct {
+  VtpmUuid uuid;
+  char *name;    /* a local label; the same name with another UUID is another provider */
+  char *kind;    /* native, or KIND of a program vtpm-provider-KIND */
+  GStrv options; /* "KEY=VALUE", given to the helper as arguments; never secret */
+} VtpmProviderEntry;
+
+VtpmProviderEntry *vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kind,
+                                            const char *const *options);
+void vtpm_provider_entry_free (VtpmProviderEntry *entry);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderEntry, vtpm_provider_entry_free)
+
+typedef struct {
+  GPtrArray *entries; /* of VtpmProviderEntry, sorted by name */
+  gboolean has_default;
+  VtpmUuid default_uuid;
+} VtpmRegistry;
+
+/**
+ * Reads the registry; an empty one where the file is not there. NULL: access-denied,
+ * failed (unreadable), state-damaged (does not parse: names file and line).
+ */
+VtpmRegistry *vtpm_registry_load (const VtpmPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vtpm_registry_free (VtpmRegistry *registry);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmRegistry, vtpm_registry_free)
+
+/** The entry with UUID, or NULL (provider-unknown, the message names the UUID and how to import it). */
+const VtpmProviderEntry *vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError **error);
+/** The entry called NAME (or whose UUID text is NAME); NAME NULL: the default. NULL: provider-unknown. */
+const VtpmProviderEntry *vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError **error);
+
+/**
+ * Adds ENTRY on disk, under the lock and on the newest contents; it becomes the default where
+ * there is none. FALSE: usage (name or UUID taken, name not [A-Za-z0-9._-]{1,64}), store-full, access-denied, failed.
+ */
+gboolean vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Where the registry has no default: makes the native provider "native" (key store first,
+ * durable, then the entry). Does nothing where there is one. Safe against a second process
+ * that does the same. Only create, run --create and their like call this.
+ */
+gboolean vtpm_registry_ensure_default (const VtpmPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_registry_error_quark (void);
+#define VTPM_REGISTRY_ERROR (vtpm_registry_error_quark ())
