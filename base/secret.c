@@ -10,9 +10,9 @@
 #include "base/errors.h"
 
 /* libtpms makes RSA keys through OpenSSL, whose private numbers go to the same heap: room
- * for those beside our own few keys. Pages are locked when first touched, so unused ones
- * cost nothing. */
-#define SECURE_HEAP_SIZE (256 * 1024)
+ * for those beside our own few keys. Pages are locked when first touched, but each doubling
+ * touches one more. */
+#define SECURE_HEAP_SIZE (64 * 1024)
 #define SECURE_HEAP_MIN_BLOCK 32
 
 gboolean

@@ -151,10 +151,23 @@ typedef struct {
 VtpmPayload *vtpm_payload_new (void);
 void vtpm_payload_free (VtpmPayload *payload);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmPayload, vtpm_payload_free)
-/** NULL (store-full) beyond 240 KiB. */
-VtpmBlob *vtpm_payload_encode (const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * The plaintext has two pieces: the former keys come first, so that they can be decrypted
+ * straight into the secure heap; the TPM's state and the rest follow.
+ */
+#define VTPM_PART_HEADER_SIZE 6
+#define VTPM_FORMER_KEY_SIZE (16 + 8 + VTPM_DEK_SIZE)
+#define VTPM_MAX_KEYS_PIECE (VTPM_PART_HEADER_SIZE + VTPM_MAX_FORMER_KEYS * VTPM_FORMER_KEY_SIZE)
+
+/** The first piece, in the secure heap. */
+VtpmSecret *vtpm_payload_encode_keys (const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The second piece. NULL (store-full) where both together pass 240 KiB. */
+VtpmBlob *vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** How long the first piece is, told by its first VTPM_PART_HEADER_SIZE bytes; 0 when they start none. */
+gsize vtpm_payload_keys_length (const guint8 start[static VTPM_PART_HEADER_SIZE]);
 /** NULL: state-damaged, or state-newer-version for a critical part not known here. */
-VtpmPayload *vtpm_payload_decode (const void *data, gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmPayload *vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 typedef enum { VTPM_ENVELOPE_PERMANENT = 1, VTPM_ENVELOPE_VOLATILE = 2 } VtpmEnvelopePart;
 

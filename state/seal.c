@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "state/seal.h"
+
+#include <string.h>
+
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/kdf.h>
+#include <openssl/sha.h>
+
+#include "base/cursor.h"
+#include "base/errors.h"
+
+G_DEFINE_QUARK (vtpm-seal-error-quark, vtpm_seal_error)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF, EVP_KDF_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF_CTX, EVP_KDF_CTX_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
+
+#define KEY_SIZE 32
+#define NONCE_SIZE 12
+#define INFO_PREFIX "vtpm seal 1"
+#define MAX_INFO 64
+#define MAX_AAD 96
+
+#define PURPOSE_HEADER_MAC "header-mac"
+#define PURPOSE_SLOT "slot"
+#define PURPOSE_BLOB_PERMANENT "blob-permanent"
+#define PURPOSE_BLOB_VOLATILE "blob-volatile"
+
+/* What a seal is bound to beside its purpose. */
+typedef struct {
+  const VtpmSecret *dek;
+  const char *purpose;
+  const VtpmUuid *vtpm_id;
+  guint64 epoch;
+  const guint8 *salt;
+} SealKey;
+
+VtpmSecret *
+vtpm_seal_new_dek (GError **error)
+{
+  return vtpm_secret_random (VTPM_DEK_SIZE, error);
+}
+
+/* "purpose, format, vTPM id, epoch", which stands in the key derivation and in the AAD alike. */
+static void
+write_binding (VtpmWriter *w, const SealKey *key)
+{
+  vtpm_write_bytes (w, key->purpose, strlen (key->purpose) + 1);
+  vtpm_write_le16 (w, VTPM_FORMAT_VERSION);
+  vtpm_write_bytes (w, key->vtpm_id->bytes, 16);
+  vtpm_write_le64 (w, key->epoch);
+}
+
+static gboolean
+crypto_failed (GError **error, const char *what)
+{
+  vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_FAILED, "OpenSSL could not %s", what);
+  return FALSE;
+}
+
+/* HKDF-SHA256 (RFC 5869): LEN bytes for this seal alone. */
+static VtpmSecret *
+derive (const SealKey *key, gsize len, GError **error)
+{
+  guint8 info[MAX_INFO];
+  VtpmWriter w = vtpm_writer (info, sizeof info);
+  vtpm_write_bytes (&w, INFO_PREFIX, strlen (INFO_PREFIX));
+  write_binding (&w, key);
+  g_assert (!w.full);
+
+  g_autoptr (EVP_KDF) kdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
+  g_autoptr (EVP_KDF_CTX) context = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
+  g_autoptr (VtpmSecret) out = vtpm_secret_new (len, error);
+  if (!out)
+    return NULL;
+  OSSL_PARAM params[] = {
+    OSSL_PARAM_construct_utf8_string (OSSL_KDF_PARAM_DIGEST, (char *) "SHA256", 0),
+    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_KEY, (void *) key->dek->data, key->dek->len),
+    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_SALT, (void *) key->salt, VTPM_SALT_SIZE),
+    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_INFO, info, w.pos),
+    OSSL_PARAM_construct_end (),
+  };
+  if (!context || EVP_KDF_derive (context, out->data, len, params) != 1)
+    {
+      crypto_failed (error, "derive a key (HKDF-SHA256)");
+      return NULL;
+    }
+  return g_steal_pointer (&out);
+}
+
+/* A cipher context keyed for this seal, the AAD fed in. */
+static EVP_CIPHER_CTX *
+start_gcm (const SealKey *key, gboolean encrypt, const VtpmWriter *aad, GError **error)
+{
+  int n;
+  g_autoptr (VtpmSecret) derived = derive (key, KEY_SIZE + NONCE_SIZE, error);
+  if (!derived)
+    return NULL;
+  g_autoptr (EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new ();
+  g_assert (!aad->full);
+  if (!context ||
+      EVP_CipherInit_ex (context, EVP_aes_256_gcm (), NULL, derived->data, derived->data + KEY_SIZE, encrypt) != 1 ||
+      EVP_CipherUpdate (context, NULL, &n, aad->data, (int) aad->pos) != 1)
+    {
+      crypto_failed (error, "start AES-256-GCM");
+      return NULL;
+    }
+  return g_steal_pointer (&context);
+}
+
+/* Encrypts both pieces of PAYLOAD to TO, then the tag. */
+static gboolean
+encrypt_payload (const SealKey *key, const VtpmWriter *aad, const VtpmSecret *keys, const VtpmBlob *parts, guint8 *to,
+                 GError **error)
+{
+  int n;
+  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (key, TRUE, aad, error);
+  if (!context)
+    return FALSE;
+  guint8 *tag = to + keys->len + parts->len;
+  if (EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) != 1 ||
+      EVP_CipherUpdate (context, to + keys->len, &n, parts->data, (int) parts->len) != 1 ||
+      EVP_CipherFinal_ex (context, tag, &n) != 1 ||
+      EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) != 1)
+    return crypto_failed (error, "encrypt");
+  return TRUE;
+}
+
+static void
+does_not_verify (GError **error)
+{
+  vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_STATE_DAMAGED, "the sealed state does not verify: bytes were changed, or belong elsewhere");
+}
+
+/* Decrypts the first piece, whose own start says how long it is, into the secure heap. */
+static VtpmSecret *
+decrypt_keys (EVP_CIPHER_CTX *context, const guint8 *data, gsize len, GError **error)
+{
+  int n;
+  guint8 start[VTPM_PART_HEADER_SIZE];
+  if (len < sizeof start || EVP_CipherUpdate (context, start, &n, data, sizeof start) != 1)
+    {
+      does_not_verify (error);
+      return NULL;
+    }
+  gsize keys_len = vtpm_payload_keys_length (start);
+  if (keys_len == 0 || keys_len > len)
+    {
+      does_not_verify (error);
+      return NULL;
+    }
+  VtpmSecret *keys = vtpm_secret_new (keys_len, error);
+  if (!keys)
+    return NULL;
+  memcpy (keys->data, start, sizeof start);
+  if (EVP_CipherUpdate (context, keys->data + sizeof start, &n, data + sizeof start, (int) (keys_len - sizeof start)) != 1)
+    {
+      vtpm_secret_free (keys);
+      crypto_failed (error, "decrypt");
+      return NULL;
+    }
+  return keys;
+}
+
+/* DATA: LEN bytes of ciphertext, then the tag. Nothing is looked into before the tag verified. */
+static VtpmPayload *
+decrypt_payload (const SealKey *key, const VtpmWriter *aad, const guint8 *data, gsize len, GError **error)
+{
+  int n;
+  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (key, FALSE, aad, error);
+  if (!context)
+    return NULL;
+  g_autoptr (VtpmSecret) keys = decrypt_keys (context, data, len, error);
+  if (!keys)
+    return NULL;
+  g_autoptr (VtpmBlob) parts = vtpm_blob_new (len - keys->len);
+  guint8 unused[16];
+  if (EVP_CipherUpdate (context, parts->data, &n, data + keys->len, (int) parts->len) != 1 ||
+      EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) (data + len)) != 1 ||
+      EVP_CipherFinal_ex (context, unused, &n) != 1)
+    {
+      does_not_verify (error);
+      return NULL;
+    }
+  return vtpm_payload_decode (keys, parts, error);
+}
+
+static gboolean
+record_mac (const VtpmSecret *dek, const VtpmRecord *record, const guint8 *body, gsize len, const guint8 *salt,
+            guint8 mac[static VTPM_MAC_SIZE], GError **error)
+{
+  SealKey key = { dek, PURPOSE_HEADER_MAC, &record->vtpm_id, record->epoch, salt };
+  g_autoptr (VtpmSecret) derived = derive (&key, KEY_SIZE, error);
+  if (!derived)
+    return FALSE;
+  guint mac_len = VTPM_MAC_SIZE;
+  /* BODY and the salt behind it stand in one piece */
+  if (!HMAC (EVP_sha256 (), derived->data, KEY_SIZE, body, len + VTPM_SALT_SIZE, mac, &mac_len))
+    return crypto_failed (error, "compute a MAC");
+  return TRUE;
+}
+
+gboolean
+vtpm_seal_record (const VtpmSecret *dek, VtpmRecord *record, GError **error)
+{
+  g_autoptr (GBytes) body = vtpm_record_encode_body (record, error);
+  if (!body)
+    return FALSE;
+  gsize len = g_bytes_get_size (body), whole = len + VTPM_SALT_SIZE + VTPM_MAC_SIZE;
+  g_autofree guint8 *bytes = g_malloc (whole);
+  memcpy (bytes, g_bytes_get_data (body, NULL), len);
+  vtpm_random (bytes + len, VTPM_SALT_SIZE);
+  if (!record_mac (dek, record, bytes, len, bytes + len, bytes + len + VTPM_SALT_SIZE, error))
+    return FALSE;
+  g_clear_pointer (&record->bytes, g_bytes_unref);
+  record->bytes = g_bytes_new_take (g_steal_pointer (&bytes), whole);
+  return TRUE;
+}
+
+gboolean
+vtpm_seal_verify_record (const VtpmSecret *dek, const VtpmRecord *record)
+{
+  gsize whole;
+  guint8 mac[VTPM_MAC_SIZE];
+  const guint8 *bytes = g_bytes_get_data (record->bytes, &whole);
+  gsize len = whole - VTPM_SALT_SIZE - VTPM_MAC_SIZE;
+  return record_mac (dek, record, bytes, len, bytes + len, mac, NULL) &&
+         CRYPTO_memcmp (mac, bytes + len + VTPM_SALT_SIZE, VTPM_MAC_SIZE) == 0;
+}
+
+static VtpmWriter
+slot_aad (const SealKey *key, const VtpmSlotHeader *header, guint slot, guint8 buf[static MAX_AAD])
+{
+  VtpmWriter aad = vtpm_writer (buf, MAX_AAD);
+  write_binding (&aad, key);
+  vtpm_write_le64 (&aad, header->generation);
+  vtpm_write_u8 (&aad, (guint8) slot);
+  vtpm_write_u8 (&aad, header->final ? 1 : 0);
+  return aad;
+}
+
+VtpmBlob *
+vtpm_seal_slot (const VtpmSecret *dek, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+{
+  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
+  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
+  if (!parts)
+    return NULL;
+  header->length = (guint32) (keys->len + parts->len);
+  vtpm_random (header->salt, VTPM_SALT_SIZE);
+  g_autoptr (VtpmBlob) out = vtpm_blob_new (VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE);
+  vtpm_slot_header_encode (header, out->data);
+  SealKey key = { dek, PURPOSE_SLOT, &header->vtpm_id, header->epoch, header->salt };
+  guint8 buf[MAX_AAD];
+  VtpmWriter aad = slot_aad (&key, header, slot, buf);
+  if (!encrypt_payload (&key, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
+    return NULL;
+  return g_steal_pointer (&out);
+}
+
+VtpmPayload *
+vtpm_seal_open_slot (const VtpmSecret *dek, const VtpmSlotHeader *header, guint slot, const void *data, gsize len,
+                     GError **error)
+{
+  if (len < VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE)
+    {
+      does_not_verify (error);
+      return NULL;
+    }
+  SealKey key = { dek, PURPOSE_SLOT, &header->vtpm_id, header->epoch, header->salt };
+  guint8 buf[MAX_AAD];
+  VtpmWriter aad = slot_aad (&key, header, slot, buf);
+  return decrypt_payload (&key, &aad, (const guint8 *) data + VTPM_SLOT_HEADER_SIZE, header->length, error);
+}
+
+static SealKey
+envelope_key (const VtpmSecret *dek, const VtpmRecord *record, const VtpmEnvelope *envelope)
+{
+  const char *purpose = envelope->part == VTPM_ENVELOPE_PERMANENT ? PURPOSE_BLOB_PERMANENT : PURPOSE_BLOB_VOLATILE;
+  return (SealKey){ dek, purpose, &record->vtpm_id, record->epoch, envelope->salt };
+}
+
+static VtpmWriter
+envelope_aad (const SealKey *key, const VtpmEnvelope *envelope, guint8 buf[static MAX_AAD])
+{
+  VtpmWriter aad = vtpm_writer (buf, MAX_AAD);
+  write_binding (&aad, key);
+  vtpm_write_le64 (&aad, envelope->generation);
+  vtpm_write_bytes (&aad, envelope->pair.bytes, 16);
+  return aad;
+}
+
+GBytes *
+vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair,
+                    guint64 generation, const VtpmPayload *payload, GError **error)
+{
+  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
+  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
+  if (!parts)
+    return NULL;
+  VtpmEnvelope envelope = { .part = part, .pair = *pair, .generation = generation,
+                            .record_length = (guint32) g_bytes_get_size (record->bytes),
+                            .sealed_length = (guint32) (keys->len + parts->len + VTPM_TAG_SIZE) };
+  vtpm_random (envelope.salt, VTPM_SALT_SIZE);
+  gsize whole = VTPM_ENVELOPE_HEADER_SIZE + (gsize) envelope.record_length + envelope.sealed_length;
+  g_autofree guint8 *out = g_malloc (whole);
+  guint8 *sealed = out + VTPM_ENVELOPE_HEADER_SIZE + envelope.record_length;
+  vtpm_envelope_header_encode (&envelope, out);
+  memcpy (out + VTPM_ENVELOPE_HEADER_SIZE, g_bytes_get_data (record->bytes, NULL), envelope.record_length);
+  SealKey key = envelope_key (dek, record, &envelope);
+  guint8 buf[MAX_AAD];
+  VtpmWriter aad = envelope_aad (&key, &envelope, buf);
+  if (!encrypt_payload (&key, &aad, keys, parts, sealed, error))
+    return NULL;
+  return g_bytes_new_take (g_steal_pointer (&out), whole);
+}
+
+VtpmPayload *
+vtpm_seal_open_envelope (const VtpmSecret *dek, const VtpmRecord *record, const VtpmEnvelope *envelope, GError **error)
+{
+  SealKey key = envelope_key (dek, record, envelope);
+  guint8 buf[MAX_AAD];
+  VtpmWriter aad = envelope_aad (&key, envelope, buf);
+  g_autoptr (GError) cause = NULL;
+  VtpmPayload *payload = decrypt_payload (&key, &aad, envelope->sealed, envelope->sealed_length - VTPM_TAG_SIZE, &cause);
+  if (payload)
+    return payload;
+  if (vtpm_error_code (cause) == VTPM_ERROR_STATE_DAMAGED)
+    vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                    "the state blob does not verify: it was changed on its way, or put together from two");
+  else
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return NULL;
+}
+
+void
+vtpm_seal_wrap_digest (const VtpmRecord *record, guint8 digest[static 32])
+{
+  static const char label[] = "vtpm wrap 1";
+  guint8 buf[sizeof label - 1 + 16 + 16 + 8];
+  VtpmWriter w = vtpm_writer (buf, sizeof buf);
+  vtpm_write_bytes (&w, label, sizeof label - 1);
+  vtpm_write_bytes (&w, record->vtpm_id.bytes, 16);
+  if (record->has_vm_uuid)
+    vtpm_write_bytes (&w, record->vm_uuid.bytes, 16);
+  else
+    vtpm_write_zeros (&w, 16);
+  vtpm_write_le64 (&w, record->epoch);
+  g_assert (!w.full);
+  SHA256 (buf, sizeof buf, digest);
+}
