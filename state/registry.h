@@ -23,6 +23,9 @@ VtpmProviderEntry *vtpm_provider_entry_new (const VtpmUuid *uuid, const char *na
 void vtpm_provider_entry_free (VtpmProviderEntry *entry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderEntry, vtpm_provider_entry_free)
 
+/** Whether KIND can be part of a program's name: 1 to 32 characters of a-z 0-9 -, so never a path. */
+gboolean vtpm_provider_kind_is_valid (const char *kind);
+
 typedef struct {
   GPtrArray *entries; /* of VtpmProviderEntry, sorted by name */
   gboolean has_default;

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * vtpm-provider-native UUID [data-dir=DIR]: the native key provider on the line protocol.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/secret.h"
+#include "state/providers/native_ops.h"
+
+#define USAGE_STATUS 2
+
+/* Neither a debugger of the same user nor a core file sees the keys. */
+static gboolean
+hide_memory (void)
+{
+  struct rlimit none = { 0, 0 };
+  return prctl (PR_SET_DUMPABLE, 0) == 0 && setrlimit (RLIMIT_CORE, &none) == 0;
+}
+
+/* Owner and modes as the data folder has them: who may enter it may use what is in it. */
+static VtpmPlace
+place_of (const char *data_dir)
+{
+  VtpmPlace place = { .data_dir = (char *) data_dir, .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
+  struct stat info;
+  if (stat (data_dir, &info) == 0 && (info.st_mode & S_ISGID))
+    {
+      place.dir_mode = 02770;
+      place.file_mode = 0660;
+      place.group = info.st_gid;
+    }
+  return place;
+}
+
+static int
+usage (const char *cause)
+{
+  fprintf (stderr, "vtpm-provider-native: [usage] %s\nusage: vtpm-provider-native UUID [data-dir=DIR]\n", cause);
+  return USAGE_STATUS;
+}
+
+int
+main (int argc, char **argv)
+{
+  g_autoptr (GError) error = NULL;
+  VtpmUuid uuid;
+  const char *data_dir = g_getenv ("VTPM_DATA_DIR");
+  if (argc < 2 || !vtpm_uuid_parse (argv[1], &uuid))
+    return usage ("the first argument is the provider's UUID");
+  for (int i = 2; i < argc; i++)
+    {
+      if (!g_str_has_prefix (argv[i], "data-dir="))
+        return usage ("the only option is data-dir=");
+      data_dir = argv[i] + strlen ("data-dir=");
+    }
+  if (!data_dir || !g_path_is_absolute (data_dir))
+    return usage ("VTPM_DATA_DIR or data-dir= must name the data folder by its absolute path");
+  if (!hide_memory () || !vtpm_secret_init (&error))
+    {
+      fprintf (stderr, "vtpm-provider-native: %s\n", error ? error->message : "[failed] cannot hide its memory");
+      return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
+    }
+  VtpmPlace place = place_of (data_dir);
+  const VtpmNative native = { &place, &uuid };
+  return vtpm_helper_serve (&vtpm_native_ops, &native, &uuid, STDIN_FILENO, STDOUT_FILENO);
+}
