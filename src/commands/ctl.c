@@ -279,7 +279,7 @@ fail_exists (const char *path, GError **error)
 static gboolean
 check_save (const Ctl *ctl, GError **error)
 {
-  guint32 type;
+  guint32 type = 0;
   struct stat info;
   if (!read_type (ctl->args[0], &type, error))
     return FALSE;
@@ -306,7 +306,7 @@ write_new (const char *path, const VtpmBlob *blob)
 static gboolean
 run_save (const Ctl *ctl, GError **error)
 {
-  guint32 type;
+  guint32 type = 0;
   gboolean encrypted;
   const char *path = ctl->args[1];
   if (!read_type (ctl->args[0], &type, error))
@@ -332,14 +332,14 @@ run_save (const Ctl *ctl, GError **error)
 static gboolean
 check_load (const Ctl *ctl, GError **error)
 {
-  guint32 type;
+  guint32 type = 0;
   return read_type (ctl->args[0], &type, error);
 }
 
 static gboolean
 run_load (const Ctl *ctl, GError **error)
 {
-  guint32 type;
+  guint32 type = 0;
   if (!read_type (ctl->args[0], &type, error))
     return FALSE;
   g_autoptr (VtpmBlob) blob = vtpm_read_file (ctl->args[1], VTPM_CONTROL_MAX_BLOB);
