@@ -25,7 +25,7 @@ import time
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
-from tpms import GuestError, Swtpm, TpmProcess, Vtpm, die_with_parent, last_lines  # noqa: E402
+from tpms import GuestError, Swtpm, TpmProcess, Vtpm, die_with_parent, last_lines, log_paths  # noqa: E402
 
 OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -121,10 +121,9 @@ class Qmp:
 class Guest:
     """One QEMU with its TPM process; use it in a with statement, which ends both whatever happens."""
 
-    def __init__(self, folder, cache, tpm, label, model="tpm-crb", progress=print, disk=None, incoming=None,
-                 reboots=False):
+    def __init__(self, folder, cache, tpm, label, model="tpm-crb", progress=print, incoming=None, reboots=False):
         self.folder, self.cache, self.tpm, self.label, self.model = folder, cache, tpm, label, model
-        self.progress, self.disk, self.incoming, self.reboots = progress, disk, incoming, reboots
+        self.progress, self.incoming, self.reboots = progress, incoming, reboots
         self.serial_log = os.path.join(folder, f"{label}-serial.log")
         self.qemu_log = os.path.join(folder, f"{label}-qemu.log")
         self.variables = os.path.join(folder, "ovmf-vars.qcow2")
@@ -155,10 +154,9 @@ class Guest:
 
     def _report(self, error):
         self.progress(f"{self.label}: {error}")
-        logs = [("serial line", self.serial_log), ("QEMU", self.qemu_log)]
-        if self.tpm_process:
-            logs += [("TPM's log", self.tpm_process.log), ("TPM's standard error", self.tpm_process.errors)]
-        for what, path in logs:
+        tpm_log, tpm_errors = log_paths(self.folder, self.label)
+        for what, path in (("serial line", self.serial_log), ("QEMU", self.qemu_log), ("TPM's log", tpm_log),
+                           ("TPM's standard error", tpm_errors)):
             lines = last_lines(path)
             self.progress(f"--- {what}: {'the last lines' if lines else 'nothing'}")
             for line in lines:
@@ -166,7 +164,7 @@ class Guest:
 
     def _start(self):
         if not os.path.exists(self.variables):
-            # qcow2, so that it does not stand in the way of savevm
+            # qcow2: savevm wants every writable image to take snapshots, and puts the machine's state into this one
             subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", OVMF_VARS, self.variables],
                            check=True, timeout=60, stdin=subprocess.DEVNULL)
         self.tpm_process = TpmProcess(self.tpm, self.folder, self.label, incoming=self.incoming is not None)
@@ -191,8 +189,6 @@ class Guest:
                 "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
                 "-chardev", f"socket,id=chrtpm,path={self.tpm_process.ctrl}",
                 "-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", f"{self.model},tpmdev=tpm0"]
-        if self.disk:
-            line += ["-drive", f"if=none,id=disk,format=qcow2,file={self.disk}", "-device", "virtio-blk-pci,drive=disk"]
         if self.incoming:
             line += ["-incoming", f"exec:cat <{self.incoming}"]
         if not self.reboots:

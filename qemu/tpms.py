@@ -36,6 +36,11 @@ def last_lines(path, count=25):
     return text.replace("\r", "").splitlines()[-count:]
 
 
+def log_paths(folder, label):
+    """Where a TPM process writes its log and its standard error."""
+    return tuple(os.path.join(folder, f"{label}-tpm.{kind}") for kind in ("log", "err"))
+
+
 def listens(path):
     """Whether a unix socket bound to just PATH listens. Connecting would use up the one client it takes."""
     accepts = 0x10000
@@ -135,8 +140,7 @@ class TpmProcess:
     """One run of a TPM's process, from before QEMU connects until it has ended by itself."""
 
     def __init__(self, tpm, folder, label, incoming=False):
-        self.log = os.path.join(folder, f"{label}-tpm.log")
-        self.errors = os.path.join(folder, f"{label}-tpm.err")
+        self.log, self.errors = log_paths(folder, label)
         # relative to the folder: a long TMPDIR must not overrun the 108 bytes of a socket's path
         self.ctrl = f"tpm-{secrets.token_hex(4)}.sock"
         with open(self.errors, "wb") as errors:
