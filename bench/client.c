@@ -9,6 +9,7 @@
  *                                    socket (ctrl) or a connected data socket (data)
  *   time   NAME COMMAND COUNT        ok MEDIAN-US; COMMAND is getrandom, extend or nvwrite
  *   stop   NAME                      ok
+ *   disk   PATH COUNT                ok MEDIAN-US; one synchronous write of 4 KiB over blocks written before
  *
  * Times are microseconds: from before the exec to the answer of CMD_INIT and to the answer of TPM2_Startup.
  */
@@ -27,6 +28,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -38,6 +40,7 @@
 #define ANSWER_SECONDS 20
 #define STOP_MS 15000
 #define WARM_UP 200
+#define MAX_COUNT 1000000
 
 /* swtpm's tpm_ioctl.h */
 enum
@@ -88,6 +91,14 @@ compare_times (const void *a, const void *b)
 {
   gint64 x = *(const gint64 *)a, y = *(const gint64 *)b;
   return (x > y) - (x < y);
+}
+
+/* Sorts TIMES. */
+static double
+median_us (gint64 *times, guint count)
+{
+  qsort (times, count, sizeof times[0], compare_times);
+  return (double)times[count / 2] / 1e3;
 }
 
 /* Sends COMMAND, reads one response framed by its header. FALSE when the server is gone or answers nonsense. */
@@ -309,8 +320,31 @@ time_command (const Server *server, const char *what, guint count)
       if (i >= warm_up)
         times[i - warm_up] = now_ns () - begin;
     }
-  qsort (times, count, sizeof times[0], compare_times);
-  printf ("ok\t%.3f\n", (double)times[count / 2] / 1e3);
+  printf ("ok\t%.3f\n", median_us (times, count));
+}
+
+/* The disk without any TPM. */
+static void
+time_disk (const char *path, guint count)
+{
+  guint8 block[4096] = { 0 };
+  struct iovec part = { block, sizeof block };
+  g_autofree gint64 *times = g_new (gint64, count);
+  vtpm_autofd int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  gboolean ok = fd >= 0 && pwrite (fd, block, sizeof block, 0) == sizeof block && fsync (fd) == 0;
+
+  for (guint i = 0; ok && i < count; i++)
+    {
+      VtpmWriter w = vtpm_writer (block, sizeof block);
+      gint64 begin = now_ns ();
+      vtpm_write_le64 (&w, (guint64)begin);
+      ok = pwritev2 (fd, &part, 1, 0, RWF_DSYNC) == sizeof block;
+      times[i] = now_ns () - begin;
+    }
+  if (ok)
+    printf ("ok\t%.3f\n", median_us (times, count));
+  else
+    printf ("error\t%s: %s\n", path, g_strerror (errno));
 }
 
 /* What we are told */
@@ -355,8 +389,11 @@ obey (Bench *bench, char **words)
   else if (n > 3 && strcmp (words[0], "start") == 0 && !server)
     start (bench, words[1], strcmp (words[2], "ctrl") == 0, words + 3);
   else if (n == 4 && strcmp (words[0], "time") == 0 && server
-           && g_ascii_string_to_unsigned (words[3], 10, 1, 1000000, &count, NULL))
+           && g_ascii_string_to_unsigned (words[3], 10, 1, MAX_COUNT, &count, NULL))
     time_command (server, words[2], (guint)count);
+  else if (n == 3 && strcmp (words[0], "disk") == 0
+           && g_ascii_string_to_unsigned (words[2], 10, 1, MAX_COUNT, &count, NULL))
+    time_disk (words[1], (guint)count);
   else if (n == 2 && strcmp (words[0], "stop") == 0 && server)
     stop (bench, server);
   else
