@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "state/header.h"
+
+#include "base/cursor.h"
+#include "base/errors.h"
+#include "state/seal.h"
+
+G_DEFINE_QUARK (vtpm-header-error-quark, vtpm_header_error)
+
+void
+vtpm_header_free (VtpmHeader *header)
+{
+  if (!header)
+    return;
+  g_clear_pointer (&header->records, g_ptr_array_unref);
+  g_clear_pointer (&header->copy_bytes[0], g_bytes_unref);
+  g_clear_pointer (&header->copy_bytes[1], g_bytes_unref);
+  g_free (header);
+}
+
+static gboolean
+read_whole (VtpmStore *store, guint64 offset, guint8 *buf, gsize len, GError **error)
+{
+  gsize got;
+  if (!vtpm_store_read (store, offset, buf, len, &got, error))
+    return FALSE;
+  if (got == len)
+    return TRUE;
+  vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_TRUNCATED,
+                  "%s ends after %" G_GUINT64_FORMAT " bytes, a state file has %" G_GUINT64_FORMAT "; restore it from a backup",
+                  store->name, offset + got, (guint64) VTPM_FILE_SIZE);
+  return FALSE;
+}
+
+static gboolean
+same_record (gconstpointer a, gconstpointer b)
+{
+  return g_bytes_equal (((const VtpmRecord *) a)->bytes, ((const VtpmRecord *) b)->bytes);
+}
+
+static gint
+newest_first (gconstpointer a, gconstpointer b)
+{
+  const VtpmRecord *left = *(VtpmRecord *const *) a, *right = *(VtpmRecord *const *) b;
+  if (left->epoch != right->epoch)
+    return left->epoch > right->epoch ? -1 : 1;
+  if (left->sequence != right->sequence)
+    return left->sequence > right->sequence ? -1 : 1;
+  return 0;
+}
+
+/* Reads one copy: most headers fit the first 16 KiB. */
+static gboolean
+read_copy (VtpmStore *store, guint copy, guint8 *buf, gsize *len, GError **error)
+{
+  *len = VTPM_BLANK_SIZE;
+  if (!read_whole (store, VTPM_HEADER_OFFSET (copy), buf, *len, error))
+    return FALSE;
+  VtpmReader r = vtpm_reader (buf + 12, 4);
+  if (vtpm_read_le32 (&r) <= VTPM_BLANK_SIZE)
+    return TRUE;
+  *len = VTPM_HEADER_AREA;
+  return read_whole (store, VTPM_HEADER_OFFSET (copy) + VTPM_BLANK_SIZE, buf + VTPM_BLANK_SIZE, *len - VTPM_BLANK_SIZE, error);
+}
+
+static gboolean
+read_slot_header (VtpmStore *store, VtpmHeader *header, guint slot, GError **error)
+{
+  g_autofree guint8 *buf = g_malloc (VTPM_BLANK_SIZE);
+  if (!read_whole (store, VTPM_SLOT_OFFSET (slot), buf, VTPM_BLANK_SIZE, error))
+    return FALSE;
+  header->slot[slot] = vtpm_slot_header_decode (buf, VTPM_BLANK_SIZE, &header->slot_header[slot]);
+  return TRUE;
+}
+
+static gboolean
+merge_copies (VtpmHeader *header, GPtrArray *copies[2])
+{
+  header->records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
+  guint total = 0;
+  for (guint c = 0; c < 2; c++)
+    for (guint i = 0; copies[c] && i < copies[c]->len; i++, total++)
+      if (!g_ptr_array_find_with_equal_func (header->records, copies[c]->pdata[i], same_record, NULL))
+        g_ptr_array_add (header->records, g_steal_pointer (&copies[c]->pdata[i]));
+  header->copies_differ = copies[0] && copies[1] && (copies[0]->len != copies[1]->len || header->records->len * 2 != total);
+  g_ptr_array_sort (header->records, newest_first);
+  return header->records->len > 0;
+}
+
+static void
+set_no_copy (VtpmStore *store, const VtpmHeader *header, GError **error)
+{
+  if (header->copy[0] == VTPM_PART_BLANK && header->copy[1] == VTPM_PART_BLANK)
+    vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s holds no TPM: both header copies are blank; restore it from a backup, or make one under another name", store->name);
+  else
+    vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s: neither header copy reads as one; restore it from a backup", store->name);
+}
+
+static gboolean
+read_parts (VtpmStore *store, VtpmHeader *header, guint8 *buf, GPtrArray *copies[2], GError **error)
+{
+  gsize len, got;
+  for (guint c = 0; c < 2; c++)
+    {
+      if (!read_copy (store, c, buf, &len, error))
+        return FALSE;
+      header->copy[c] = vtpm_header_decode (buf, len, &copies[c]);
+      if (header->copy[c] == VTPM_PART_GOOD)
+        header->copy_bytes[c] = g_bytes_new (buf, len);
+    }
+  for (guint s = 0; s < 2; s++)
+    if (!read_slot_header (store, header, s, error))
+      return FALSE;
+  /* the last byte stands for the whole length */
+  return vtpm_store_read (store, VTPM_FILE_SIZE - 1, buf, 1, &got, error) &&
+         (got == 1 || read_whole (store, VTPM_FILE_SIZE - 1, buf, 1, error));
+}
+
+VtpmHeader *
+vtpm_header_read_locked (VtpmStore *store, GError **error)
+{
+  g_autoptr (VtpmHeader) header = g_new0 (VtpmHeader, 1);
+  g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
+  GPtrArray *copies[2] = { NULL, NULL };
+  gboolean fine = read_parts (store, header, buf, copies, error);
+  if (fine && (header->copy[0] == VTPM_PART_NEWER || header->copy[1] == VTPM_PART_NEWER))
+    {
+      vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                      "%s was written by a newer vtpm; run it there, or update this host", store->name);
+      fine = FALSE;
+    }
+  if (fine && !merge_copies (header, copies))
+    {
+      set_no_copy (store, header, error);
+      fine = FALSE;
+    }
+  for (guint c = 0; c < 2; c++)
+    g_clear_pointer (&copies[c], g_ptr_array_unref);
+  return fine ? g_steal_pointer (&header) : NULL;
+}
+
+VtpmHeader *
+vtpm_header_read (VtpmStore *store, GError **error)
+{
+  if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, FALSE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return NULL;
+  VtpmHeader *header = vtpm_header_read_locked (store, error);
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return header;
+}
+
+const VtpmRecord *
+vtpm_header_find (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    {
+      const VtpmRecord *record = header->records->pdata[i];
+      if (record->epoch == epoch && vtpm_seal_verify_record (dek, record))
+        return record;
+    }
+  return NULL;
+}
+
+gboolean
+vtpm_header_slot_names (const VtpmHeader *header, guint slot, const VtpmRecord *record)
+{
+  return header->slot[slot] == VTPM_PART_GOOD && header->slot_header[slot].epoch == record->epoch &&
+         vtpm_uuid_equal (&header->slot_header[slot].vtpm_id, &record->vtpm_id);
+}
+
+static gboolean
+write_back (VtpmStore *store, const VtpmHeader *header, guint copy, GError **error)
+{
+  gsize len;
+  if (!header->copy_bytes[copy])
+    return TRUE;
+  const void *data = g_bytes_get_data (header->copy_bytes[copy], &len);
+  return vtpm_store_write (store, VTPM_HEADER_OFFSET (copy), data, len, TRUE, error);
+}
+
+gboolean
+vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArray *records, GError **error)
+{
+  g_autoptr (GBytes) bytes = vtpm_header_encode (records, error);
+  if (!bytes)
+    return FALSE;
+  gsize len;
+  const void *data = g_bytes_get_data (bytes, &len);
+  guint first = header->copy[0] == VTPM_PART_GOOD && header->copy[1] != VTPM_PART_GOOD ? 1 : 0;
+  return write_back (store, header, 1 - first, error) &&
+         vtpm_store_write (store, VTPM_HEADER_OFFSET (first), data, len, TRUE, error) &&
+         vtpm_store_write (store, VTPM_HEADER_OFFSET (1 - first), data, len, TRUE, error);
+}
+
+/* BASE is the record of its epoch, and no other epoch is in the header. */
+static gboolean
+still_stands (VtpmStore *store, const VtpmHeader *header, const VtpmSecret *dek, const VtpmRecord *base, GError **error)
+{
+  const VtpmRecord *newest = vtpm_header_find (header, base->epoch, dek);
+  gboolean alone = TRUE;
+  for (guint i = 0; i < header->records->len; i++)
+    alone &= ((const VtpmRecord *) header->records->pdata[i])->epoch == base->epoch;
+  if (newest && alone && g_bytes_equal (newest->bytes, base->bytes))
+    return TRUE;
+  vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_REKEY_PENDING,
+                  "the keys of %s were changed meanwhile, or a change of epoch is unfinished; try again", store->name);
+  return FALSE;
+}
+
+gboolean
+vtpm_header_change (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base, VtpmRecord *changed, GError **error)
+{
+  if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return FALSE;
+  g_autoptr (VtpmHeader) header = vtpm_header_read_locked (store, error);
+  gboolean fine = header && still_stands (store, header, dek, base, error);
+  if (fine)
+    {
+      g_autoptr (GPtrArray) records = g_ptr_array_new ();
+      changed->sequence = base->sequence + 1;
+      g_ptr_array_add (records, changed);
+      fine = vtpm_seal_record (dek, changed, error) && vtpm_header_write (store, header, records, error);
+    }
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return fine;
+}

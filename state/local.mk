@@ -1,0 +1,12 @@
+noinst_LIBRARIES += libvtpm-state.a
+libvtpm_state_a_SOURCES = \
+	state/format.c state/format.h state/format_record.c state/format_envelope.c \
+	state/header.c state/header.h \
+	state/keyslots.c state/keyslots.h \
+	state/place.c state/place.h \
+	state/provider.c state/provider.h \
+	state/registry.c state/registry.h \
+	state/seal.c state/seal.h \
+	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_epoch.c \
+	state/store.c state/store.h state/store_file.c \
+	state/providers/native.c state/providers/native.h

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Opening a state file, and what can be asked of an open one.
+ */
+#include "state/state_private.h"
+
+#include "base/errors.h"
+#include "state/seal.h"
+
+G_DEFINE_QUARK (vtpm-state-error-quark, vtpm_state_error)
+
+/* One slot as open found it. */
+typedef struct {
+  VtpmPartStatus status; /* GOOD: it verified */
+  gboolean foreign;
+  VtpmSlotHeader header;
+  VtpmPayload *payload;
+  VtpmBlob *bytes;
+} FoundSlot;
+
+static void
+found_slot_clear (FoundSlot *found)
+{
+  vtpm_payload_free (found->payload);
+  vtpm_blob_free (found->bytes);
+}
+
+guint
+vtpm_state_epochs (const VtpmHeader *header, guint64 epochs[static 2])
+{
+  guint n = 0;
+  for (guint i = 0; i < header->records->len && n < 2; i++)
+    {
+      const VtpmRecord *record = header->records->pdata[i];
+      gboolean named = vtpm_header_slot_names (header, 0, record) || vtpm_header_slot_names (header, 1, record);
+      if (named && (n == 0 || epochs[0] != record->epoch))
+        epochs[n++] = record->epoch;
+    }
+  if (n == 0)
+    epochs[n++] = ((const VtpmRecord *) header->records->pdata[0])->epoch;
+  return n;
+}
+
+static const VtpmSecret *
+key_of_epoch (const VtpmEpochKey *keys, guint n_keys, guint64 epoch)
+{
+  for (guint i = 0; i < n_keys; i++)
+    if (keys[i].epoch == epoch)
+      return keys[i].dek;
+  return NULL;
+}
+
+static VtpmBlob *
+read_slot (VtpmStore *store, guint slot, gsize want, gsize *got, GError **error)
+{
+  g_autoptr (VtpmBlob) bytes = vtpm_blob_new (want);
+  if (!vtpm_store_read (store, VTPM_SLOT_OFFSET (slot), bytes->data, want, got, error))
+    return NULL;
+  return g_steal_pointer (&bytes);
+}
+
+/* The slot's bytes: its first 16 KiB, or all of a longer one. */
+static VtpmBlob *
+read_whole_slot (VtpmStore *store, guint slot, VtpmPartStatus *status, VtpmSlotHeader *header, GError **error)
+{
+  gsize got;
+  g_autoptr (VtpmBlob) bytes = read_slot (store, slot, VTPM_BLANK_SIZE, &got, error);
+  if (!bytes)
+    return NULL;
+  *status = vtpm_slot_header_decode (bytes->data, got, header);
+  gsize whole = VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE;
+  if (*status != VTPM_PART_GOOD || whole <= got)
+    {
+      if (*status == VTPM_PART_GOOD)
+        bytes->len = whole;
+      return g_steal_pointer (&bytes);
+    }
+  vtpm_blob_free (g_steal_pointer (&bytes));
+  bytes = read_slot (store, slot, whole, &got, error);
+  if (bytes)
+    *status = vtpm_slot_header_decode (bytes->data, got, header);
+  return g_steal_pointer (&bytes);
+}
+
+static gboolean
+belongs (const VtpmHeader *header, const VtpmSlotHeader *slot)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    if (vtpm_uuid_equal (&slot->vtpm_id, &((const VtpmRecord *) header->records->pdata[i])->vtpm_id))
+      return TRUE;
+  return FALSE;
+}
+
+/* FALSE only for what no slot can make up for: I/O, or a payload of a newer version. */
+static gboolean
+look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const VtpmEpochKey *keys, guint n_keys,
+              FoundSlot *found, GError **error)
+{
+  found->bytes = read_whole_slot (store, slot, &found->status, &found->header, error);
+  if (!found->bytes)
+    return FALSE;
+  if (found->status != VTPM_PART_GOOD)
+    return TRUE;
+  g_autoptr (GError) cause = NULL;
+  const VtpmSecret *dek = key_of_epoch (keys, n_keys, found->header.epoch);
+  found->status = VTPM_PART_DAMAGED;
+  found->foreign = !belongs (header, &found->header);
+  if (found->foreign || !dek || !vtpm_header_find (header, found->header.epoch, dek))
+    return TRUE;
+  found->payload = vtpm_seal_open_slot (dek, &found->header, slot, found->bytes->data, found->bytes->len, &cause);
+  if (found->payload)
+    found->status = VTPM_PART_GOOD;
+  else if (vtpm_error_code (cause) != VTPM_ERROR_STATE_DAMAGED)
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* 0 or 1; -1 when neither verified. Slot 0 counts as current among equals. */
+static int
+choose (const FoundSlot found[static 2])
+{
+  if (!found[0].payload || !found[1].payload)
+    return found[0].payload ? 0 : found[1].payload ? 1 : -1;
+  const VtpmSlotHeader *a = &found[0].header, *b = &found[1].header;
+  if (a->epoch != b->epoch)
+    return a->epoch > b->epoch ? 0 : 1;
+  return b->generation > a->generation ? 1 : 0;
+}
+
+static void
+set_unopened (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys,
+              const FoundSlot found[static 2], GError **error)
+{
+  gboolean verified = FALSE;
+  for (guint i = 0; i < n_keys; i++)
+    verified |= vtpm_header_find (header, keys[i].epoch, keys[i].dek) != NULL;
+  if (!verified)
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s: the header was changed without its key (no record's MAC verifies); restore the file from a backup", store->name);
+  else if (found[0].foreign || found[1].foreign)
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_FOREIGN_SLOT,
+                    "%s: a state slot belongs to another vTPM and no other one opens; restore the file from a backup", store->name);
+  else
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s: neither state slot verifies under its key; restore the file from a backup", store->name);
+}
+
+static void
+note_damage (VtpmState *state, const FoundSlot found[static 2], guint current)
+{
+  const FoundSlot *other = &found[1 - current];
+  if (other->status == VTPM_PART_GOOD || other->status == VTPM_PART_BLANK)
+    return;
+  state->damage = (VtpmSlotDamage){ .found = TRUE,
+                                    .slot = 1 - current,
+                                    .final_survivor = found[current].header.final,
+                                    .foreign = other->foreign };
+}
+
+static void
+take_found (VtpmState *state, FoundSlot found[static 2], guint current)
+{
+  const VtpmSlotHeader *chosen = &found[current].header;
+  const FoundSlot *other = &found[1 - current];
+  state->current = current;
+  state->generation = chosen->generation;
+  state->payload = g_steal_pointer (&found[current].payload);
+  state->write_back = g_steal_pointer (&found[current].bytes);
+  state->maybe_final[current] = chosen->final;
+  state->maybe_final[1 - current] = other->status != VTPM_PART_GOOD || other->header.final;
+  state->both_final = chosen->final && other->status == VTPM_PART_GOOD && other->header.final &&
+                      other->header.generation == chosen->generation && other->header.epoch == chosen->epoch;
+  note_damage (state, found, current);
+}
+
+VtpmState *
+vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys, GError **error)
+{
+  FoundSlot found[2] = { 0 };
+  g_autoptr (VtpmState) state = NULL;
+  int current = -1;
+  if (look_at_slot (store, header, 0, keys, n_keys, &found[0], error) &&
+      look_at_slot (store, header, 1, keys, n_keys, &found[1], error))
+    {
+      current = choose (found);
+      if (current < 0)
+        set_unopened (store, header, keys, n_keys, found, error);
+    }
+  if (current >= 0)
+    {
+      guint64 epoch = found[current].header.epoch;
+      const VtpmSecret *dek = key_of_epoch (keys, n_keys, epoch);
+      VtpmSecret *copy = vtpm_secret_copy (dek->data, dek->len, error);
+      if (copy)
+        {
+          const VtpmRecord *record = vtpm_header_find (header, epoch, dek);
+          state = g_new0 (VtpmState, 1);
+          state->dek = copy;
+          state->record = vtpm_record_copy (record);
+          state->record->bytes = g_bytes_ref (record->bytes);
+          state->copy[0] = header->copy[0];
+          state->copy[1] = header->copy[1];
+          state->copies_differ = header->copies_differ || header->records->len > 1;
+          take_found (state, found, (guint) current);
+        }
+    }
+  found_slot_clear (&found[0]);
+  found_slot_clear (&found[1]);
+  if (state && state->record->unknown_critical)
+    {
+      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it", store->name);
+      return NULL;
+    }
+  if (state)
+    state->store = store;
+  return g_steal_pointer (&state);
+}
+
+void
+vtpm_state_close (VtpmState *state)
+{
+  if (!state)
+    return;
+  vtpm_store_close (state->store);
+  vtpm_record_free (state->record);
+  vtpm_secret_free (state->dek);
+  vtpm_payload_free (state->payload);
+  vtpm_blob_free (state->write_back);
+  g_free (state);
+}
+
+VtpmStore *vtpm_state_store (VtpmState *state) { return state->store; }
+const VtpmRecord *vtpm_state_record (const VtpmState *state) { return state->record; }
+const VtpmSecret *vtpm_state_dek (const VtpmState *state) { return state->dek; }
+guint64 vtpm_state_generation (const VtpmState *state) { return state->generation; }
+const VtpmPayload *vtpm_state_payload (const VtpmState *state) { return state->payload; }
+VtpmSlotDamage vtpm_state_damage (const VtpmState *state) { return state->damage; }
+gboolean vtpm_state_is_final (const VtpmState *state) { return state->both_final; }
+
+const VtpmSecret *
+vtpm_state_find_dek (const VtpmState *state, const VtpmUuid *vtpm_id, guint64 epoch)
+{
+  if (epoch == state->record->epoch && vtpm_uuid_equal (vtpm_id, &state->record->vtpm_id))
+    return state->dek;
+  for (guint i = 0; i < state->payload->former_keys->len; i++)
+    {
+      const VtpmFormerKey *key = state->payload->former_keys->pdata[i];
+      if (key->epoch == epoch && vtpm_uuid_equal (&key->vtpm_id, vtpm_id))
+        return key->dek;
+    }
+  return NULL;
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A state file that is a plain file.
+ */
+#include "state/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "state/format.h"
+
+#define PID_BYTE 2 /* F_OFD_GETLK does not tell a pid, F_GETLK does */
+#define LOCK_POLL_US 1000
+
+typedef struct {
+  VtpmStore store;
+  int fd;
+  char *temporary; /* its name until it is published, else NULL */
+} FileStore;
+
+static FileStore *
+file_store (VtpmStore *store)
+{
+  return (FileStore *) store;
+}
+
+static gboolean
+file_read (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got, GError **error)
+{
+  *got = 0;
+  while (*got < len)
+    {
+      ssize_t n = pread (file_store (store)->fd, (char *) buf + *got, len - *got, (off_t) (offset + *got));
+      if (n < 0 && errno == EINTR)
+        continue;
+      if (n < 0)
+        {
+          vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot read %s", store->name);
+          return FALSE;
+        }
+      if (n == 0)
+        break;
+      *got += (gsize) n;
+    }
+  return TRUE;
+}
+
+/* One write; with DURABLE the cheapest synchronous one the kernel and file system have. */
+static ssize_t
+write_once (int fd, const void *buf, gsize len, guint64 offset, gboolean durable)
+{
+  struct iovec iov = { .iov_base = (void *) buf, .iov_len = len };
+  ssize_t n = pwritev2 (fd, &iov, 1, (off_t) offset, durable ? RWF_DSYNC : 0);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
+    return n;
+  n = pwrite (fd, buf, len, (off_t) offset);
+  if (n >= 0 && durable && fdatasync (fd) != 0)
+    return -1;
+  return n;
+}
+
+static gboolean
+file_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboolean durable, GError **error)
+{
+  gsize done = 0;
+  while (done < len)
+    {
+      ssize_t n = write_once (file_store (store)->fd, (const char *) buf + done, len - done, offset + done, durable);
+      if (n < 0 && errno == EINTR)
+        continue;
+      if (n <= 0)
+        {
+          vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, n < 0 ? errno : ENOSPC,
+                                "cannot write %s", store->name);
+          return FALSE;
+        }
+      done += (gsize) n;
+    }
+  return TRUE;
+}
+
+static gboolean
+file_sync (VtpmStore *store, GError **error)
+{
+  if (fsync (file_store (store)->fd) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot sync %s", store->name);
+  return FALSE;
+}
+
+static gboolean
+sync_folder (VtpmStore *store, GError **error)
+{
+  g_autofree char *folder = g_path_get_dirname (store->name);
+  vtpm_autofd int fd = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0 && fsync (fd) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot sync the folder %s", folder);
+  return FALSE;
+}
+
+static void
+set_exists (GError **error, const char *path)
+{
+  vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_EXISTS,
+                  "%s is there already and was left as it is; choose another name, or remove it with 'vtpm destroy'", path);
+}
+
+static gboolean
+file_publish (VtpmStore *store, GError **error)
+{
+  FileStore *file = file_store (store);
+  if (link (file->temporary, store->name) != 0) /* link never replaces */
+    {
+      if (errno == EEXIST)
+        set_exists (error, store->name);
+      else
+        vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot name the new file %s", store->name);
+      return FALSE;
+    }
+  unlink (file->temporary);
+  g_clear_pointer (&file->temporary, g_free);
+  return sync_folder (store, error);
+}
+
+static gboolean
+file_remove (VtpmStore *store, GError **error)
+{
+  struct stat named, opened;
+  if (lstat (store->name, &named) != 0 || fstat (file_store (store)->fd, &opened) != 0 || named.st_dev != opened.st_dev ||
+      named.st_ino != opened.st_ino)
+    {
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_FAILED, "%s is another file now than the one that was wiped; look at it yourself", store->name);
+      return FALSE;
+    }
+  if (unlink (store->name) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_FAILED, errno, "cannot remove %s", store->name);
+      return FALSE;
+    }
+  return sync_folder (store, error);
+}
+
+static struct flock
+lock_of (short type, off_t byte)
+{
+  return (struct flock){ .l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+}
+
+static void
+set_locked (VtpmStore *store, VtpmLockByte byte, GError **error)
+{
+  if (byte == VTPM_LOCK_REKEY)
+    {
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_REKEY_PENDING, "another tool is changing the keys of %s; try again when it is done", store->name);
+      return;
+    }
+  struct flock owner = lock_of (F_WRLCK, PID_BYTE);
+  if (byte == VTPM_LOCK_OWNER && fcntl (file_store (store)->fd, F_GETLK, &owner) == 0 && owner.l_type != F_UNLCK && owner.l_pid > 0)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first", store->name, (int) owner.l_pid);
+  else
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by another process (lock on byte %d); stop it, or try again", store->name, (int) byte);
+}
+
+static gboolean
+file_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms, GError **error)
+{
+  gint64 deadline = vtpm_now_ms () + wait_ms;
+  for (;;)
+    {
+      struct flock lock = lock_of (exclusive ? F_WRLCK : F_RDLCK, byte);
+      if (fcntl (file_store (store)->fd, F_OFD_SETLK, &lock) == 0)
+        return TRUE;
+      if (errno != EAGAIN && errno != EACCES && errno != EINTR)
+        {
+          vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot lock %s", store->name);
+          return FALSE;
+        }
+      if (vtpm_now_ms () >= deadline)
+        {
+          set_locked (store, byte, error);
+          return FALSE;
+        }
+      g_usleep (LOCK_POLL_US);
+    }
+}
+
+static void
+file_unlock (VtpmStore *store, VtpmLockByte byte)
+{
+  struct flock lock = lock_of (F_UNLCK, byte);
+  fcntl (file_store (store)->fd, F_OFD_SETLK, &lock);
+}
+
+static void
+file_close (VtpmStore *store)
+{
+  FileStore *file = file_store (store);
+  if (file->temporary)
+    unlink (file->temporary); /* our own unfinished file, known to nobody */
+  vtpm_fd_clear (&file->fd);
+  g_free (file->temporary);
+  g_free (store->name);
+  g_free (file);
+}
+
+static const VtpmStoreOps file_ops = {
+  .read = file_read,
+  .write = file_write,
+  .sync = file_sync,
+  .publish = file_publish,
+  .remove = file_remove,
+  .lock = file_lock,
+  .unlock = file_unlock,
+  .close = file_close,
+};
+
+VtpmStore *
+vtpm_store_file_adopt (int fd, const char *name)
+{
+  FileStore *file = g_new0 (FileStore, 1);
+  file->store.ops = &file_ops;
+  file->store.name = g_strdup (name);
+  file->fd = fd;
+  return &file->store;
+}
+
+VtpmStore *
+vtpm_store_file_open (const char *path, gboolean writable, GError **error)
+{
+  struct stat info;
+  vtpm_autofd int fd = open (path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+  if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+    {
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING, errno,
+                            "there is no state file %s; restore it from a backup, or make a new TPM with 'vtpm create'", path);
+      return NULL;
+    }
+  if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
+    {
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno, "cannot open %s; see its owner and mode, and its folders'", path);
+      return NULL;
+    }
+  if (fd < 0 || fstat (fd, &info) != 0)
+    {
+      VtpmErrorCode code = errno == EISDIR ? VTPM_ERROR_USAGE : VTPM_ERROR_STORE_FAILED;
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot open %s", path);
+      return NULL;
+    }
+  if (!S_ISREG (info.st_mode))
+    {
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE, "%s is no regular file; name a state file", path);
+      return NULL;
+    }
+  return vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
+}
+
+VtpmStore *
+vtpm_store_file_create (const char *path, GError **error)
+{
+  struct stat info;
+  if (lstat (path, &info) == 0)
+    {
+      set_exists (error, path);
+      return NULL;
+    }
+  g_autofree char *folder = g_path_get_dirname (path), *name = g_path_get_basename (path);
+  g_autofree char *temporary = g_strdup_printf ("%s/.%s.XXXXXX", folder, name);
+  vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0)
+    {
+      VtpmErrorCode code = errno == EACCES || errno == EPERM || errno == EROFS ? VTPM_ERROR_ACCESS_DENIED
+                           : errno == ENOENT || errno == ENOTDIR ? VTPM_ERROR_USAGE : VTPM_ERROR_STORE_FAILED;
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot make a file in %s", folder);
+      return NULL;
+    }
+  VtpmStore *store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
+  FileStore *file = file_store (store);
+  file->temporary = g_steal_pointer (&temporary);
+  if (ftruncate (file->fd, (off_t) VTPM_FILE_SIZE) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot make %s", path);
+      vtpm_store_close (store);
+      return NULL;
+    }
+  return store;
+}
+
+int
+vtpm_store_file_fd (VtpmStore *store)
+{
+  return file_store (store)->fd;
+}
+
+void
+vtpm_store_file_tell_pid (VtpmStore *store)
+{
+  struct flock lock = lock_of (F_WRLCK, PID_BYTE);
+  fcntl (file_store (store)->fd, F_SETLK, &lock);
+}
