@@ -184,7 +184,7 @@ slot_is_sendable (const VtpmProvider *provider, const VtpmKeySlot *slot, GError 
   gsize len = g_bytes_get_size (slot->wrapped);
   /* A key id with a line break in it would be a second request. */
   if (vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id)) && slot->key_version >= 1 && len >= 1 &&
-      len <= VTPM_PROVIDER_MAX_WRAPPED)
+      len <= VTPM_PROVIDER_MAX_SLOT)
     return TRUE;
   vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_KEY_SLOT_DAMAGED,
                            "cannot have written this key slot: its key id, version or length is impossible. Try "
@@ -295,6 +295,7 @@ vtpm_provider_take_plain (VtpmProvider *provider, GError **error)
     }
   VtpmSecret *plain = vtpm_reply_plain (provider->rest, provider->rest_len, provider->entry, error);
   provider->rest = NULL;
+  provider->phase = IDLE;
   vtpm_lines_done (&provider->lines);
   return plain;
 }

@@ -128,15 +128,16 @@ vtpm_reply_wrapped (const char *rest, gsize len, const VtpmProviderEntry *entry,
   const char *version_text = vtpm_line_word (&rest, &len, &version_len);
   gsize size = vtpm_base64_decoded_length (rest, len);
   if (!id || !version_text || !vtpm_line_is_key_id (id, id_len) ||
-      !vtpm_line_number (version_text, version_len, &version) || size == 0 || size > VTPM_PROVIDER_MAX_WRAPPED)
+      !vtpm_line_number (version_text, version_len, &version) || size == 0 ||
+      id_len + size > VTPM_PROVIDER_MAX_SLOT)
     {
       vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED,
-                               "answers wrap with something that is not key id, version and base64 of 1 to %d bytes: "
-                               "its helper vtpm-provider-%s is broken",
-                               VTPM_PROVIDER_MAX_WRAPPED, entry->kind);
+                               "answers wrap with something that is not key id, version and base64, key id and bytes "
+                               "together at most %d: its helper vtpm-provider-%s is broken",
+                               VTPM_PROVIDER_MAX_SLOT, entry->kind);
       return NULL;
     }
-  guint8 wrapped[VTPM_PROVIDER_MAX_WRAPPED];
+  guint8 wrapped[VTPM_PROVIDER_MAX_SLOT];
   vtpm_base64_decode (rest, len, wrapped, size);
   g_autofree char *key_id = g_strndup (id, id_len);
   return vtpm_key_slot_new (&entry->uuid, version, key_id, wrapped, size);

@@ -11,7 +11,8 @@
 
 #define VTPM_PROVIDER_PROTOCOL "1"
 #define VTPM_PROVIDER_MAX_PLAIN 256
-#define VTPM_PROVIDER_MAX_WRAPPED 1024
+/** Key id and wrapped bytes together: what a key slot has room for. */
+#define VTPM_PROVIDER_MAX_SLOT (VTPM_MAX_KEY_SLOT - 24)
 
 /** Whether LINE greets as the provider ENTRY in our version of the protocol (else provider-failed). */
 gboolean vtpm_reply_greeting (const char *line, gsize len, const VtpmProviderEntry *entry, GError **error) G_GNUC_WARN_UNUSED_RESULT;

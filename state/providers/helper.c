@@ -135,7 +135,7 @@ reply_unwrap (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid
   if (!id || !vtpm_line_is_key_id (id, id_len) || !number || !vtpm_line_number (number, version_len, &version) ||
       !take_context (&text, &len, &context))
     return reply_usage (usage);
-  g_autoptr (VtpmSecret) wrapped = decode_word (&text, &len, VTPM_PROVIDER_MAX_WRAPPED);
+  g_autoptr (VtpmSecret) wrapped = decode_word (&text, &len, VTPM_PROVIDER_MAX_SLOT);
   if (!wrapped || len > 0)
     return reply_usage (usage);
   g_autofree char *key_id = g_strndup (id, id_len);

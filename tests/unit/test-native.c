@@ -1,0 +1,644 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The native key provider: what it wraps only it unwraps, its key store under every damage, and
+ * its side of the line protocol.
+ */
+#include "state/providers/native.h"
+
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#include "base/cursor.h"
+#include "base/errors.h"
+#include "base/io.h"
+#include "state/providers/native_ops.h"
+
+#define HEAD_SIZE 32 /* docs/provider-protocol.md, the key store file */
+#define KEY_SIZE 44
+#define SUM_SIZE 32
+
+typedef struct {
+  VtpmPlace place;
+  VtpmUuid uuid;
+  VtpmWrapContext context;
+  VtpmSecret *plain;
+  char *store; /* path of the key store */
+} Fixture;
+
+static void
+set_up (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  char text[VTPM_UUID_TEXT_SIZE];
+  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
+  f->place.data_dir = g_dir_make_tmp ("vtpm-native-XXXXXX", NULL);
+  f->uuid = vtpm_uuid_random ();
+  f->context.vtpm_id = vtpm_uuid_random ();
+  vtpm_random (f->context.digest, sizeof f->context.digest);
+  f->plain = vtpm_secret_random (64, NULL);
+  f->store = g_strdup_printf ("%s/native/%s.keys", f->place.data_dir, vtpm_uuid_format (&f->uuid, text));
+}
+
+static void
+tear_down (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autofree char *lock = g_strconcat (f->store, ".lock", NULL);
+  g_autofree char *native = g_path_get_dirname (f->store);
+  g_remove (f->store);
+  g_remove (lock);
+  g_remove (native);
+  g_assert_cmpint (g_remove (f->place.data_dir), ==, 0); /* nothing else was left there */
+  g_free (f->place.data_dir);
+  g_free (f->store);
+  vtpm_secret_free (f->plain);
+}
+
+static void
+assert_code (GError **error, VtpmErrorCode code)
+{
+  g_assert_nonnull (*error);
+  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
+  g_clear_error (error);
+}
+
+static void
+create (Fixture *f)
+{
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_native_create (&f->place, &f->uuid, &error));
+  g_assert_no_error (error);
+}
+
+static VtpmKeySlot *
+wrap (Fixture *f)
+{
+  g_autoptr (GError) error = NULL;
+  VtpmKeySlot *slot = vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error);
+  g_assert_no_error (error);
+  return slot;
+}
+
+static void
+assert_unwraps (Fixture *f, const VtpmKeySlot *slot)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->place, &f->uuid, &f->context, slot, &error);
+  g_assert_no_error (error);
+  g_assert_true (vtpm_secret_equal (plain, f->plain));
+}
+
+static void
+assert_refuses (Fixture *f, const VtpmKeySlot *slot, VtpmErrorCode code)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->place, &f->uuid, &f->context, slot, &error);
+  g_assert_null (plain);
+  assert_code (&error, code);
+}
+
+static VtpmBlob *
+read_store (Fixture *f)
+{
+  VtpmBlob *bytes = vtpm_read_file (f->store, 1024 * 1024);
+  g_assert_nonnull (bytes);
+  return bytes;
+}
+
+static void
+write_store (Fixture *f, const void *data, gsize len)
+{
+  g_assert_true (vtpm_replace_file (f->store, data, len, 0600, (gid_t) -1));
+}
+
+/* Likewise without a sync, for many in a row. */
+static void
+overwrite_store (Fixture *f, const void *data, gsize len)
+{
+  vtpm_autofd int fd = open (f->store, O_WRONLY | O_TRUNC | O_CLOEXEC);
+  g_assert_true (fd >= 0 && vtpm_write_full (fd, data, len));
+}
+
+/* BYTES with a checksum that fits again. */
+static void
+write_signed (Fixture *f, VtpmBlob *bytes)
+{
+  gsize body = bytes->len - SUM_SIZE;
+  g_assert_true (EVP_Digest (bytes->data, body, bytes->data + body, NULL, EVP_sha256 (), NULL) == 1);
+  write_store (f, bytes->data, bytes->len);
+}
+
+static void
+test_round (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) first = wrap (f), second = wrap (f);
+  g_assert_true (vtpm_uuid_equal (&first->provider, &f->uuid));
+  g_assert_cmpuint (first->key_version, ==, 1);
+  g_assert_true (g_str_has_prefix (first->key_id, "kdk-") && strlen (first->key_id) == 20);
+  g_assert_cmpuint (g_bytes_get_size (first->wrapped), ==, 12 + 64 + 16);
+  g_assert_false (g_bytes_equal (first->wrapped, second->wrapped)); /* a nonce of its own each time */
+  assert_unwraps (f, first);
+  assert_unwraps (f, second);
+}
+
+static void
+test_layout (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmBlob) bytes = read_store (f);
+  struct stat info;
+  g_assert_cmpint (stat (f->store, &info), ==, 0);
+  g_assert_cmpint (info.st_mode & 07777, ==, 0600);
+  g_assert_cmpuint (bytes->len, ==, HEAD_SIZE + KEY_SIZE + SUM_SIZE);
+  VtpmReader r = vtpm_reader (bytes->data, bytes->len);
+  g_assert_cmpmem (vtpm_read_bytes (&r, 8), 8, "vtpm-nks", 8);
+  g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
+  g_assert_cmpmem (vtpm_read_bytes (&r, 16), 16, f->uuid.bytes, 16);
+  g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
+  g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
+  guint64 made = vtpm_read_le64 (&r), now = (guint64) g_get_real_time () / G_USEC_PER_SEC;
+  g_assert_true (made <= now && now - made < 60);
+}
+
+/* A store of known KDK: key id and KEK computed by other code from what the page says (Python's hmac,
+ * hashlib and cryptography), nonce a0 a1 ... ab. */
+static void
+test_vector (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_assert_true (vtpm_uuid_parse ("00112233-4455-6677-8899-aabbccddeeff", &f->context.vtpm_id));
+  memset (f->context.digest, 0x5a, sizeof f->context.digest);
+  memset (f->plain->data, 0x77, f->plain->len);
+  g_autoptr (VtpmBlob) bytes = read_store (f);
+  for (guint8 i = 0; i < 32; i++)
+    bytes->data[HEAD_SIZE + 12 + i] = i;
+  write_signed (f, bytes);
+  static const char hex[] = "a0a1a2a3a4a5a6a7a8a9aaab39461ba3717fc5291bd57242f4bcbe4a22f887b176f96eeb637758a0685ff41e8b8c472b31d18e8be776ad9abe30de6b190d22360bba8a0114c3b5254348da6aee322a8dc0ed2d76a3867aec5c168fb9";
+  guint8 wrapped[12 + 64 + 16];
+  g_assert_cmpuint (strlen (hex), ==, 2 * sizeof wrapped);
+  for (gsize i = 0; i < sizeof wrapped; i++)
+    wrapped[i] = (guint8) (g_ascii_xdigit_value (hex[2 * i]) << 4 | g_ascii_xdigit_value (hex[2 * i + 1]));
+  g_autoptr (VtpmKeySlot) slot = vtpm_key_slot_new (&f->uuid, 1, "kdk-fef76a56914aa54e", wrapped, sizeof wrapped);
+  assert_unwraps (f, slot);
+}
+
+static void
+test_create_twice (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  create (f);
+  g_autoptr (VtpmBlob) before = read_store (f);
+  g_assert_false (vtpm_native_create (&f->place, &f->uuid, &error));
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  g_autoptr (VtpmBlob) after = read_store (f);
+  g_assert_cmpmem (before->data, before->len, after->data, after->len);
+}
+
+static void
+test_dangling_link (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_place_make_dir (&f->place, "native", &error));
+  g_assert_cmpint (symlink ("/nonexistent/keys", f->store), ==, 0);
+  g_assert_false (vtpm_native_create (&f->place, &f->uuid, &error)); /* its keys may be on a disk not mounted */
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+}
+
+static void
+test_no_store (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_assert_cmpint (g_remove (f->store), ==, 0);
+  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+  g_assert_null (vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error));
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  g_assert_null (vtpm_native_versions (&f->place, &f->uuid, &error));
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  g_assert_false (g_file_test (f->store, G_FILE_TEST_EXISTS)); /* and nothing made one */
+}
+
+static void
+test_rotate (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  create (f);
+  g_autoptr (VtpmKeySlot) old = wrap (f);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 3);
+  g_autoptr (VtpmKeySlot) new = wrap (f);
+  g_assert_cmpuint (new->key_version, ==, 3);
+  g_assert_cmpstr (new->key_id, !=, old->key_id);
+  assert_unwraps (f, old);
+  assert_unwraps (f, new);
+
+  g_autofree char *versions = vtpm_native_versions (&f->place, &f->uuid, &error);
+  g_auto (GStrv) words = g_strsplit (versions, " ", -1);
+  g_assert_cmpuint (g_strv_length (words), ==, 3);
+  g_autofree char *first = g_strdup_printf ("1:%s:", old->key_id), *last = g_strdup_printf ("3:%s:", new->key_id);
+  g_assert_true (g_str_has_prefix (words[0], first));
+  g_assert_true (g_str_has_prefix (words[1], "2:kdk-"));
+  g_assert_true (g_str_has_prefix (words[2], last));
+}
+
+/* A store of COUNT versions with random keys, the first FIRST. */
+static void
+write_many (Fixture *f, guint32 count, guint32 first)
+{
+  g_autoptr (VtpmBlob) bytes = vtpm_blob_new (HEAD_SIZE + count * KEY_SIZE + SUM_SIZE);
+  VtpmWriter w = vtpm_writer (bytes->data, bytes->len);
+  vtpm_write_bytes (&w, "vtpm-nks", 8);
+  vtpm_write_le32 (&w, 1);
+  vtpm_write_bytes (&w, f->uuid.bytes, 16);
+  vtpm_write_le32 (&w, count);
+  for (guint32 i = 0; i < count; i++)
+    {
+      guint8 kdk[32];
+      vtpm_random (kdk, sizeof kdk);
+      vtpm_write_le32 (&w, first + i);
+      vtpm_write_le64 (&w, 1700000000);
+      vtpm_write_bytes (&w, kdk, sizeof kdk);
+    }
+  write_signed (f, bytes);
+}
+
+static void
+test_many_versions (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  create (f);
+  write_many (f, 4095, 1);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 4096);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  assert_unwraps (f, slot);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+  assert_code (&error, VTPM_ERROR_FAILED);
+  assert_unwraps (f, slot);
+  write_many (f, 4097, 1);
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  write_many (f, 1, G_MAXUINT32);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0); /* the next would be 0 */
+  assert_code (&error, VTPM_ERROR_FAILED);
+}
+
+static void
+test_wrong_key (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  write_many (f, 3, 1); /* the same versions, other keys: made anew */
+  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+  write_many (f, 3, 2); /* version 1 was destroyed */
+  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+}
+
+static void
+test_context (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  VtpmWrapContext right = f->context;
+  f->context.digest[31] ^= 1;
+  assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  f->context = right;
+  f->context.vtpm_id.bytes[0] ^= 1;
+  assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  f->context = right;
+  assert_unwraps (f, slot);
+}
+
+static void
+test_wrapped_damaged (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  gsize len;
+  const guint8 *good = g_bytes_get_data (slot->wrapped, &len);
+  guint8 bad[1000] = { 0 };
+  memcpy (bad, good, len);
+  for (gsize i = 0; i < len; i++)
+    {
+      bad[i] ^= 1 << (i % 8);
+      g_autoptr (VtpmKeySlot) flipped = vtpm_key_slot_new (&f->uuid, 1, slot->key_id, bad, len);
+      assert_refuses (f, flipped, VTPM_ERROR_KEY_SLOT_DAMAGED);
+      bad[i] = good[i];
+    }
+  static const gsize lengths[] = { 0, 1, 11, 12, 27, 28, 29, 91, 93, 284, 285, 1000 };
+  for (gsize i = 0; i < G_N_ELEMENTS (lengths); i++)
+    {
+      g_autoptr (VtpmKeySlot) cut = vtpm_key_slot_new (&f->uuid, 1, slot->key_id, bad, lengths[i]);
+      assert_refuses (f, cut, VTPM_ERROR_KEY_SLOT_DAMAGED);
+    }
+}
+
+static void
+test_plain_sizes (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  static const struct {
+    gsize len;
+    gboolean good;
+  } sizes[] = { { 0, FALSE }, { 1, TRUE }, { 256, TRUE }, { 257, FALSE } };
+  create (f);
+  for (gsize i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      vtpm_secret_free (f->plain);
+      f->plain = vtpm_secret_random (sizes[i].len, NULL);
+      g_autoptr (VtpmKeySlot) slot = vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error);
+      if (sizes[i].good)
+        assert_unwraps (f, slot);
+      else
+        assert_code (&error, VTPM_ERROR_USAGE);
+    }
+}
+
+/* Each byte flipped in each of two ways: never another answer than state-damaged, and the file stays. */
+static void
+test_store_flipped (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  create (f);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 2);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_autoptr (VtpmBlob) bytes = read_store (f);
+  for (gsize i = 0; i < 2 * bytes->len; i++)
+    {
+      guint8 flip = i % 2 ? 0xff : 0x01;
+      bytes->data[i / 2] ^= flip;
+      overwrite_store (f, bytes->data, bytes->len);
+      assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+      g_assert_null (vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error));
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      g_autoptr (VtpmBlob) after = read_store (f);
+      g_assert_cmpmem (bytes->data, bytes->len, after->data, after->len);
+      bytes->data[i / 2] ^= flip;
+    }
+}
+
+static void
+test_store_cut (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_autoptr (VtpmBlob) bytes = read_store (f);
+  for (gsize len = 0; len < bytes->len; len++)
+    {
+      overwrite_store (f, bytes->data, len);
+      assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+    }
+  g_autoptr (VtpmBlob) longer = vtpm_blob_new (bytes->len + 1);
+  memcpy (longer->data, bytes->data, bytes->len);
+  write_store (f, longer->data, longer->len);
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  g_autoptr (VtpmBlob) huge = vtpm_blob_new (1024 * 1024);
+  write_store (f, huge->data, huge->len);
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+}
+
+/* What a checksum that fits does not excuse. */
+static void
+test_store_inconsistent (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  static const struct {
+    gsize offset;
+    guint8 value;
+    VtpmErrorCode code;
+  } bad[] = {
+    { 8, 2, VTPM_ERROR_STATE_NEWER_VERSION }, { 8, 0, VTPM_ERROR_STATE_DAMAGED },
+    { 28, 0, VTPM_ERROR_STATE_DAMAGED },      { 28, 1, VTPM_ERROR_STATE_DAMAGED },
+    { 28, 3, VTPM_ERROR_STATE_DAMAGED },      { 31, 0xff, VTPM_ERROR_STATE_DAMAGED },
+    { 32, 0, VTPM_ERROR_STATE_DAMAGED },      { 32, 2, VTPM_ERROR_STATE_DAMAGED }, /* twice version 2 */
+    { 32, 3, VTPM_ERROR_STATE_DAMAGED },                                           /* 3 before 2 */
+  };
+  create (f);
+  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, NULL), ==, 2);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_autoptr (VtpmBlob) good = read_store (f);
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_autoptr (VtpmBlob) bytes = vtpm_blob_copy (good->data, good->len);
+      bytes->data[bad[i].offset] = bad[i].value;
+      write_signed (f, bytes);
+      assert_refuses (f, slot, bad[i].code);
+    }
+  VtpmUuid mine = f->uuid; /* the store of another provider under this one's name */
+  f->uuid = vtpm_uuid_random ();
+  write_many (f, 2, 1);
+  f->uuid = mine;
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+}
+
+static void
+test_unreadable (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_assert_cmpint (g_chmod (f->store, 0), ==, 0);
+  if (access (f->store, R_OK) == 0)
+    {
+      g_test_skip ("runs as root, who reads every file");
+      return;
+    }
+  assert_refuses (f, slot, VTPM_ERROR_ACCESS_DENIED);
+}
+
+static void
+test_not_a_file (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  g_assert_cmpint (g_remove (f->store), ==, 0);
+  g_assert_cmpint (mkfifo (f->store, 0600), ==, 0); /* does not wait for a writer */
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  g_assert_cmpint (g_remove (f->store), ==, 0);
+  g_assert_cmpint (g_mkdir (f->store, 0700), ==, 0);
+  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+}
+
+/* One helper life: what vtpm_helper_serve answers to INPUT. */
+static char *
+serve (Fixture *f, const char *input, gsize len, int *status)
+{
+  int in[2], out[2];
+  g_assert_cmpint (pipe (in), ==, 0);
+  g_assert_cmpint (pipe (out), ==, 0);
+  pid_t pid = fork ();
+  g_assert_cmpint (pid, >=, 0);
+  if (pid == 0)
+    {
+      close (in[1]);
+      close (out[0]);
+      const VtpmNative native = { &f->place, &f->uuid };
+      _exit (vtpm_helper_serve (&vtpm_native_ops, &native, &f->uuid, in[0], out[1]));
+    }
+  close (in[0]);
+  close (out[1]);
+  g_assert_true (vtpm_write_full (in[1], input, len)); /* fits the pipe */
+  close (in[1]);
+  char *text = g_malloc0 (64 * 1024);
+  g_assert_cmpint (vtpm_read_full (out[0], text, 64 * 1024 - 1), >=, 0);
+  close (out[0]);
+  g_assert_cmpint (waitpid (pid, status, 0), ==, pid);
+  return text;
+}
+
+static GStrv
+serve_lines (Fixture *f, const char *input)
+{
+  int status;
+  g_autofree char *text = serve (f, input, strlen (input), &status);
+  g_assert_cmpint (status, ==, 0);
+  g_assert_true (g_str_has_suffix (text, "\n"));
+  GStrv lines = g_strsplit (text, "\n", -1);
+  char uuid[VTPM_UUID_TEXT_SIZE];
+  g_autofree char *greeting = g_strdup_printf ("vtpm-provider 1 native %s create rotate status versions wrap unwrap",
+                                               vtpm_uuid_format (&f->uuid, uuid));
+  g_assert_cmpstr (lines[0], ==, greeting);
+  return lines;
+}
+
+static void
+test_protocol (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  char id[VTPM_UUID_TEXT_SIZE];
+  vtpm_uuid_format (&f->context.vtpm_id, id);
+  g_autofree char *context = g_base64_encode (f->context.digest, sizeof f->context.digest);
+  g_autofree char *plain = g_base64_encode (f->plain->data, f->plain->len);
+  g_autofree char *first = g_strdup_printf ("status\ncreate\ncreate\nrotate\nversions\nwrap %s %s %s\nno-such\n", id,
+                                            context, plain);
+  g_auto (GStrv) lines = serve_lines (f, first);
+  g_assert_cmpuint (g_strv_length (lines), ==, 9);
+  g_assert_true (g_str_has_prefix (lines[1], "error key-destroyed the native"));
+  g_assert_true (g_str_has_prefix (lines[2], "ok kdk-") && g_str_has_suffix (lines[2], " 1"));
+  g_assert_true (g_str_has_prefix (lines[3], "error state-exists "));
+  g_assert_true (g_str_has_prefix (lines[4], "ok kdk-") && g_str_has_suffix (lines[4], " 2"));
+  g_assert_true (g_str_has_prefix (lines[5], "ok 1:kdk-"));
+  g_assert_true (g_str_has_prefix (lines[6], "ok kdk-"));
+  g_assert_true (g_str_has_prefix (lines[7], "error usage "));
+
+  g_auto (GStrv) words = g_strsplit (lines[6], " ", -1); /* ok KEYID VERSION WRAPPED */
+  g_assert_cmpuint (g_strv_length (words), ==, 4);
+  g_autofree char *second = g_strdup_printf ("unwrap %s %s %s %s %s\nunwrap %s %s 3 %s %s\n", id, words[1], words[2],
+                                             context, words[3], id, words[1], context, words[3]);
+  g_auto (GStrv) replies = serve_lines (f, second);
+  g_autofree char *expected = g_strconcat ("ok ", plain, NULL);
+  g_assert_cmpstr (replies[1], ==, expected);
+  g_assert_true (g_str_has_prefix (replies[2], "error key-destroyed "));
+}
+
+static void
+test_protocol_bad (Fixture *f, gconstpointer data)
+{
+  (void) data;
+#define ID "00112233-4455-6677-8899-aabbccddeeff"
+#define CONTEXT "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+  static const char *const bad[] = {
+    "", " ", "create ", "create x", "wrap", "wrap ", "unwrap ", "wrap x " CONTEXT " AAAA", "wrap " ID, "wrap " ID " " CONTEXT,
+    "wrap " ID " " CONTEXT " ", "wrap " ID "  " CONTEXT " AAAA", "wrap " ID " " CONTEXT " AAA", "wrap " ID " " CONTEXT " A=AA",
+    "wrap " ID " " CONTEXT " ====", "wrap " ID " " CONTEXT " AAAA more", "wrap " ID " AAAA AAAA",
+    "wrap " ID "0 " CONTEXT " AAAA", "unwrap " ID " id 0 " CONTEXT " AAAA", "unwrap " ID " id 01 " CONTEXT " AAAA",
+    "unwrap " ID " id -1 " CONTEXT " AAAA", "unwrap " ID " id 4294967296 " CONTEXT " AAAA", "unwrap " ID " id 99999999999 " CONTEXT " AAAA",
+    "unwrap " ID " i\td 1 " CONTEXT " AAAA", "unwrap " ID " id 1 " CONTEXT " \xff\xff\xff\xff", "\xff\x01", "wrap " ID " " CONTEXT " AA\rA",
+  };
+  create (f);
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_autofree char *input = g_strconcat (bad[i], "\nstatus\n", NULL);
+      g_auto (GStrv) lines = serve_lines (f, input);
+      g_assert_true (g_str_has_prefix (lines[1], "error usage "));
+      g_assert_true (g_utf8_validate (lines[1], -1, NULL));
+      g_assert_true (g_str_has_prefix (lines[2], "ok ready ")); /* and it goes on */
+    }
+}
+
+static void
+test_protocol_long (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  int status;
+  g_autofree char *half = serve (f, "sta", 3, &status); /* an end in the middle of a request is an end */
+  g_assert_cmpint (status, ==, 0);
+  g_assert_true (g_str_has_suffix (half, "unwrap\n"));
+  g_autofree char *input = g_strnfill (20000, 'x');
+  g_autofree char *text = serve (f, input, 20000, &status);
+  g_assert_true (WIFEXITED (status) && WEXITSTATUS (status) == 1);
+  g_assert_true (g_str_has_suffix (text, "\nerror usage a request is too long\n"));
+}
+
+/* More versions than a line takes: the newest that fit. */
+static void
+test_protocol_many (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  create (f);
+  write_many (f, 4096, 1);
+  g_auto (GStrv) lines = serve_lines (f, "versions\n");
+  g_assert_cmpuint (strlen (lines[1]), <, 16000);
+  g_assert_cmpuint (strlen (lines[1]), >, 15900);
+  g_auto (GStrv) words = g_strsplit (lines[1], " ", -1);
+  guint last = g_strv_length (words) - 1;
+  g_assert_true (g_str_has_prefix (words[last], "4096:kdk-"));
+  g_autofree char *first = g_strdup_printf ("%u:kdk-", 4096 - last + 1);
+  g_assert_true (g_str_has_prefix (words[1], first));
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_assert_true (vtpm_secret_init (NULL));
+#define ADD(name, function) g_test_add ("/native/" name, Fixture, NULL, set_up, function, tear_down)
+  ADD ("round", test_round);
+  ADD ("layout", test_layout);
+  ADD ("vector", test_vector);
+  ADD ("create-twice", test_create_twice);
+  ADD ("dangling-link", test_dangling_link);
+  ADD ("no-store", test_no_store);
+  ADD ("rotate", test_rotate);
+  ADD ("many-versions", test_many_versions);
+  ADD ("wrong-key", test_wrong_key);
+  ADD ("context", test_context);
+  ADD ("wrapped-damaged", test_wrapped_damaged);
+  ADD ("plain-sizes", test_plain_sizes);
+  ADD ("store-flipped", test_store_flipped);
+  ADD ("store-cut", test_store_cut);
+  ADD ("store-inconsistent", test_store_inconsistent);
+  ADD ("unreadable", test_unreadable);
+  ADD ("not-a-file", test_not_a_file);
+  ADD ("protocol", test_protocol);
+  ADD ("protocol-bad", test_protocol_bad);
+  ADD ("protocol-long", test_protocol_long);
+  ADD ("protocol-many", test_protocol_many);
+  return g_test_run ();
+}

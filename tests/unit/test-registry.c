@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The registry of key providers and the places it lives in: what is written is what is read,
+ * modes whatever the umask, bad files, and processes that race for the default.
+ */
+#include "state/registry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/secret.h"
+
+#define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
+#define UUID_B "00112233-4455-6677-8899-aabbccddeeff"
+
+typedef struct {
+  char *root;
+  VtpmPlace place;
+} Fixture;
+
+static void
+set_up (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  f->root = g_dir_make_tmp ("vtpm-registry-XXXXXX", NULL);
+  g_assert_nonnull (f->root);
+  f->place.data_dir = g_build_filename (f->root, "share", "vtpm", NULL);
+  f->place.dir_mode = 0700;
+  f->place.file_mode = 0600;
+  f->place.group = (gid_t) -1;
+}
+
+static void
+remove_tree (const char *path)
+{
+  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *child = g_build_filename (path, name, NULL);
+      if (g_remove (child) != 0)
+        remove_tree (child);
+    }
+  g_remove (path);
+}
+
+static void
+tear_down (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  remove_tree (f->root);
+  g_free (f->root);
+  g_free (f->place.data_dir);
+}
+
+static void
+assert_code (const GError *error, VtpmErrorCode code)
+{
+  g_assert_nonnull (error);
+  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (error))->word, ==, vtpm_error_row (code)->word);
+}
+
+static mode_t
+mode_of (const Fixture *f, const char *name)
+{
+  g_autofree char *path = g_build_filename (f->place.data_dir, name, NULL);
+  struct stat info;
+  g_assert_cmpint (stat (path, &info), ==, 0);
+  return info.st_mode & 07777;
+}
+
+static VtpmProviderEntry *
+make_entry (const char *uuid_text, const char *name, const char *kind, const char *const *options)
+{
+  VtpmUuid uuid;
+  g_assert_true (vtpm_uuid_parse (uuid_text, &uuid));
+  return vtpm_provider_entry_new (&uuid, name, kind, options);
+}
+
+static void
+write_registry (const Fixture *f, const char *text, gssize len)
+{
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
+  g_assert_true (vtpm_place_replace (&f->place, "providers.conf", text, len < 0 ? strlen (text) : (gsize) len, &error));
+}
+
+static char *
+read_registry (const Fixture *f)
+{
+  g_autofree char *path = g_build_filename (f->place.data_dir, "providers.conf", NULL);
+  char *text;
+  g_assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  return text;
+}
+
+static void
+test_no_file (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (registry->entries->len, ==, 0);
+  g_assert_false (registry->has_default);
+  g_assert_false (g_file_test (f->place.data_dir, G_FILE_TEST_EXISTS)); /* reading makes nothing */
+
+  g_assert_null (vtpm_registry_find_name (registry, NULL, &error));
+  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  g_clear_error (&error);
+  g_assert_null (vtpm_registry_find_name (registry, "native", &error));
+  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  g_clear_error (&error);
+  VtpmUuid uuid;
+  g_assert_true (vtpm_uuid_parse (UUID_A, &uuid));
+  g_assert_null (vtpm_registry_find (registry, &uuid, &error));
+  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  g_assert_nonnull (strstr (error->message, UUID_A));
+}
+
+static void
+test_add (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  const char *const options[] = { "url=https://kms.example;port=5696", "ca-file=/etc/\xc3\xa4 b", NULL };
+  g_autoptr (VtpmProviderEntry) z = make_entry (UUID_A, "z-last", "kmip", options);
+  g_autoptr (VtpmProviderEntry) a = make_entry (UUID_B, "A.first", "native", NULL);
+  g_assert_true (vtpm_registry_add (&f->place, z, &error));
+  g_assert_true (vtpm_registry_add (&f->place, a, &error));
+
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (registry->entries->len, ==, 2);
+  const VtpmProviderEntry *first = registry->entries->pdata[0], *second = registry->entries->pdata[1];
+  g_assert_cmpstr (first->name, ==, "A.first");
+  g_assert_cmpuint (g_strv_length (first->options), ==, 0);
+  g_assert_cmpstr (second->kind, ==, "kmip");
+  g_assert_true (g_strv_equal ((const char *const *) second->options, options));
+  g_assert_true (vtpm_registry_find_name (registry, NULL, &error) == second); /* the first that came */
+  g_assert_true (vtpm_registry_find_name (registry, "A.first", &error) == first);
+  g_assert_true (vtpm_registry_find_name (registry, UUID_B, &error) == first);
+  g_assert_true (vtpm_registry_find (registry, &a->uuid, &error) == first);
+}
+
+static void
+test_add_refused (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  static const struct {
+    const char *uuid, *name, *kind, *option;
+  } bad[] = {
+    { UUID_A, "other", "native", NULL },                  /* UUID taken */
+    { UUID_B, "taken", "native", NULL },                  /* name taken */
+    { UUID_B, "", "native", NULL },                       { UUID_B, "a b", "native", NULL },
+    { UUID_B, "a\nb", "native", NULL },                   { UUID_B, "a/b", "native", NULL },
+    { UUID_B, "x1234567890123456789012345678901234567890123456789012345678901234", "native", NULL }, /* 65 */
+    { UUID_B, "n", "", NULL },                            { UUID_B, "n", "../../bin/sh", NULL },
+    { UUID_B, "n", "Native", NULL },                      { UUID_B, "n", "kmip", "novalue" },
+    { UUID_B, "n", "kmip", "=x" },                        { UUID_B, "n", "kmip", "a=b\nc" },
+    { UUID_B, "n", "kmip", "a=\xff" },
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmProviderEntry) taken = make_entry (UUID_A, "taken", "native", NULL);
+  g_assert_true (vtpm_registry_add (&f->place, taken, &error));
+  g_autofree char *before = read_registry (f);
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      const char *const options[] = { bad[i].option, NULL };
+      g_autoptr (VtpmProviderEntry) entry = make_entry (bad[i].uuid, bad[i].name, bad[i].kind, options);
+      g_assert_false (vtpm_registry_add (&f->place, entry, &error));
+      assert_code (error, VTPM_ERROR_USAGE);
+      g_clear_error (&error);
+    }
+  g_autofree char *after = read_registry (f);
+  g_assert_cmpstr (before, ==, after);
+}
+
+static void
+test_unknown_survives (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  write_registry (f, "# kept\n[vtpm]\nfuture=1\n\n[backup " UUID_A "]\nat=7\n\n[provider " UUID_A "]\nname=a\nkind=native\nmore=x\n",
+                  -1);
+  g_autoptr (VtpmProviderEntry) entry = make_entry (UUID_B, "b", "native", NULL);
+  g_assert_true (vtpm_registry_add (&f->place, entry, &error));
+  g_autofree char *text = read_registry (f);
+  const char *const kept[] = { "# kept", "future=1", "[backup " UUID_A "]", "at=7", "more=x", "default=" UUID_B };
+  for (gsize i = 0; i < G_N_ELEMENTS (kept); i++)
+    g_assert_nonnull (strstr (text, kept[i]));
+}
+
+static void
+test_damaged (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  static const struct {
+    const char *text;
+    const char *told; /* what the message must name */
+  } bad[] = {
+    { "rubbish\n", "rubbish" },
+    { "[vtpm]\nrubbish line\n", "rubbish line" },
+    { "[vtpm]\ndefault=nobody\n", "default" },
+    { "[provider x]\nname=a\nkind=native\n", "[provider x]" },
+    { "[provider " UUID_A "]\nkind=native\n", "name" },
+    { "[provider " UUID_A "]\nname=a\n", "kind" },
+    { "[provider " UUID_A "]\nname=a b\nkind=native\n", "name" },
+    { "[provider " UUID_A "]\nname=a\nkind=../x\n", "kind" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\noptions=x;\n", "option" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\n[provider " UUID_B "]\nname=a\nkind=native\n", UUID_B },
+    { "[provider 7D444840-9DC0-41D1-B245-5FFDCE74FAD2]\nname=a\nkind=native\n[provider " UUID_A "]\nname=b\nkind=native\n", UUID_A },
+    { "[vtpm]\nx=\xff\xfe\n", "UTF-8" },
+  };
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      write_registry (f, bad[i].text, -1);
+      g_assert_null (vtpm_registry_load (&f->place, &error));
+      assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+      g_assert_nonnull (strstr (error->message, "providers.conf"));
+      g_assert_nonnull (strstr (error->message, bad[i].told));
+      g_clear_error (&error);
+
+      g_autoptr (VtpmProviderEntry) entry = make_entry (UUID_B, "new", "native", NULL);
+      g_assert_false (vtpm_registry_add (&f->place, entry, &error));
+      assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+      g_clear_error (&error);
+      g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+      g_autofree char *after = read_registry (f);
+      g_assert_cmpstr (after, ==, bad[i].text);
+    }
+  g_autoptr (GError) error = NULL;
+  write_registry (f, "[vtpm]\n\0x=1\n", 13);
+  g_assert_null (vtpm_registry_load (&f->place, &error));
+  assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+}
+
+static void
+test_empty_file (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  write_registry (f, "", 0);
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (registry->entries->len, ==, 0);
+}
+
+static void
+test_not_a_file (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_place_make_dir (&f->place, "providers.conf", &error)); /* a folder of that name */
+  g_assert_null (vtpm_registry_load (&f->place, &error));
+  assert_code (error, VTPM_ERROR_FAILED);
+}
+
+static void
+test_unreadable (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  write_registry (f, "[vtpm]\n", -1);
+  g_autofree char *path = g_build_filename (f->place.data_dir, "providers.conf", NULL);
+  g_assert_cmpint (g_chmod (path, 0), ==, 0);
+  if (access (path, R_OK) == 0)
+    {
+      g_test_skip ("runs as root, who reads every file");
+      return;
+    }
+  g_assert_null (vtpm_registry_load (&f->place, &error));
+  assert_code (error, VTPM_ERROR_ACCESS_DENIED);
+}
+
+static void
+test_modes (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  mode_t before = umask (0777);
+  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  umask (before);
+  g_assert_no_error (error);
+  g_assert_cmpint (mode_of (f, ""), ==, 0700);
+  g_assert_cmpint (mode_of (f, ".."), ==, 0700);
+  g_assert_cmpint (mode_of (f, "native"), ==, 0700);
+  g_assert_cmpint (mode_of (f, "providers.conf"), ==, 0600);
+  g_assert_cmpint (mode_of (f, "providers.conf.lock"), ==, 0600);
+}
+
+static void
+test_modes_system (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  f->place.dir_mode = 02770;
+  f->place.file_mode = 0660;
+  f->place.group = getgid ();
+  mode_t before = umask (0077);
+  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  umask (before);
+  g_assert_no_error (error);
+  g_assert_cmpint (mode_of (f, ""), ==, 02770);
+  g_assert_cmpint (mode_of (f, ".."), ==, 0755);
+  g_assert_cmpint (mode_of (f, "native"), ==, 02770);
+  g_assert_cmpint (mode_of (f, "providers.conf"), ==, 0660);
+  g_assert_cmpint (mode_of (f, "providers.conf.lock"), ==, 0660);
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  char uuid[VTPM_UUID_TEXT_SIZE];
+  g_autofree char *keys = g_strdup_printf ("native/%s.keys", vtpm_uuid_format (&registry->default_uuid, uuid));
+  g_assert_cmpint (mode_of (f, keys), ==, 0660);
+}
+
+static void
+test_existing_folder_kept (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_cmpint (g_mkdir_with_parents (f->place.data_dir, 0700), ==, 0);
+  g_assert_cmpint (g_chmod (f->place.data_dir, 0750), ==, 0);
+  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
+  g_assert_cmpint (mode_of (f, ""), ==, 0750);
+}
+
+static void
+test_place_in_the_way (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *parent = g_path_get_dirname (f->place.data_dir);
+  g_assert_true (g_file_set_contents (parent, "a file", -1, NULL));
+  g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+  assert_code (error, VTPM_ERROR_FAILED);
+  g_assert_nonnull (strstr (error->message, parent));
+}
+
+static void
+test_default_once (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_autofree char *first = read_registry (f);
+  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_autofree char *second = read_registry (f);
+  g_assert_cmpstr (first, ==, second);
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  const VtpmProviderEntry *entry = vtpm_registry_find_name (registry, NULL, &error);
+  g_assert_cmpstr (entry->name, ==, "native");
+  g_assert_cmpstr (entry->kind, ==, "native");
+}
+
+static void
+test_default_name_taken (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  write_registry (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
+  g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+  assert_code (error, VTPM_ERROR_USAGE);
+  g_assert_nonnull (strstr (error->message, "default="));
+}
+
+#define RACERS 8
+
+/* Every process finds a default, all the same one, and there is one key store. */
+static void
+test_race (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  int gate[2];
+  g_assert_cmpint (pipe (gate), ==, 0);
+  pid_t pids[RACERS];
+  for (int i = 0; i < RACERS; i++)
+    {
+      pids[i] = fork ();
+      g_assert_cmpint (pids[i], >=, 0);
+      if (pids[i] == 0)
+        {
+          char byte;
+          close (gate[1]);
+          ssize_t n = read (gate[0], &byte, 1); /* ends for all at once */
+          _exit (n == 0 && vtpm_registry_ensure_default (&f->place, NULL) ? 0 : 1);
+        }
+    }
+  close (gate[0]);
+  close (gate[1]);
+  for (int i = 0; i < RACERS; i++)
+    {
+      int status;
+      g_assert_cmpint (waitpid (pids[i], &status, 0), ==, pids[i]);
+      g_assert_true (WIFEXITED (status) && WEXITSTATUS (status) == 0);
+    }
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (registry->entries->len, ==, 1);
+  g_assert_nonnull (vtpm_registry_find_name (registry, NULL, &error));
+  g_autofree char *native = g_build_filename (f->place.data_dir, "native", NULL);
+  g_autoptr (GDir) dir = g_dir_open (native, 0, NULL);
+  guint stores = 0;
+  const char *name;
+  while ((name = g_dir_read_name (dir)))
+    stores += g_str_has_suffix (name, ".keys");
+  g_assert_cmpuint (stores, ==, 1);
+}
+
+/* Adds of different entries at the same time all survive. */
+static void
+test_race_add (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  pid_t pids[RACERS];
+  for (int i = 0; i < RACERS; i++)
+    {
+      pids[i] = fork ();
+      if (pids[i] == 0)
+        {
+          VtpmUuid uuid = vtpm_uuid_random ();
+          g_autofree char *name = g_strdup_printf ("p%d", i);
+          g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, name, "native", NULL);
+          _exit (vtpm_registry_add (&f->place, entry, NULL) ? 0 : 1);
+        }
+    }
+  for (int i = 0; i < RACERS; i++)
+    {
+      int status;
+      g_assert_cmpint (waitpid (pids[i], &status, 0), ==, pids[i]);
+      g_assert_cmpint (status, ==, 0);
+    }
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, NULL);
+  g_assert_cmpuint (registry->entries->len, ==, RACERS);
+}
+
+static void
+test_lock (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
+  vtpm_autofd int first = vtpm_place_lock (&f->place, "x", &error);
+  g_assert_cmpint (first, >=, 0);
+  g_assert_true (fcntl (first, F_GETFD) & FD_CLOEXEC);
+  pid_t pid = fork (); /* waits until the first is closed */
+  if (pid == 0)
+    {
+      close (first); /* the parent's description lives on */
+      _exit (vtpm_place_lock (&f->place, "x", NULL) >= 0 ? 0 : 1);
+    }
+  g_usleep (100000);
+  g_assert_cmpint (waitpid (pid, NULL, WNOHANG), ==, 0);
+  vtpm_fd_clear (&first);
+  int status;
+  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
+  g_assert_cmpint (status, ==, 0);
+}
+
+/* Takes the 10 s that a writer waits. */
+static void
+test_lock_held (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
+  vtpm_autofd int first = vtpm_place_lock (&f->place, "x", &error);
+  g_assert_cmpint (vtpm_place_lock (&f->place, "x", &error), ==, -1);
+  assert_code (error, VTPM_ERROR_REKEY_PENDING);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_assert_true (vtpm_secret_init (NULL));
+  g_log_set_always_fatal (G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_ERROR);
+#define ADD(name, function) g_test_add ("/registry/" name, Fixture, NULL, set_up, function, tear_down)
+  ADD ("no-file", test_no_file);
+  ADD ("add", test_add);
+  ADD ("add-refused", test_add_refused);
+  ADD ("unknown-survives", test_unknown_survives);
+  ADD ("damaged", test_damaged);
+  ADD ("empty-file", test_empty_file);
+  ADD ("not-a-file", test_not_a_file);
+  ADD ("unreadable", test_unreadable);
+  ADD ("modes", test_modes);
+  ADD ("modes-system", test_modes_system);
+  ADD ("existing-folder-kept", test_existing_folder_kept);
+  ADD ("place-in-the-way", test_place_in_the_way);
+  ADD ("default-once", test_default_once);
+  ADD ("default-name-taken", test_default_name_taken);
+  ADD ("race", test_race);
+  ADD ("race-add", test_race_add);
+  ADD ("lock", test_lock);
+  ADD ("lock-held", test_lock_held);
+  return g_test_run ();
+}
