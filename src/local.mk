@@ -1,0 +1,36 @@
+noinst_LIBRARIES += libvtpm-tpm.a libvtpm-src.a
+libvtpm_tpm_a_SOURCES = \
+	src/tpm/engine.c src/tpm/engine.h \
+	src/tpm/tpm_commands.c src/tpm/tpm_commands.h
+libvtpm_src_a_SOURCES = \
+	src/config.c src/config.h \
+	src/link.c src/link.h \
+	src/broker/broker.c src/broker/broker.h \
+	src/broker/unlock.c src/broker/unlock.h \
+	src/client/client.c src/client/client.h \
+	src/device/blobs.c src/device/blobs.h \
+	src/device/control.c src/device/control.h \
+	src/device/control_channel.c src/device/control_channel.h \
+	src/device/control_codec.c src/device/control_codec.h \
+	src/device/data_channel.c src/device/data_channel.h \
+	src/device/device.c src/device/device.h \
+	src/device/endpoint.c src/device/endpoint.h \
+	src/device/management.c src/device/management.h \
+	src/device/sandbox.c src/device/sandbox.h \
+	src/device/server.c src/device/server.h \
+	src/provisioning/create.c src/provisioning/create.h \
+	src/provisioning/identity.c src/provisioning/identity.h
+
+VTPM_LIBS = libvtpm-src.a libvtpm-tpm.a libvtpm-state.a libvtpm-base.a $(TPMS_LIBS) $(GLIB_LIBS) $(CRYPTO_LIBS)
+STATE_LIBS = libvtpm-state.a libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
+
+bin_PROGRAMS += vtpm
+vtpm_SOURCES = src/main.c \
+	src/commands/command.c src/commands/command.h \
+	src/commands/check.c src/commands/create.c src/commands/ctl.c \
+	src/commands/destroy.c src/commands/inspect.c src/commands/run.c
+vtpm_LDADD = $(VTPM_LIBS)
+
+helper_PROGRAMS += vtpm-provider-native
+vtpm_provider_native_SOURCES = state/providers/native_main.c state/providers/helper.c state/providers/helper.h
+vtpm_provider_native_LDADD = $(STATE_LIBS)

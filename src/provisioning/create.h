@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Making a vTPM: manufacture in this process, seal, publish. Never over anything.
+ */
+#pragma once
+
+#include "src/config.h"
+#include "state/state.h"
+
+typedef struct {
+  gboolean has_vm_uuid;
+  VtpmUuid vm_uuid;
+  VtpmPolicy policy;    /* VTPM_POLICY_NONE: nothing said */
+  const char *provider; /* name or UUID; NULL: the host's default, made first where there is none */
+} VtpmCreateOptions;
+
+/**
+ * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened
+ * here): only for a process that runs no TPM. With KEEP the store, holding the owner lock, is
+ * given back; else it is closed. FALSE: state-exists, a provider's word, store-full, usage, failed;
+ * nothing is left behind.
+ */
+gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep,
+                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Wraps DEK into a key slot of RECORD under the provider NAME (NULL: the default). FALSE: the provider's word. */
+gboolean vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_create_error_quark (void);
+#define VTPM_CREATE_ERROR (vtpm_create_error_quark ())

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/tpm/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <libtpms/tpm_error.h>
+#include <libtpms/tpm_library.h>
+#include <libtpms/tpm_memory.h>
+#include <libtpms/tpm_nvfilename.h>
+#include <libtpms/tpm_tis.h>
+
+#include "base/errors.h"
+
+G_DEFINE_QUARK (vtpm-engine-error-quark, vtpm_engine_error)
+
+/* libtpms' callbacks carry no pointer of ours: this is our share of its one TPM a process. */
+static struct {
+  VtpmBlob *permanent;            /* newest bytes: given to it, or stored by it */
+  const VtpmBlob *volatile_state; /* while it powers on */
+  gboolean stored;
+  guint8 locality;
+  unsigned char *response;
+  uint32_t response_len, response_size;
+} tpm;
+
+static TPM_RESULT
+on_init (void)
+{
+  return TPM_SUCCESS;
+}
+
+/* The library frees what it gets with free(). */
+static TPM_RESULT
+give (const VtpmBlob *blob, unsigned char **data, uint32_t *len)
+{
+  if (!blob)
+    return TPM_RETRY; /* no such state */
+  TPM_RESULT result = TPM_Malloc (data, (uint32_t) MAX (blob->len, 1));
+  if (result != TPM_SUCCESS)
+    return result;
+  memcpy (*data, blob->data, blob->len);
+  *len = (uint32_t) blob->len;
+  return TPM_SUCCESS;
+}
+
+static TPM_RESULT
+on_load (unsigned char **data, uint32_t *len, uint32_t number G_GNUC_UNUSED, const char *name)
+{
+  if (g_str_equal (name, TPM_PERMANENT_ALL_NAME))
+    return give (tpm.permanent, data, len);
+  if (g_str_equal (name, TPM_VOLATILESTATE_NAME))
+    return give (tpm.volatile_state, data, len);
+  return TPM_RETRY;
+}
+
+/* Only takes the bytes over and never fails: one failure would put the library into failure
+ * mode for good. They are made durable before anything is answered. */
+static TPM_RESULT
+on_store (const unsigned char *data, uint32_t len, uint32_t number G_GNUC_UNUSED, const char *name)
+{
+  if (g_str_equal (name, TPM_PERMANENT_ALL_NAME))
+    {
+      vtpm_blob_free (tpm.permanent);
+      tpm.permanent = vtpm_blob_copy (data, len);
+      tpm.stored = TRUE;
+    }
+  return TPM_SUCCESS;
+}
+
+static TPM_RESULT
+on_delete (uint32_t number G_GNUC_UNUSED, const char *name G_GNUC_UNUSED, TPM_BOOL must_exist G_GNUC_UNUSED)
+{
+  return TPM_SUCCESS;
+}
+
+static TPM_RESULT
+on_locality (TPM_MODIFIER_INDICATOR *locality, uint32_t number G_GNUC_UNUSED)
+{
+  *locality = tpm.locality;
+  return TPM_SUCCESS;
+}
+
+static TPM_RESULT
+on_physical_presence (TPM_BOOL *present, uint32_t number G_GNUC_UNUSED)
+{
+  *present = FALSE;
+  return TPM_SUCCESS;
+}
+
+guint32
+vtpm_engine_version (void)
+{
+  return TPMLIB_GetVersion ();
+}
+
+gboolean
+vtpm_engine_open (GError **error)
+{
+  struct libtpms_callbacks callbacks = {
+    .sizeOfStruct = sizeof callbacks,
+    .tpm_nvram_init = on_init,
+    .tpm_nvram_loaddata = on_load,
+    .tpm_nvram_storedata = on_store,
+    .tpm_nvram_deletename = on_delete,
+    .tpm_io_init = on_init,
+    .tpm_io_getlocality = on_locality,
+    .tpm_io_getphysicalpresence = on_physical_presence,
+  };
+  TPM_RESULT result = TPMLIB_ChooseTPMVersion (TPMLIB_TPM_VERSION_2);
+  if (result == TPM_SUCCESS)
+    result = TPMLIB_RegisterCallbacks (&callbacks);
+  if (result == TPM_SUCCESS)
+    return TRUE;
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms has no TPM 2.0 (result 0x%x); install another build of it", result);
+  return FALSE;
+}
+
+static void
+forget_permanent (void)
+{
+  g_clear_pointer (&tpm.permanent, vtpm_blob_free);
+  tpm.stored = FALSE;
+}
+
+gboolean
+vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error)
+{
+  VtpmBlob *copy = vtpm_blob_copy (permanent->data, permanent->len);
+  forget_permanent ();
+  tpm.permanent = copy;
+  tpm.volatile_state = volatile_state;
+  tpm.locality = 0;
+  TPM_RESULT result = TPMLIB_MainInit ();
+  tpm.volatile_state = NULL;
+  if (result == TPM_SUCCESS)
+    return TRUE;
+  TPMLIB_Terminate ();
+  forget_permanent ();
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                  "libtpms %u.%u.%u does not take the %s (result 0x%x); restore a backup, or use the libtpms that wrote it",
+                  vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff,
+                  volatile_state ? "permanent and volatile state" : "permanent state", result);
+  return FALSE;
+}
+
+VtpmBlob *
+vtpm_engine_manufacture (GError **error)
+{
+  forget_permanent ();
+  tpm.volatile_state = NULL;
+  TPM_RESULT result = TPMLIB_MainInit ();
+  TPMLIB_Terminate ();
+  g_autoptr (VtpmBlob) made = g_steal_pointer (&tpm.permanent);
+  forget_permanent ();
+  if (result == TPM_SUCCESS && made)
+    return g_steal_pointer (&made);
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms could not make a TPM (result 0x%x)", result);
+  return NULL;
+}
+
+void
+vtpm_engine_power_off (void)
+{
+  TPMLIB_Terminate ();
+}
+
+const guint8 *
+vtpm_engine_process (const guint8 *command, gsize len, guint8 locality, gsize *response_len)
+{
+  static const guint8 failure[] = { 0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x01 }; /* TPM_RC_FAILURE */
+  g_assert (len <= VTPM_ENGINE_MAX_BUFFER);
+  tpm.locality = locality;
+  TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command, (uint32_t) len);
+  tpm.locality = 0;
+  if (result != TPM_SUCCESS || tpm.response_len < sizeof failure)
+    {
+      *response_len = sizeof failure;
+      return failure;
+    }
+  *response_len = tpm.response_len;
+  return tpm.response;
+}
+
+gboolean
+vtpm_engine_has_stored (void)
+{
+  return tpm.stored;
+}
+
+VtpmBlob *
+vtpm_engine_take_stored (void)
+{
+  tpm.stored = FALSE;
+  return vtpm_blob_copy (tpm.permanent->data, tpm.permanent->len);
+}
+
+VtpmBlob *
+vtpm_engine_get_volatile (GError **error)
+{
+  unsigned char *data = NULL;
+  uint32_t len = 0;
+  TPM_RESULT result = TPMLIB_VolatileAll_Store (&data, &len);
+  if (result != TPM_SUCCESS)
+    {
+      vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms does not give its volatile state (result 0x%x)", result);
+      return NULL;
+    }
+  VtpmBlob *blob = vtpm_blob_copy (data, len);
+  vtpm_wipe (data, len);
+  TPM_Free (data);
+  return blob;
+}
+
+void
+vtpm_engine_cancel (void)
+{
+  TPMLIB_CancelCommand ();
+}
+
+gboolean
+vtpm_engine_hash_start (void)
+{
+  return TPM_IO_Hash_Start () == TPM_SUCCESS;
+}
+
+gboolean
+vtpm_engine_hash_data (const guint8 *data, gsize len)
+{
+  return TPM_IO_Hash_Data (data, (uint32_t) len) == TPM_SUCCESS;
+}
+
+gboolean
+vtpm_engine_hash_end (void)
+{
+  return TPM_IO_Hash_End () == TPM_SUCCESS;
+}
+
+gboolean
+vtpm_engine_established (void)
+{
+  TPM_BOOL established = FALSE;
+  return TPM_IO_TpmEstablished_Get (&established) == TPM_SUCCESS && established;
+}
+
+guint32
+vtpm_engine_reset_established (guint8 locality)
+{
+  tpm.locality = locality;
+  TPM_RESULT result = TPM_IO_TpmEstablished_Reset ();
+  tpm.locality = 0;
+  return result;
+}
+
+guint32
+vtpm_engine_buffer_size (guint32 want, guint32 *min, guint32 *max)
+{
+  return TPMLIB_SetBufferSize (want, min, max);
+}
+
+char *
+vtpm_engine_info (guint64 flags)
+{
+  char *text = TPMLIB_GetInfo ((enum TPMLIB_InfoFlags) flags);
+  char *copy = g_strdup (text ? text : "");
+  free (text);
+  return copy;
+}
+
+gboolean
+vtpm_engine_validate (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error)
+{
+  tpm.permanent = vtpm_blob_copy (permanent->data, permanent->len);
+  tpm.volatile_state = volatile_state;
+  TPM_RESULT result = TPMLIB_ValidateState (volatile_state ? TPMLIB_STATE_PERMANENT | TPMLIB_STATE_VOLATILE : TPMLIB_STATE_PERMANENT, 0);
+  tpm.volatile_state = NULL;
+  forget_permanent ();
+  if (result == TPM_SUCCESS)
+    return TRUE;
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED, "libtpms does not take the TPM's state (result 0x%x); restore a backup", result);
+  return FALSE;
+}
