@@ -172,18 +172,34 @@ vtpm_helper_write (const VtpmHelperProcess *process, const void *data, gsize len
   return n == (ssize_t) len;
 }
 
-/* Whether PID ends within GRACE_MS. */
+/* Whether the process of PIDFD ends within TIMEOUT_MS. */
 static gboolean
-ends_within (pid_t pid, int grace_ms)
+ends_within (int pidfd, int timeout_ms)
 {
-  vtpm_autofd int fd = pidfd_open (pid, 0);
-  struct pollfd wait = { .fd = fd, .events = POLLIN };
-  gint64 deadline = vtpm_now_ms () + grace_ms;
+  struct pollfd wait = { .fd = pidfd, .events = POLLIN };
+  gint64 deadline = vtpm_now_ms () + timeout_ms;
   int n;
   do
-    n = fd < 0 ? -1 : poll (&wait, 1, (int) MAX (deadline - vtpm_now_ms (), 0));
-  while (n < 0 && fd >= 0 && errno == EINTR);
+    n = poll (&wait, 1, (int) MAX (deadline - vtpm_now_ms (), 0));
+  while (n < 0 && errno == EINTR);
   return n > 0;
+}
+
+/* Waits for PID as long as it may take to end, and kills it. Gives what waitpid gives. */
+static pid_t
+reap (pid_t pid, int grace_ms, int *status, gboolean *killed)
+{
+  vtpm_autofd int pidfd = pidfd_open (pid, 0);
+  if (pidfd >= 0)
+    ends_within (pidfd, grace_ms); /* without a pidfd (a sandbox may forbid it) there is no grace */
+  pid_t reaped = waitpid (pid, status, WNOHANG);
+  *killed = reaped == 0;
+  if (!*killed)
+    return reaped;
+  kill (pid, SIGKILL);
+  /* One that even SIGKILL does not end soon (it waits for a dead disk) is left behind. */
+  gboolean gone = pidfd < 0 || ends_within (pidfd, KILL_MS);
+  return waitpid (pid, status, gone ? 0 : WNOHANG);
 }
 
 static char *
@@ -203,11 +219,9 @@ vtpm_helper_end (VtpmHelperProcess *process, int grace_ms, char **how)
   vtpm_fd_clear (&process->from);
   if (process->pid > 0)
     {
-      gboolean killed = !ends_within (process->pid, grace_ms);
-      /* One that even SIGKILL does not end soon (it waits for a dead disk) is left behind. */
-      gboolean gone = !killed || (kill (process->pid, SIGKILL) == 0 && ends_within (process->pid, KILL_MS));
+      gboolean killed;
       int status = 0;
-      pid_t reaped = waitpid (process->pid, &status, gone ? 0 : WNOHANG);
+      pid_t reaped = reap (process->pid, grace_ms, &status, &killed);
       if (how)
         *how = reaped > 0 ? describe_end (status, killed) : g_strdup ("exit status unknown");
     }

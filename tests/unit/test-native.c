@@ -613,6 +613,71 @@ test_protocol_many (Fixture *f, gconstpointer data)
   g_assert_true (g_str_has_prefix (words[1], first));
 }
 
+/* Starts the program itself with ARGUMENT, its stdin and stdout as pipes. */
+static GPid
+start_program (const char *argument, const char *data_dir, int *in, int *out)
+{
+  g_autoptr (GError) error = NULL;
+  const char *argv[] = { "./vtpm-provider-native", argument, NULL };
+  g_auto (GStrv) envp = g_environ_setenv (g_get_environ (), "VTPM_DATA_DIR", data_dir, TRUE);
+  GPid pid;
+  g_assert_true (g_spawn_async_with_pipes (NULL, (char **) argv, envp,
+                                           G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDERR_TO_DEV_NULL, NULL, NULL, &pid, in,
+                                           out, NULL, &error));
+  return pid;
+}
+
+static int
+exit_status (GPid pid)
+{
+  int status;
+  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
+  return WIFEXITED (status) ? WEXITSTATUS (status) : -1;
+}
+
+static void
+test_program (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  if (access ("./vtpm-provider-native", X_OK) != 0)
+    {
+      g_test_skip ("no ./vtpm-provider-native here");
+      return;
+    }
+  char uuid[VTPM_UUID_TEXT_SIZE], text[1024] = { 0 };
+  create (f);
+  vtpm_autofd int in = -1, out = -1;
+  GPid pid = start_program (vtpm_uuid_format (&f->uuid, uuid), f->place.data_dir, &in, &out);
+  gsize got = 0;
+  while (got < sizeof text - 1 && !strchr (text, '\n')) /* the greeting comes after it has hidden its memory */
+    {
+      ssize_t n = read (out, text + got, sizeof text - 1 - got);
+      g_assert_cmpint (n, >, 0);
+      got += (gsize) n;
+    }
+  g_autofree char *proc = g_strdup_printf ("/proc/%d", (int) pid), *limits_path = g_strconcat (proc, "/limits", NULL);
+  g_autofree char *limits = NULL;
+  g_assert_true (g_file_get_contents (limits_path, &limits, NULL, NULL));
+  g_assert_true (g_regex_match_simple ("Max core file size +0 +0 ", limits, 0, 0));
+  struct stat info;
+  g_assert_cmpint (stat (limits_path, &info), ==, 0);
+  g_assert_cmpuint (info.st_uid, ==, 0); /* proc(5): root owns what is not dumpable */
+  g_assert_true (vtpm_write_full (in, "status\n", 7));
+  g_assert_cmpint (read (out, text, 9), ==, 9);
+  g_assert_true (g_str_has_prefix (text, "ok ready "));
+  vtpm_fd_clear (&in);
+  g_assert_cmpint (exit_status (pid), ==, 0);
+
+  static const char *const bad[] = { "not-a-uuid", "" };
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      vtpm_autofd int no_in = -1, no_out = -1;
+      g_assert_cmpint (exit_status (start_program (bad[i], f->place.data_dir, &no_in, &no_out)), ==, 2);
+    }
+  vtpm_autofd int no_in = -1, no_out = -1;
+  g_assert_cmpint (exit_status (start_program (uuid, "relative", &no_in, &no_out)), ==, 2);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -640,5 +705,6 @@ main (int argc, char **argv)
   ADD ("protocol-bad", test_protocol_bad);
   ADD ("protocol-long", test_protocol_long);
   ADD ("protocol-many", test_protocol_many);
+  ADD ("program", test_program);
   return g_test_run ();
 }
