@@ -2,6 +2,7 @@ noinst_LIBRARIES += libvtpm-base.a
 libvtpm_base_a_SOURCES = \
 	base/cursor.c base/cursor.h \
 	base/errors.c base/errors.h \
+	base/harden.c base/harden.h \
 	base/io.c base/io.h \
 	base/json.c base/json.h \
 	base/log.c base/log.h \
