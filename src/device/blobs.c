@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/device/blobs.h"
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "src/device/device_private.h"
+#include "state/seal.h"
+
+/* One of the two blobs on its way in. */
+typedef struct {
+  GByteArray *bytes; /* pieces so far; NULL before the first */
+  gboolean whole;
+  VtpmUuid pair;
+} Arriving;
+
+struct VtpmBlobs {
+  VtpmDevice *device;
+  VtpmBlobUnlock unlock;
+  gpointer unlock_data;
+  GBytes *out[2]; /* the pair given last: permanent, volatile (NULL where there is none) */
+  guint64 out_commands; /* how many commands had run then */
+  Arriving in[2];
+  VtpmIncoming incoming;
+};
+
+VtpmBlobs *
+vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, gpointer data)
+{
+  VtpmBlobs *blobs = g_new0 (VtpmBlobs, 1);
+  blobs->device = device;
+  blobs->unlock = unlock;
+  blobs->unlock_data = data;
+  device->blobs = blobs;
+  return blobs;
+}
+
+static void
+drop_out (VtpmBlobs *blobs)
+{
+  for (guint i = 0; i < 2; i++)
+    g_clear_pointer (&blobs->out[i], g_bytes_unref);
+}
+
+void
+vtpm_blobs_clear (VtpmBlobs *blobs)
+{
+  for (guint i = 0; i < 2; i++)
+    {
+      g_clear_pointer (&blobs->in[i].bytes, g_byte_array_unref);
+      blobs->in[i].whole = FALSE;
+    }
+  g_clear_pointer (&blobs->incoming.record, vtpm_record_free);
+  g_clear_pointer (&blobs->incoming.dek, vtpm_secret_free);
+  g_clear_pointer (&blobs->incoming.payload, vtpm_payload_free);
+}
+
+void
+vtpm_blobs_free (VtpmBlobs *blobs)
+{
+  if (!blobs)
+    return;
+  vtpm_blobs_clear (blobs);
+  drop_out (blobs);
+  g_free (blobs);
+}
+
+/* The record as the file has it now: tools may have changed its key slots. */
+static VtpmRecord *
+newest_record (VtpmState *state)
+{
+  const VtpmRecord *record = vtpm_state_record (state);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (vtpm_state_store (state), NULL);
+  const VtpmRecord *found = header ? vtpm_header_find (header, record->epoch, vtpm_state_dek (state)) : NULL;
+  if (!found)
+    found = record; /* what is in memory opens as well */
+  VtpmRecord *copy = vtpm_record_copy (found);
+  copy->bytes = g_bytes_ref (found->bytes);
+  return copy;
+}
+
+static GBytes *
+seal_one (VtpmState *state, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair, VtpmBlob *blob, GError **error)
+{
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  GPtrArray *former = vtpm_state_payload (state)->former_keys;
+  for (guint i = 0; part == VTPM_ENVELOPE_PERMANENT && i < former->len; i++)
+    {
+      const VtpmFormerKey *key = former->pdata[i];
+      VtpmFormerKey *copy = vtpm_former_key_new (&key->vtpm_id, key->epoch, key->dek, error);
+      if (!copy)
+        return NULL;
+      g_ptr_array_add (payload->former_keys, copy);
+    }
+  VtpmBlob **place = part == VTPM_ENVELOPE_PERMANENT ? &payload->permanent : &payload->volatile_state;
+  *place = blob; /* lent for the call */
+  GBytes *envelope = vtpm_seal_envelope (vtpm_state_dek (state), record, part, pair, vtpm_state_generation (state), payload, error);
+  *place = NULL;
+  return envelope;
+}
+
+/* Seals permanent and volatile state of this moment as one pair. */
+static gboolean
+make_pair (VtpmBlobs *blobs, GError **error)
+{
+  VtpmDevice *device = blobs->device;
+  const VtpmPayload *payload = vtpm_state_payload (device->state);
+  g_autoptr (VtpmRecord) record = newest_record (device->state);
+  g_autoptr (VtpmBlob) live = NULL;
+  VtpmUuid pair = vtpm_uuid_random ();
+  drop_out (blobs);
+  if (device->powered)
+    {
+      live = vtpm_engine_get_volatile (error);
+      if (!live)
+        return FALSE;
+    }
+  VtpmBlob *volatile_state = live ? live : payload->volatile_state;
+  blobs->out_commands = device->commands;
+  blobs->out[0] = seal_one (device->state, record, VTPM_ENVELOPE_PERMANENT, &pair, payload->permanent, error);
+  if (blobs->out[0] && volatile_state)
+    blobs->out[1] = seal_one (device->state, record, VTPM_ENVELOPE_VOLATILE, &pair, volatile_state, error);
+  return blobs->out[0] && (blobs->out[1] || !volatile_state);
+}
+
+/* Offset 0 begins anew, but for the volatile half of the pair just given. */
+static gboolean
+begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
+{
+  VtpmDevice *device = blobs->device;
+  gboolean same_moment = blobs->out[0] && blobs->out_commands == device->commands;
+  if (type == VTPM_CONTROL_BLOB_VOLATILE && same_moment)
+    return TRUE;
+  return make_pair (blobs, error);
+}
+
+static guint32
+get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
+{
+  g_autoptr (GError) error = NULL;
+  if (!blobs->device->state)
+    {
+      vtpm_log (VTPM_LOG_ERROR, "a state blob was asked for before the state is open");
+      return VTPM_CONTROL_FAIL;
+    }
+  if (offset == 0 && !begin_get (blobs, type, &error))
+    {
+      vtpm_log (VTPM_LOG_ERROR, "no state blob can be made: %s", error->message);
+      return VTPM_CONTROL_FAIL;
+    }
+  *blob = blobs->out[type == VTPM_CONTROL_BLOB_VOLATILE];
+  return *blob ? VTPM_CONTROL_OK : VTPM_CONTROL_RETRY; /* RETRY: there is no such state */
+}
+
+guint32
+vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len, guint32 *total)
+{
+  GBytes *blob = NULL;
+  gsize size;
+  *len = *total = 0;
+  if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's */
+    return VTPM_CONTROL_RETRY;
+  if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
+    return VTPM_CONTROL_BAD_PARAMETER;
+  vtpm_device_enter (blobs->device);
+  guint32 result = get_locked (blobs, type, offset, &blob);
+  vtpm_device_leave (blobs->device);
+  if (result != VTPM_CONTROL_OK)
+    return result;
+  const guint8 *bytes = g_bytes_get_data (blob, &size);
+  if (offset > size)
+    return VTPM_CONTROL_BAD_PARAMETER;
+  *data = bytes + offset;
+  *len = (guint32) (size - offset);
+  *total = (guint32) size;
+  return VTPM_CONTROL_OK;
+}
+
+static gboolean
+mismatch (GError **error, const char *cause)
+{
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_MISMATCH, "%s", cause);
+  return FALSE;
+}
+
+/* A device with a state takes only its own: same vTPM id, same VM (or from before it was bound). */
+static gboolean
+check_identity (VtpmState *state, const VtpmRecord *record, GError **error)
+{
+  const VtpmRecord *own = vtpm_state_record (state);
+  if (!vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id))
+    {
+      char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                      "the state blob is of vTPM %s, this device runs %s; start it on another state file, or without one with --incoming",
+                      vtpm_uuid_format (&record->vtpm_id, theirs), vtpm_uuid_format (&own->vtpm_id, ours));
+      return FALSE;
+    }
+  if (record->has_vm_uuid && (!own->has_vm_uuid || !vtpm_uuid_equal (&own->vm_uuid, &record->vm_uuid)))
+    {
+      char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER, "the state blob is bound to VM %s, this device to %s",
+                      vtpm_uuid_format (&record->vm_uuid, theirs),
+                      own->has_vm_uuid ? vtpm_uuid_format (&own->vm_uuid, ours) : "none");
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* The DEK of an envelope: what came just before, this state's or a former one, else the broker is asked. */
+static VtpmSecret *
+find_dek (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
+{
+  const VtpmIncoming *incoming = &blobs->incoming;
+  if (incoming->record && incoming->record->epoch == record->epoch && vtpm_uuid_equal (&incoming->record->vtpm_id, &record->vtpm_id))
+    return vtpm_secret_copy (incoming->dek->data, incoming->dek->len, error);
+  VtpmState *state = blobs->device->state; /* set by this thread alone */
+  if (state && !check_identity (state, record, error))
+    return NULL;
+  const VtpmSecret *known = state ? vtpm_state_find_dek (state, &record->vtpm_id, record->epoch) : NULL;
+  if (known)
+    return vtpm_secret_copy (known->data, known->len, error);
+  return blobs->unlock (blobs->unlock_data, record, error);
+}
+
+static gboolean
+check_version (const VtpmRecord *record, GError **error)
+{
+  if (record->library_version <= vtpm_engine_version () && !record->unknown_critical)
+    return TRUE;
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                  "the state blob was written with libtpms %u.%u.%u or a newer vtpm; update this host", record->library_version >> 16,
+                  record->library_version >> 8 & 0xff, record->library_version & 0xff);
+  return FALSE;
+}
+
+/* The permanent blob says whose state it is; the volatile one adds to it. */
+static gboolean
+accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *record, VtpmSecret *dek, VtpmPayload *payload, GError **error)
+{
+  VtpmIncoming *incoming = &blobs->incoming;
+  g_autoptr (VtpmRecord) own_record = record;
+  g_autoptr (VtpmSecret) own_dek = dek;
+  g_autoptr (VtpmPayload) own_payload = payload;
+  if (envelope->part == VTPM_ENVELOPE_PERMANENT && !payload->permanent)
+    return mismatch (error, "the permanent state blob holds no permanent state");
+  if (envelope->part == VTPM_ENVELOPE_VOLATILE && !payload->volatile_state)
+    return mismatch (error, "the volatile state blob holds no volatile state");
+  if (!incoming->payload)
+    incoming->payload = vtpm_payload_new ();
+  if (envelope->part == VTPM_ENVELOPE_VOLATILE)
+    {
+      vtpm_blob_free (incoming->payload->volatile_state);
+      incoming->payload->volatile_state = g_steal_pointer (&own_payload->volatile_state);
+      return TRUE;
+    }
+  own_payload->volatile_state = g_steal_pointer (&incoming->payload->volatile_state);
+  g_clear_pointer (&incoming->payload, vtpm_payload_free);
+  g_clear_pointer (&incoming->record, vtpm_record_free);
+  g_clear_pointer (&incoming->dek, vtpm_secret_free);
+  incoming->payload = g_steal_pointer (&own_payload);
+  incoming->record = g_steal_pointer (&own_record);
+  incoming->dek = g_steal_pointer (&own_dek);
+  incoming->generation = envelope->generation;
+  return TRUE;
+}
+
+static gboolean
+open_arrived (VtpmBlobs *blobs, guint index, GError **error)
+{
+  Arriving *arriving = &blobs->in[index];
+  VtpmEnvelope envelope;
+  if (!vtpm_envelope_decode (arriving->bytes->data, arriving->bytes->len, &envelope, error))
+    return FALSE;
+  if (envelope.part != (index ? VTPM_ENVELOPE_VOLATILE : VTPM_ENVELOPE_PERMANENT))
+    return mismatch (error, "the state blob is of the other type than it was sent as");
+  g_autoptr (VtpmRecord) record = vtpm_record_decode (envelope.record, envelope.record_length, error);
+  if (!record || !check_version (record, error))
+    return FALSE;
+  g_autoptr (VtpmSecret) dek = find_dek (blobs, record, error);
+  if (!dek)
+    return FALSE;
+  if (!vtpm_seal_verify_record (dek, record))
+    return mismatch (error, "the record in the state blob was changed without its key");
+  g_autoptr (VtpmPayload) payload = vtpm_seal_open_envelope (dek, record, &envelope, error);
+  if (!payload)
+    return FALSE;
+  arriving->whole = TRUE;
+  arriving->pair = envelope.pair;
+  return accept_payload (blobs, &envelope, g_steal_pointer (&record), g_steal_pointer (&dek), g_steal_pointer (&payload), error);
+}
+
+/* TRUE with *WHOLE set once the last piece is there. */
+static gboolean
+append_piece (Arriving *arriving, const guint8 *data, gsize len, gboolean *whole, GError **error)
+{
+  gsize want;
+  if (arriving->whole || !arriving->bytes)
+    {
+      g_clear_pointer (&arriving->bytes, g_byte_array_unref);
+      arriving->bytes = g_byte_array_new ();
+      arriving->whole = FALSE;
+    }
+  g_byte_array_append (arriving->bytes, data, (guint) len);
+  if (!vtpm_envelope_length (arriving->bytes->data, arriving->bytes->len, &want, error))
+    return FALSE;
+  *whole = want && arriving->bytes->len == want;
+  if (want && arriving->bytes->len > want)
+    return mismatch (error, "the state blob is longer than its header says");
+  return TRUE;
+}
+
+static gboolean
+set_piece (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError **error)
+{
+  gboolean whole;
+  if (append_piece (&blobs->in[index], data, len, &whole, error) && (!whole || open_arrived (blobs, index, error)))
+    return TRUE;
+  g_clear_pointer (&blobs->in[index].bytes, g_byte_array_unref);
+  blobs->in[index].whole = FALSE;
+  return FALSE;
+}
+
+guint32
+vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsize len)
+{
+  g_autoptr (GError) error = NULL;
+  vtpm_device_enter (blobs->device);
+  gboolean powered = blobs->device->powered;
+  vtpm_device_leave (blobs->device);
+  if (powered)
+    return VTPM_CONTROL_BAD_ORDINAL;
+  if (type == VTPM_CONTROL_BLOB_SAVESTATE)
+    return len == 0 ? VTPM_CONTROL_OK : VTPM_CONTROL_BAD_PARAMETER;
+  if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
+    return VTPM_CONTROL_BAD_PARAMETER;
+  if (len == 0)
+    return VTPM_CONTROL_OK;
+  if (set_piece (blobs, type == VTPM_CONTROL_BLOB_VOLATILE, data, len, &error))
+    return VTPM_CONTROL_OK;
+  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  return vtpm_error_row (vtpm_error_code (error))->init_result;
+}
+
+gboolean
+vtpm_blobs_pending (VtpmBlobs *blobs)
+{
+  return blobs->in[0].bytes || blobs->in[1].bytes;
+}
+
+gboolean
+vtpm_blobs_ready (VtpmBlobs *blobs, GError **error)
+{
+  const Arriving *permanent = &blobs->in[0], *suspended = &blobs->in[1];
+  if (!permanent->whole || (suspended->bytes && !suspended->whole))
+    return mismatch (error, "a state blob is missing or has not come in whole; send it again");
+  if (suspended->whole && !vtpm_uuid_equal (&permanent->pair, &suspended->pair))
+    return mismatch (error, "permanent and volatile state blob are not of one moment; send both of one snapshot");
+  return TRUE;
+}
+
+const VtpmIncoming *
+vtpm_blobs_incoming (VtpmBlobs *blobs)
+{
+  return &blobs->incoming;
+}

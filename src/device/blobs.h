@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * State blobs in and out of a device, always as sealed envelopes (DESIGN section 6).
+ * Control thread only.
+ */
+#pragma once
+
+#include "src/device/device.h"
+#include "state/format.h"
+
+typedef struct VtpmBlobs VtpmBlobs;
+
+/** Gets the DEK of an envelope's RECORD from outside: the broker, after its identity check. */
+typedef VtpmSecret *(*VtpmBlobUnlock) (gpointer data, const VtpmRecord *record, GError **error);
+
+/** UNLOCK is asked for a DEK that is not in memory; it may refuse (blob-needs-provider). */
+VtpmBlobs *vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, gpointer data);
+void vtpm_blobs_free (VtpmBlobs *blobs);
+
+/**
+ * The bytes of the blob TYPE (VTPM_CONTROL_BLOB_...) from OFFSET on; they stand until the next
+ * call. Offset 0 takes it anew: the permanent blob begins a pair, and a volatile blob asked for
+ * next, with no command between, belongs to it. Gives the result for GET_STATEBLOB.
+ */
+guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len, guint32 *total);
+
+/** Takes the next piece of a blob; it is checked and opened when whole. Gives the result for SET_STATEBLOB; the TPM must be off. */
+guint32 vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsize len);
+
+/** What came in and waits for INIT. */
+typedef struct {
+  VtpmRecord *record; /* the permanent envelope's */
+  VtpmSecret *dek;
+  VtpmPayload *payload; /* permanent, and volatile where it came */
+  guint64 generation;
+} VtpmIncoming;
+
+/** Whether anything came in since the last INIT. */
+gboolean vtpm_blobs_pending (VtpmBlobs *blobs);
+/** Whether it is whole and of one pair. FALSE: blob-mismatch. */
+gboolean vtpm_blobs_ready (VtpmBlobs *blobs, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** What came in; only after vtpm_blobs_ready(). Owned by BLOBS. */
+const VtpmIncoming *vtpm_blobs_incoming (VtpmBlobs *blobs);
+/** INIT is done with it, whatever came of it. */
+void vtpm_blobs_clear (VtpmBlobs *blobs);

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What device.c, device_power.c and blobs.c share.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "src/device/blobs.h"
+#include "src/device/control_codec.h"
+#include "src/device/device.h"
+
+typedef struct {
+  pthread_mutex_t lock;
+  gboolean armed;
+  guint64 target;      /* number of the command that is to end */
+  guint64 started;     /* commands begun and ended so far */
+  guint64 ended;
+  gint64 deadline_ms;  /* for a command that has not come yet */
+} VtpmCancel;
+
+struct VtpmDevice {
+  pthread_mutex_t turn; /* taken for a moment before lock, so that neither thread starves the other */
+  pthread_mutex_t lock; /* everything below but what is atomic or says otherwise */
+  pthread_cond_t changed;
+  VtpmState *state;    /* NULL until the key is there */
+  VtpmBlobs *blobs;    /* set once by vtpm_blobs_new; control thread only */
+  gboolean powered;
+  gboolean finished;
+  gboolean commit_open;     /* bytes were taken that are not known durable */
+  gboolean commit_reported; /* and the log says so */
+  guint stops;              /* each ends a wait for a commit */
+  gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
+  guint64 commands;         /* run since the process began */
+  guint32 last_code;        /* of the last guest command; 0 after INIT */
+  gboolean guest_runs;
+  guint store_wait_ms;
+  atomic_uint locality;
+  atomic_bool established;
+  VtpmCancel cancel; /* under its own lock */
+};
+
+void vtpm_device_enter (VtpmDevice *device);
+void vtpm_device_leave (VtpmDevice *device);
+/** Moves what the library stored to the state; a commit is open then. */
+void vtpm_device_take_stored (VtpmDevice *device);
+/** Drops volatile state that lies in the file, for it is about to be out of date. */
+void vtpm_device_drop_volatile (VtpmDevice *device);
+/** One attempt to close an open commit. TRUE when none is open after. */
+gboolean vtpm_device_try_commit (VtpmDevice *device);
+/** Attempts for the store wait, the lock released in between; ended by a stop when STOPPABLE. */
+gboolean vtpm_device_wait_commit (VtpmDevice *device, gboolean stoppable);
+/** Runs a command of our own at locality 0 and gives its rc. */
+guint32 vtpm_device_own_command (VtpmDevice *device, const guint8 *command, gsize len);

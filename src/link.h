@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What device and broker say to each other over their socketpair: framed messages, a file
+ * description may travel with one. DEKs pass here and nowhere else.
+ */
+#pragma once
+
+#include <glib.h>
+
+#include "base/secret.h"
+#include "state/format.h"
+
+typedef enum {
+  /* broker to device */
+  VTPM_LINK_ASKING = 1, /* file and identity are fine; the providers are being asked */
+  VTPM_LINK_STATE,      /* here is the file and its DEK */
+  VTPM_LINK_NO_FILE,    /* started with --incoming, and there is none */
+  VTPM_LINK_FAILED,     /* error code and message */
+  VTPM_LINK_BLOB_KEY,   /* the DEK that was asked for */
+  /* device to broker */
+  VTPM_LINK_UNLOCK, /* a record: its DEK, please */
+  VTPM_LINK_MAKE,   /* record, DEK, state: make the file of an incoming TPM */
+} VtpmLinkType;
+
+typedef struct {
+  VtpmLinkType type;
+  guint64 number;        /* STATE: epoch; FAILED: error code; MAKE: generation */
+  char *text;            /* FAILED */
+  VtpmSecret *dek;       /* STATE, BLOB_KEY, MAKE */
+  GBytes *record;        /* UNLOCK, MAKE: a sealed record */
+  VtpmSecret *keys;      /* MAKE: first piece of the payload */
+  VtpmBlob *parts;       /* MAKE: second piece */
+  int fd;                /* STATE; -1 without one */
+} VtpmLinkMessage;
+
+void vtpm_link_message_clear (VtpmLinkMessage *message);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmLinkMessage, vtpm_link_message_clear)
+
+/** Sends one message; MESSAGE->fd stays the caller's. FALSE (failed): the other side is gone. */
+gboolean vtpm_link_send (int sock, const VtpmLinkMessage *message, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Waits for one whole message. FALSE (failed): the other side is gone or spoke nonsense. */
+gboolean vtpm_link_receive (int sock, VtpmLinkMessage *message, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_link_error_quark (void);
+#define VTPM_LINK_ERROR (vtpm_link_error_quark ())
