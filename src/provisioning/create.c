@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/provisioning/create.h"
+
+#include "base/errors.h"
+#include "src/tpm/engine.h"
+#include "state/keyslots.h"
+#include "state/seal.h"
+
+#define PROVIDER_WAIT_MS 20000
+
+G_DEFINE_QUARK (vtpm-create-error-quark, vtpm_create_error)
+
+static VtpmKeySlot *
+wrap (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmSecret *dek, GError **error)
+{
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, error);
+  return provider ? vtpm_keyslot_wrap (provider, record, dek, PROVIDER_WAIT_MS, error) : NULL;
+}
+
+/* By another process of the helper than wrapped it: what that one remembers proves nothing. */
+static gboolean
+prove (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmKeySlot *slot,
+       const VtpmSecret *dek, GError **error)
+{
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, error);
+  return provider && vtpm_keyslot_prove (provider, record, slot, dek, PROVIDER_WAIT_MS, error);
+}
+
+gboolean
+vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek, GError **error)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
+  const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, error) : NULL;
+  g_autoptr (VtpmKeySlot) slot = entry ? wrap (config, entry, record, dek, error) : NULL;
+  if (!slot || !prove (config, entry, record, slot, dek, error))
+    return FALSE;
+  g_ptr_array_add (record->key_slots, g_steal_pointer (&slot));
+  return TRUE;
+}
+
+static VtpmRecord *
+first_record (const VtpmCreateOptions *options)
+{
+  VtpmRecord *record = vtpm_record_new ();
+  record->epoch = 1;
+  record->sequence = 1;
+  record->vtpm_id = vtpm_uuid_random ();
+  record->has_vm_uuid = options->has_vm_uuid;
+  if (options->has_vm_uuid)
+    record->vm_uuid = options->vm_uuid;
+  record->policy = options->policy;
+  record->library_version = vtpm_engine_version ();
+  return record;
+}
+
+static VtpmPayload *
+new_tpm (GError **error)
+{
+  VtpmBlob *permanent = vtpm_engine_open (error) ? vtpm_engine_manufacture (error) : NULL;
+  if (!permanent)
+    return NULL;
+  VtpmPayload *payload = vtpm_payload_new ();
+  payload->permanent = permanent;
+  return payload;
+}
+
+static gboolean
+fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, GError **error)
+{
+  if (!options->provider && !vtpm_registry_ensure_default (&config->place, error))
+    return FALSE;
+  g_autoptr (VtpmRecord) record = first_record (options);
+  g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
+  if (!dek || !vtpm_create_add_key_slot (config, options->provider, record, dek, error))
+    return FALSE;
+  g_autoptr (VtpmPayload) payload = new_tpm (error);
+  return payload && vtpm_state_create (store, record, dek, payload, 1, error);
+}
+
+gboolean
+vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep, GError **error)
+{
+  if (options->has_vm_uuid && !vtpm_uuid_is_identity (&options->vm_uuid))
+    {
+      vtpm_error_set (error, VTPM_CREATE_ERROR, VTPM_ERROR_USAGE,
+                      "the nil and the all-ones UUID name no VM; give the VM's own, or none");
+      return FALSE;
+    }
+  /* First of all: whether there may be such a file at all. */
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (path, error);
+  if (!store || !fill (config, store, options, error))
+    return FALSE;
+  if (keep)
+    *keep = g_steal_pointer (&store);
+  return TRUE;
+}
