@@ -214,6 +214,14 @@ vtpm_seal_record (const VtpmSecret *dek, VtpmRecord *record, GError **error)
   vtpm_random (bytes + len, VTPM_SALT_SIZE);
   if (!record_mac (dek, record, bytes, len, bytes + len, bytes + len + VTPM_SALT_SIZE, error))
     return FALSE;
+  /* what does not read again would lose the TPM: a key id that is no UTF-8, a parent without a policy */
+  g_autoptr (VtpmRecord) back = vtpm_record_decode (bytes, whole, NULL);
+  if (!back)
+    {
+      vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_USAGE,
+                      "the record of epoch %" G_GUINT64_FORMAT " holds a value that would not read again; nothing was written", record->epoch);
+      return FALSE;
+    }
   g_clear_pointer (&record->bytes, g_bytes_unref);
   record->bytes = g_bytes_new_take (g_steal_pointer (&bytes), whole);
   return TRUE;
