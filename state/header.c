@@ -202,6 +202,12 @@ still_stands (VtpmStore *store, const VtpmHeader *header, const VtpmSecret *dek,
   gboolean alone = TRUE;
   for (guint i = 0; i < header->records->len; i++)
     alone &= ((const VtpmRecord *) header->records->pdata[i])->epoch == base->epoch;
+  if (newest && newest->unknown_critical)
+    {
+      vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it", store->name);
+      return FALSE;
+    }
   if (newest && alone && g_bytes_equal (newest->bytes, base->bytes))
     return TRUE;
   vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_REKEY_PENDING,
