@@ -274,7 +274,7 @@ read_tlv (VtpmRecord *record, guint16 type, VtpmReader *r, VtpmReader *all)
       fine = read_key_slot (r, record);
       break;
     case TLV_PUBLIC_PART:
-      fine = r->size <= VTPM_MAX_PUBLIC_PART && !record->public_part;
+      fine = r->size <= VTPM_MAX_PUBLIC_PART;
       if (fine)
         record->public_part = g_bytes_new (vtpm_read_bytes (r, r->size), r->size);
       break;
@@ -292,6 +292,28 @@ read_tlv (VtpmRecord *record, guint16 type, VtpmReader *r, VtpmReader *all)
   return fine && !r->bad && vtpm_reader_left (r) == 0;
 }
 
+/* The bit of a type known here; 0 for any other, also one that differs in the critical bit alone. */
+static guint32
+bit_of (guint16 type)
+{
+  switch (type)
+    {
+    case TLV_EPOCH:
+    case TLV_SEQUENCE:
+    case TLV_VTPM_ID:
+    case TLV_VM_UUID:
+    case TLV_POLICY:
+    case TLV_PARENT:
+    case TLV_KEY_SLOT:
+    case TLV_PUBLIC_PART:
+    case TLV_LIBRARY_VERSION:
+    case TLV_FLAGS:
+      return 1u << (type & 31);
+    default:
+      return 0;
+    }
+}
+
 static gboolean
 read_tlvs (VtpmRecord *record, const guint8 *data, gsize len)
 {
@@ -305,18 +327,16 @@ read_tlvs (VtpmRecord *record, const guint8 *data, gsize len)
       const guint8 *value = vtpm_read_bytes (&r, value_len);
       if (r.bad)
         return FALSE;
-      guint number = type & ~CRITICAL;
-      if (number < 32 && type != TLV_KEY_SLOT && (seen & 1u << number))
+      if (type != TLV_KEY_SLOT && (seen & bit_of (type)))
         return FALSE;
-      if (number < 32)
-        seen |= 1u << number;
+      seen |= bit_of (type);
       VtpmReader inner = vtpm_reader (value, value_len);
       VtpmReader all = vtpm_reader (data + start, r.pos - start);
       if (!read_tlv (record, type, &inner, &all))
         return FALSE;
     }
-  const guint32 needed = 1u << (TLV_EPOCH & 31) | 1u << (TLV_SEQUENCE & 31) | 1u << (TLV_VTPM_ID & 31) |
-                         1u << (TLV_KEY_SLOT & 31) | 1u << (TLV_LIBRARY_VERSION & 31);
+  const guint32 needed = bit_of (TLV_EPOCH) | bit_of (TLV_SEQUENCE) | bit_of (TLV_VTPM_ID) | bit_of (TLV_KEY_SLOT) |
+                         bit_of (TLV_LIBRARY_VERSION);
   return (seen & needed) == needed;
 }
 
