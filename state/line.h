@@ -10,7 +10,8 @@
 /** A line with its LF. With the header of VtpmSecret it fits a 16 KiB block of the secure heap. */
 #define VTPM_LINE_MAX 16000
 
-typedef struct {
+typedef struct
+{
   VtpmSecret *buffer; /* NULL until the first byte */
   gsize start;        /* of the line handed out, or of the next */
   gsize next;         /* behind the line handed out; START where none is */

@@ -69,8 +69,8 @@ vtpm_place_make_dir (const VtpmPlace *place, const char *subdir, GError **error)
   /* Others in the group must be able to pass; a user's own are 0700, as the XDG base directory
    * specification asks. */
   mode_t parent_mode = place->dir_mode & 0070 ? 0755 : 0700;
-  if (!make_parents (place->data_dir, parent_mode, error) ||
-      !make_one (place->data_dir, place->dir_mode, place->group, error))
+  if (!make_parents (place->data_dir, parent_mode, error)
+      || !make_one (place->data_dir, place->dir_mode, place->group, error))
     return FALSE;
   if (!subdir)
     return TRUE;
@@ -97,8 +97,8 @@ make_lock_file (const VtpmPlace *place, const char *path)
   vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0)
     return FALSE;
-  gboolean made = (place->group == (gid_t) -1 || fchown (fd, (uid_t) -1, place->group) == 0) &&
-                  fchmod (fd, place->file_mode) == 0 && (link (temporary, path) == 0 || errno == EEXIST);
+  gboolean made = (place->group == (gid_t) -1 || fchown (fd, (uid_t) -1, place->group) == 0)
+                  && fchmod (fd, place->file_mode) == 0 && (link (temporary, path) == 0 || errno == EEXIST);
   int saved = errno;
   unlink (temporary);
   errno = saved;

@@ -19,9 +19,16 @@
 #define MAX_REQUEST 4096 /* PIPE_BUF: one write, whole and without waiting, into a pipe that is empty */
 #define GRACE_MS 100
 
-typedef enum { IDLE, ASKED, ANSWERED, ENDED } Phase;
+typedef enum
+{
+  IDLE,
+  ASKED,
+  ANSWERED,
+  ENDED
+} Phase;
 
-struct VtpmProvider {
+struct VtpmProvider
+{
   VtpmProviderEntry *entry;
   VtpmPlace place; /* what native needs of it; own copies */
   gboolean native;
@@ -43,8 +50,8 @@ VtpmProvider *
 vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error)
 {
   g_autoptr (VtpmProvider) provider = g_new0 (VtpmProvider, 1);
-  provider->entry = vtpm_provider_entry_new (&entry->uuid, entry->name, entry->kind,
-                                             (const char *const *) entry->options);
+  provider->entry
+      = vtpm_provider_entry_new (&entry->uuid, entry->name, entry->kind, (const char *const *) entry->options);
   provider->place = *place;
   provider->place.data_dir = g_strdup (place->data_dir);
   provider->place.helper_dirs = NULL;
@@ -183,8 +190,8 @@ slot_is_sendable (const VtpmProvider *provider, const VtpmKeySlot *slot, GError 
 {
   gsize len = g_bytes_get_size (slot->wrapped);
   /* A key id with a line break in it would be a second request. */
-  if (vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id)) && slot->key_version >= 1 && len >= 1 &&
-      len <= VTPM_PROVIDER_MAX_SLOT)
+  if (vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id)) && slot->key_version >= 1 && len >= 1
+      && len <= VTPM_PROVIDER_MAX_SLOT)
     return TRUE;
   vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_KEY_SLOT_DAMAGED,
                            "cannot have written this key slot: its key id, version or length is impossible. Try "
@@ -202,8 +209,8 @@ vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *conte
     {
       g_clear_pointer (&provider->plain, vtpm_secret_free);
       g_clear_error (&provider->refusal);
-      provider->plain =
-          vtpm_native_unwrap (&provider->place, &provider->entry->uuid, context, slot, &provider->refusal);
+      provider->plain
+          = vtpm_native_unwrap (&provider->place, &provider->entry->uuid, context, slot, &provider->refusal);
       provider->phase = ANSWERED;
       return TRUE;
     }
@@ -367,8 +374,7 @@ is_text_request (const char *request)
   for (gsize i = 0; i < len; i++)
     if (g_ascii_iscntrl (request[i]))
       return FALSE;
-  return len > 0 && len < MAX_REQUEST && !g_str_has_prefix (request, "wrap ") &&
-         !g_str_has_prefix (request, "unwrap ");
+  return len > 0 && len < MAX_REQUEST && !g_str_has_prefix (request, "wrap ") && !g_str_has_prefix (request, "unwrap ");
 }
 
 char *

@@ -8,7 +8,8 @@
 
 #include "state/registry.h"
 
-typedef struct {
+typedef struct
+{
   pid_t pid; /* 0: none */
   int to;    /* its stdin, not blocking */
   int from;  /* its stdout, not blocking */
@@ -17,9 +18,11 @@ typedef struct {
 #define VTPM_HELPER_PROCESS_NONE ((VtpmHelperProcess){ .to = -1, .from = -1 })
 
 /** Starts vtpm-provider-KIND of ENTRY from PLACE's helper directories. FALSE: provider-failed. */
-gboolean vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmHelperProcess *process, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmHelperProcess *process,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Writes a request of at most PIPE_BUF bytes, whole or not at all; never waits, never raises SIGPIPE. FALSE with errno. */
+/** Writes a request of at most PIPE_BUF bytes, whole or not at all; never waits, never raises SIGPIPE. FALSE with
+ * errno. */
 gboolean vtpm_helper_write (const VtpmHelperProcess *process, const void *data, gsize len) G_GNUC_WARN_UNUSED_RESULT;
 
 /**

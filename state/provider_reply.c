@@ -49,8 +49,8 @@ gboolean
 vtpm_reply_greeting (const char *line, gsize len, const VtpmProviderEntry *entry, GError **error)
 {
   char uuid_text[VTPM_UUID_TEXT_SIZE];
-  const char *expected[] = { "vtpm-provider", VTPM_PROVIDER_PROTOCOL, entry->kind,
-                             vtpm_uuid_format (&entry->uuid, uuid_text) };
+  const char *expected[]
+      = { "vtpm-provider", VTPM_PROVIDER_PROTOCOL, entry->kind, vtpm_uuid_format (&entry->uuid, uuid_text) };
   static const char *const meaning[] = { "the start of a greeting", "the protocol version", "the kind", "the UUID" };
   for (gsize i = 0; i < G_N_ELEMENTS (expected); i++)
     {
@@ -97,7 +97,8 @@ vtpm_reply_ok (const char *line, gsize len, const VtpmProviderEntry *entry, gsiz
     set_helper_error (rest, len, entry, error);
   else /* what it said instead may be a key: it is not shown */
     vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED,
-                             "answers neither \"ok\" nor \"error\": its helper vtpm-provider-%s is broken", entry->kind);
+                             "answers neither \"ok\" nor \"error\": its helper vtpm-provider-%s is broken",
+                             entry->kind);
   return NULL;
 }
 
@@ -127,9 +128,8 @@ vtpm_reply_wrapped (const char *rest, gsize len, const VtpmProviderEntry *entry,
   const char *id = vtpm_line_word (&rest, &len, &id_len);
   const char *version_text = vtpm_line_word (&rest, &len, &version_len);
   gsize size = vtpm_base64_decoded_length (rest, len);
-  if (!id || !version_text || !vtpm_line_is_key_id (id, id_len) ||
-      !vtpm_line_number (version_text, version_len, &version) || size == 0 ||
-      id_len + size > VTPM_PROVIDER_MAX_SLOT)
+  if (!id || !version_text || !vtpm_line_is_key_id (id, id_len)
+      || !vtpm_line_number (version_text, version_len, &version) || size == 0 || id_len + size > VTPM_PROVIDER_MAX_SLOT)
     {
       vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED,
                                "answers wrap with something that is not key id, version and base64, key id and bytes "

@@ -99,8 +99,8 @@ set_damaged (const VtpmPlace *place, GError **error, const char *where, const ch
 {
   g_autofree char *path = registry_path (place);
   vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                  "the list of key providers %s does not parse, %s: %s. Correct it or restore it from a backup",
-                  path, where, cause);
+                  "the list of key providers %s does not parse, %s: %s. Correct it or restore it from a backup", path,
+                  where, cause);
 }
 
 /* The text of the registry; an empty key file where there is none. */
@@ -122,8 +122,9 @@ load_text (const VtpmPlace *place, GError **error)
   g_autoptr (GError) cause = NULL;
   if (!g_utf8_validate_len ((const char *) bytes->data, bytes->len, NULL))
     set_damaged (place, error, "the whole file", "it is not UTF-8 text");
-  else if (bytes->len > 0 && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len,
-                                                         G_KEY_FILE_KEEP_COMMENTS, &cause))
+  else if (bytes->len > 0
+           && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_KEEP_COMMENTS,
+                                          &cause))
     set_damaged (place, error, "at the line named", cause->message);
   else
     return g_steal_pointer (&text);
@@ -152,8 +153,7 @@ read_entry (const VtpmPlace *place, GKeyFile *text, const char *group, GError **
       set_damaged (place, error, where, cause->message);
       return NULL;
     }
-  g_autoptr (VtpmProviderEntry) entry =
-      vtpm_provider_entry_new (&uuid, name, kind, (const char *const *) options);
+  g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, name, kind, (const char *const *) options);
   const char *fault = entry_fault (entry);
   if (fault)
     {

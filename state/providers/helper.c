@@ -22,8 +22,8 @@ vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, const cha
     if (strlen (command->name) == len && memcmp (command->name, request, len) == 0)
       return command->run (self, error);
   g_autofree char *shown = vtpm_reply_text (request, MIN (len, 64));
-  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE, "a provider of kind %s does not know the request \"%s\"",
-                  ops->kind, shown);
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
+                  "a provider of kind %s does not know the request \"%s\"", ops->kind, shown);
   return NULL;
 }
 
@@ -132,8 +132,8 @@ reply_unwrap (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid
     return reply_usage (usage);
   const char *id = vtpm_line_word (&text, &len, &id_len);
   const char *number = vtpm_line_word (&text, &len, &version_len);
-  if (!id || !vtpm_line_is_key_id (id, id_len) || !number || !vtpm_line_number (number, version_len, &version) ||
-      !take_context (&text, &len, &context))
+  if (!id || !vtpm_line_is_key_id (id, id_len) || !number || !vtpm_line_number (number, version_len, &version)
+      || !take_context (&text, &len, &context))
     return reply_usage (usage);
   g_autoptr (VtpmSecret) wrapped = decode_word (&text, &len, VTPM_PROVIDER_MAX_SLOT);
   if (!wrapped || len > 0)

@@ -8,13 +8,15 @@
 #include "state/provider.h"
 
 /** A request without arguments whose reply is text. */
-typedef struct {
+typedef struct
+{
   const char *name;
   /** What follows "ok ", to be freed; NULL with an error. */
   char *(*run) (gconstpointer self, GError **error);
 } VtpmHelperCommand;
 
-typedef struct {
+typedef struct
+{
   const char *kind;
   const VtpmHelperCommand *commands; /* ends with a NULL name */
   VtpmKeySlot *(*wrap) (gconstpointer self, const VtpmWrapContext *context, const VtpmSecret *plain, GError **error);
@@ -22,11 +24,12 @@ typedef struct {
 } VtpmHelperOps;
 
 /** Runs the command that the LEN bytes at REQUEST name. NULL: usage for one that OPS do not have, or its own error. */
-char *vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, const char *request, gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+char *vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, const char *request, gsize len,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The reply to one request line (both without LF). NULL only when the secure heap is exhausted. */
-VtpmSecret *vtpm_helper_answer (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid,
-                                const char *request, gsize len) G_GNUC_WARN_UNUSED_RESULT;
+VtpmSecret *vtpm_helper_answer (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, const char *request,
+                                gsize len) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Greets as UUID on OUT and serves requests from IN until it ends. Gives the exit status of the program. */
 int vtpm_helper_serve (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, int in, int out);

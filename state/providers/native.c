@@ -162,11 +162,11 @@ encrypt (const VtpmSecret *kek, const VtpmWrapContext *context, const VtpmSecret
   guint8 *nonce = out, *body = out + NONCE_SIZE, *tag = body + plain->len;
   vtpm_random (nonce, NONCE_SIZE);
   g_autoptr (EVP_CIPHER_CTX) ctx = EVP_CIPHER_CTX_new ();
-  return ctx && EVP_EncryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1 &&
-         EVP_EncryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1 &&
-         EVP_EncryptUpdate (ctx, body, &n, plain->data, (int) plain->len) == 1 &&
-         EVP_EncryptFinal_ex (ctx, body + n, &rest) == 1 &&
-         EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) == 1;
+  return ctx && EVP_EncryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1
+         && EVP_EncryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1
+         && EVP_EncryptUpdate (ctx, body, &n, plain->data, (int) plain->len) == 1
+         && EVP_EncryptFinal_ex (ctx, body + n, &rest) == 1
+         && EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) == 1;
 }
 
 static gboolean
@@ -175,16 +175,16 @@ decrypt (const VtpmSecret *kek, const VtpmWrapContext *context, const guint8 *wr
   int n, rest;
   const guint8 *nonce = wrapped, *body = wrapped + NONCE_SIZE, *tag = body + plain->len;
   g_autoptr (EVP_CIPHER_CTX) ctx = EVP_CIPHER_CTX_new ();
-  return ctx && EVP_DecryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1 &&
-         EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) tag) == 1 &&
-         EVP_DecryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1 &&
-         EVP_DecryptUpdate (ctx, plain->data, &n, body, (int) plain->len) == 1 &&
-         EVP_DecryptFinal_ex (ctx, plain->data + n, &rest) == 1;
+  return ctx && EVP_DecryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1
+         && EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) tag) == 1
+         && EVP_DecryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1
+         && EVP_DecryptUpdate (ctx, plain->data, &n, body, (int) plain->len) == 1
+         && EVP_DecryptFinal_ex (ctx, plain->data + n, &rest) == 1;
 }
 
 VtpmKeySlot *
-vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
-                  const VtpmSecret *plain, GError **error)
+vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context, const VtpmSecret *plain,
+                  GError **error)
 {
   g_auto (VtpmNativeStore) store = { 0 };
   char id[KEY_ID_SIZE];

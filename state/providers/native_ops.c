@@ -68,11 +68,8 @@ unwrap (gconstpointer self, const VtpmWrapContext *context, const VtpmKeySlot *s
 }
 
 static const VtpmHelperCommand commands[] = {
-  { "create", run_create },
-  { "rotate", run_rotate },
-  { "status", run_status },
-  { "versions", run_versions },
-  { NULL, NULL },
+  { "create", run_create },     { "rotate", run_rotate }, { "status", run_status },
+  { "versions", run_versions }, { NULL, NULL },
 };
 
 const VtpmHelperOps vtpm_native_ops = { VTPM_NATIVE_KIND, commands, wrap, unwrap };

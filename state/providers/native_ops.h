@@ -11,7 +11,8 @@
 #define VTPM_NATIVE_KIND "native"
 
 /** The SELF of vtpm_native_ops. */
-typedef struct {
+typedef struct
+{
   const VtpmPlace *place;
   const VtpmUuid *uuid;
 } VtpmNative;

@@ -18,7 +18,7 @@
 #define HEAD_SIZE (MAGIC_SIZE + 4 + 16 + 4)
 #define KEY_SIZE (4 + 8 + VTPM_KDK_SIZE)
 #define CHECKSUM_SIZE 32
-#define STORE_SIZE(count) (HEAD_SIZE + (gsize) (count) * KEY_SIZE + CHECKSUM_SIZE)
+#define STORE_SIZE(count) (HEAD_SIZE + (gsize) (count) *KEY_SIZE + CHECKSUM_SIZE)
 
 void
 vtpm_native_store_clear (VtpmNativeStore *store)
@@ -80,8 +80,8 @@ check (VtpmNativeStore *store, const VtpmUuid *uuid, gboolean *newer)
     return "it is too short";
   if (memcmp (magic, MAGIC, MAGIC_SIZE) != 0)
     return "it does not start as a key store";
-  if (!checksum (image->data, image->len - CHECKSUM_SIZE, sum) ||
-      memcmp (sum, image->data + image->len - CHECKSUM_SIZE, CHECKSUM_SIZE) != 0)
+  if (!checksum (image->data, image->len - CHECKSUM_SIZE, sum)
+      || memcmp (sum, image->data + image->len - CHECKSUM_SIZE, CHECKSUM_SIZE) != 0)
     return "its checksum is wrong";
   *newer = version > VERSION;
   if (version != VERSION)

@@ -38,8 +38,9 @@ read_rest (const char *rest, gsize len, const VtpmProviderEntry *entry)
   g_autoptr (VtpmKeySlot) slot = vtpm_reply_wrapped (rest, len, entry, &error);
   if (!slot)
     check_error (g_steal_pointer (&error));
-  require (!slot || (slot->key_version >= 1 && vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id)) &&
-                     strlen (slot->key_id) + g_bytes_get_size (slot->wrapped) <= VTPM_PROVIDER_MAX_SLOT));
+  require (!slot
+           || (slot->key_version >= 1 && vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id))
+               && strlen (slot->key_id) + g_bytes_get_size (slot->wrapped) <= VTPM_PROVIDER_MAX_SLOT));
   g_autofree char *text = vtpm_reply_text (rest, len);
   require (g_utf8_validate (text, -1, NULL));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The registry of key providers and the places it lives in: what is written is what is read,
- * modes whatever the umask, bad files, and processes that race for the default.
+ * The registry of key providers: what is written is what is read, modes whatever the umask,
+ * bad files, and processes that race for the default.
  */
 #include "state/registry.h"
 
@@ -20,7 +20,8 @@
 #define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
 #define UUID_B "00112233-4455-6677-8899-aabbccddeeff"
 
-typedef struct {
+typedef struct
+{
   char *root;
   VtpmPlace place;
 } Fixture;
@@ -154,17 +155,23 @@ static void
 test_add_refused (Fixture *f, gconstpointer data)
 {
   (void) data;
-  static const struct {
+  static const struct
+  {
     const char *uuid, *name, *kind, *option;
   } bad[] = {
-    { UUID_A, "other", "native", NULL },                  /* UUID taken */
-    { UUID_B, "taken", "native", NULL },                  /* name taken */
-    { UUID_B, "", "native", NULL },                       { UUID_B, "a b", "native", NULL },
-    { UUID_B, "a\nb", "native", NULL },                   { UUID_B, "a/b", "native", NULL },
+    { UUID_A, "other", "native", NULL }, /* UUID taken */
+    { UUID_B, "taken", "native", NULL }, /* name taken */
+    { UUID_B, "", "native", NULL },
+    { UUID_B, "a b", "native", NULL },
+    { UUID_B, "a\nb", "native", NULL },
+    { UUID_B, "a/b", "native", NULL },
     { UUID_B, "x1234567890123456789012345678901234567890123456789012345678901234", "native", NULL }, /* 65 */
-    { UUID_B, "n", "", NULL },                            { UUID_B, "n", "../../bin/sh", NULL },
-    { UUID_B, "n", "Native", NULL },                      { UUID_B, "n", "kmip", "novalue" },
-    { UUID_B, "n", "kmip", "=x" },                        { UUID_B, "n", "kmip", "a=b\nc" },
+    { UUID_B, "n", "", NULL },
+    { UUID_B, "n", "../../bin/sh", NULL },
+    { UUID_B, "n", "Native", NULL },
+    { UUID_B, "n", "kmip", "novalue" },
+    { UUID_B, "n", "kmip", "=x" },
+    { UUID_B, "n", "kmip", "a=b\nc" },
     { UUID_B, "n", "kmip", "a=\xff" },
   };
   g_autoptr (GError) error = NULL;
@@ -188,7 +195,9 @@ test_unknown_survives (Fixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  write_registry (f, "# kept\n[vtpm]\nfuture=1\n\n[backup " UUID_A "]\nat=7\n\n[provider " UUID_A "]\nname=a\nkind=native\nmore=x\n",
+  write_registry (f,
+                  "# kept\n[vtpm]\nfuture=1\n\n[backup " UUID_A "]\nat=7\n\n[provider " UUID_A
+                  "]\nname=a\nkind=native\nmore=x\n",
                   -1);
   g_autoptr (VtpmProviderEntry) entry = make_entry (UUID_B, "b", "native", NULL);
   g_assert_true (vtpm_registry_add (&f->place, entry, &error));
@@ -203,7 +212,8 @@ static void
 test_damaged (Fixture *f, gconstpointer data)
 {
   (void) data;
-  static const struct {
+  static const struct
+  {
     const char *text;
     const char *told; /* what the message must name */
   } bad[] = {
@@ -217,7 +227,9 @@ test_damaged (Fixture *f, gconstpointer data)
     { "[provider " UUID_A "]\nname=a\nkind=../x\n", "kind" },
     { "[provider " UUID_A "]\nname=a\nkind=native\noptions=x;\n", "option" },
     { "[provider " UUID_A "]\nname=a\nkind=native\n[provider " UUID_B "]\nname=a\nkind=native\n", UUID_B },
-    { "[provider 7D444840-9DC0-41D1-B245-5FFDCE74FAD2]\nname=a\nkind=native\n[provider " UUID_A "]\nname=b\nkind=native\n", UUID_A },
+    { "[provider 7D444840-9DC0-41D1-B245-5FFDCE74FAD2]\nname=a\nkind=native\n[provider " UUID_A
+      "]\nname=b\nkind=native\n",
+      UUID_A },
     { "[vtpm]\nx=\xff\xfe\n", "UTF-8" },
   };
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
@@ -319,17 +331,6 @@ test_modes_system (Fixture *f, gconstpointer data)
   char uuid[VTPM_UUID_TEXT_SIZE];
   g_autofree char *keys = g_strdup_printf ("native/%s.keys", vtpm_uuid_format (&registry->default_uuid, uuid));
   g_assert_cmpint (mode_of (f, keys), ==, 0660);
-}
-
-static void
-test_existing_folder_kept (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  g_autoptr (GError) error = NULL;
-  g_assert_cmpint (g_mkdir_with_parents (f->place.data_dir, 0700), ==, 0);
-  g_assert_cmpint (g_chmod (f->place.data_dir, 0750), ==, 0);
-  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
-  g_assert_cmpint (mode_of (f, ""), ==, 0750);
 }
 
 static void
@@ -442,42 +443,6 @@ test_race_add (Fixture *f, gconstpointer data)
   g_assert_cmpuint (registry->entries->len, ==, RACERS);
 }
 
-static void
-test_lock (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
-  vtpm_autofd int first = vtpm_place_lock (&f->place, "x", &error);
-  g_assert_cmpint (first, >=, 0);
-  g_assert_true (fcntl (first, F_GETFD) & FD_CLOEXEC);
-  pid_t pid = fork (); /* waits until the first is closed */
-  if (pid == 0)
-    {
-      close (first); /* the parent's description lives on */
-      _exit (vtpm_place_lock (&f->place, "x", NULL) >= 0 ? 0 : 1);
-    }
-  g_usleep (100000);
-  g_assert_cmpint (waitpid (pid, NULL, WNOHANG), ==, 0);
-  vtpm_fd_clear (&first);
-  int status;
-  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
-  g_assert_cmpint (status, ==, 0);
-}
-
-/* Takes the 10 s that a writer waits. */
-static void
-test_lock_held (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
-  vtpm_autofd int first = vtpm_place_lock (&f->place, "x", &error);
-  g_assert_cmpint (first, >=, 0);
-  g_assert_cmpint (vtpm_place_lock (&f->place, "x", &error), ==, -1);
-  assert_code (error, VTPM_ERROR_REKEY_PENDING);
-}
-
 int
 main (int argc, char **argv)
 {
@@ -495,13 +460,10 @@ main (int argc, char **argv)
   ADD ("unreadable", test_unreadable);
   ADD ("modes", test_modes);
   ADD ("modes-system", test_modes_system);
-  ADD ("existing-folder-kept", test_existing_folder_kept);
   ADD ("place-in-the-way", test_place_in_the_way);
   ADD ("default-once", test_default_once);
   ADD ("default-name-taken", test_default_name_taken);
   ADD ("race", test_race);
   ADD ("race-add", test_race_add);
-  ADD ("lock", test_lock);
-  ADD ("lock-held", test_lock_held);
   return g_test_run ();
 }
