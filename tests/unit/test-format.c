@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Bytes to structs and back, for what seals never show: pieces cut off, twice, too long, of
+ * types not known here.
+ */
+#include "state/format.h"
+
+#include <string.h>
+
+#include "base/cursor.h"
+#include "base/errors.h"
+
+#define SALT_AND_MAC (VTPM_SALT_SIZE + VTPM_MAC_SIZE)
+
+static void
+assert_code (GError **error, VtpmErrorCode code)
+{
+  g_assert_nonnull (*error);
+  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
+  g_clear_error (error);
+}
+
+static void
+test_policy (void)
+{
+  VtpmPolicy policy;
+  static const char *const names[] = { "refuse", "copy", "replace", "reidentify" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_assert_true (vtpm_policy_parse (names[i], &policy));
+      g_assert_cmpint (policy, ==, VTPM_POLICY_REFUSE + i);
+      g_assert_cmpstr (vtpm_policy_name (policy), ==, names[i]);
+    }
+  g_assert_false (vtpm_policy_parse ("none", &policy));
+  g_assert_false (vtpm_policy_parse ("", &policy));
+  g_assert_false (vtpm_policy_parse ("Copy", &policy));
+  g_assert_cmpstr (vtpm_policy_name (VTPM_POLICY_NONE), ==, "none");
+  g_assert_cmpstr (vtpm_policy_name ((VtpmPolicy) 77), ==, "unknown");
+}
+
+/* A record made of TLVs as a test wants them. */
+typedef struct {
+  guint8 bytes[VTPM_MAX_RECORD + 100];
+  VtpmWriter w;
+} Raw;
+
+static void
+raw_start (Raw *raw)
+{
+  raw->w = vtpm_writer (raw->bytes, sizeof raw->bytes);
+  vtpm_write_le32 (&raw->w, 0);
+}
+
+static void
+raw_tlv (Raw *raw, guint16 type, const void *data, gsize len)
+{
+  vtpm_write_le16 (&raw->w, type);
+  vtpm_write_le32 (&raw->w, (guint32) len);
+  vtpm_write_bytes (&raw->w, data, len);
+}
+
+static void
+raw_key_slot (Raw *raw, gsize wrapped_len)
+{
+  guint8 slot[VTPM_MAX_KEY_SLOT + 100];
+  VtpmWriter w = vtpm_writer (slot, sizeof slot);
+  vtpm_write_zeros (&w, 16);
+  vtpm_write_le32 (&w, 1);
+  vtpm_write_le16 (&w, 1);
+  vtpm_write_u8 (&w, 'k');
+  vtpm_write_le16 (&w, (guint16) wrapped_len);
+  vtpm_write_zeros (&w, wrapped_len);
+  raw_tlv (raw, 0x8007, slot, w.pos);
+}
+
+/* All that a record must have; SKIP leaves one type out. */
+static void
+raw_needed (Raw *raw, guint16 skip)
+{
+  static const guint8 zeros[16];
+  raw_start (raw);
+  if (skip != 0x8001)
+    raw_tlv (raw, 0x8001, "\x05\0\0\0\0\0\0\0", 8);
+  if (skip != 0x8002)
+    raw_tlv (raw, 0x8002, "\x02\0\0\0\0\0\0\0", 8);
+  if (skip != 0x8003)
+    raw_tlv (raw, 0x8003, zeros, 16);
+  if (skip != 0x8007)
+    raw_key_slot (raw, 40);
+  if (skip != 0x8009)
+    raw_tlv (raw, 0x8009, "\x02\x09\0\0", 4);
+}
+
+static VtpmRecord *
+raw_decode (Raw *raw)
+{
+  g_autoptr (GError) error = NULL;
+  gsize body = raw->w.pos - 4;
+  vtpm_write_zeros (&raw->w, SALT_AND_MAC);
+  g_assert_false (raw->w.full);
+  VtpmWriter length = vtpm_writer (raw->bytes, 4);
+  vtpm_write_le32 (&length, (guint32) body);
+  VtpmRecord *record = vtpm_record_decode (raw->bytes, raw->w.pos, &error);
+  if (!record)
+    assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+  return record;
+}
+
+static void
+test_record_needed (void)
+{
+  g_autofree Raw *raw = g_new (Raw, 1);
+  raw_needed (raw, 0);
+  g_autoptr (VtpmRecord) record = raw_decode (raw);
+  g_assert_nonnull (record);
+  g_assert_cmpuint (record->epoch, ==, 5);
+  g_assert_cmpuint (record->sequence, ==, 2);
+  g_assert_cmpuint (record->library_version, ==, 0x902);
+  g_assert_false (record->has_vm_uuid);
+  g_assert_false (record->has_parent);
+  g_assert_cmpint (record->policy, ==, VTPM_POLICY_NONE);
+  static const guint16 needed[] = { 0x8001, 0x8002, 0x8003, 0x8007, 0x8009 };
+  for (guint i = 0; i < G_N_ELEMENTS (needed); i++)
+    {
+      raw_needed (raw, needed[i]);
+      g_assert_null (raw_decode (raw));
+    }
+  raw_needed (raw, 0x8001);
+  raw_tlv (raw, 0x0001, "\x05\0\0\0\0\0\0\0", 8); /* not the epoch: its critical bit is missing */
+  g_assert_null (raw_decode (raw));
+}
+
+/* Each known type: of another length, and twice. */
+static void
+test_record_bad_values (void)
+{
+  static const guint8 bytes[VTPM_MAX_PUBLIC_PART + 1];
+  static const struct {
+    guint16 type;
+    gsize len;
+  } types[] = { { 0x8001, 8 },  { 0x8002, 8 }, { 0x8003, 16 }, { 0x8004, 16 }, { 0x8005, 1 },
+                { 0x0006, 25 }, { 0x8009, 4 }, { 0x800a, 4 },  { 0x0008, 3 } };
+  g_autofree Raw *raw = g_new (Raw, 1);
+  guint8 value[32] = { 0 };
+  value[0] = value[24] = VTPM_POLICY_COPY;
+  for (guint i = 0; i < G_N_ELEMENTS (types); i++)
+    {
+      gsize len = types[i].len;
+      raw_needed (raw, types[i].type);
+      raw_tlv (raw, types[i].type, value, len);
+      g_autoptr (VtpmRecord) good = raw_decode (raw);
+      g_assert_nonnull (good);
+      raw_needed (raw, types[i].type);
+      raw_tlv (raw, types[i].type, value, len);
+      raw_tlv (raw, types[i].type, value, len);
+      g_assert_null (raw_decode (raw));
+      for (gsize wrong = len - 1; wrong <= len + 1 && types[i].type != 0x0008; wrong += 2)
+        {
+          raw_needed (raw, types[i].type);
+          raw_tlv (raw, types[i].type, value, wrong);
+          g_assert_null (raw_decode (raw));
+        }
+    }
+  raw_needed (raw, 0);
+  raw_tlv (raw, 0x0008, bytes, VTPM_MAX_PUBLIC_PART + 1);
+  g_assert_null (raw_decode (raw));
+  for (guint8 policy = 0; policy < 7; policy++)
+    {
+      raw_needed (raw, 0);
+      raw_tlv (raw, 0x8005, &policy, 1);
+      g_autoptr (VtpmRecord) record = raw_decode (raw);
+      g_assert_cmpint (record != NULL, ==, policy >= VTPM_POLICY_REFUSE && policy <= VTPM_POLICY_REIDENTIFY);
+    }
+}
+
+static void
+test_record_key_slots (void)
+{
+  g_autofree Raw *raw = g_new (Raw, 1);
+  raw_needed (raw, 0x8007);
+  for (guint i = 0; i < VTPM_MAX_KEY_SLOTS; i++)
+    raw_key_slot (raw, VTPM_MAX_KEY_SLOT - 25);
+  g_autoptr (VtpmRecord) eight = raw_decode (raw);
+  g_assert_nonnull (eight);
+  g_assert_cmpuint (eight->key_slots->len, ==, VTPM_MAX_KEY_SLOTS);
+  raw_needed (raw, 0);
+  raw_key_slot (raw, VTPM_MAX_KEY_SLOT - 24);
+  g_assert_null (raw_decode (raw));
+  raw_needed (raw, 0x8007);
+  for (guint i = 0; i < VTPM_MAX_KEY_SLOTS + 1; i++)
+    raw_key_slot (raw, 40);
+  g_assert_null (raw_decode (raw));
+  /* key ids: a NUL inside, no UTF-8, longer than the slot, bytes behind the wrapped ones */
+  static const char *const bad[] = {
+    "0123456789abcdef\1\0\0\0\3\0a\0b\1\0x", "0123456789abcdef\1\0\0\0\2\0\xff\xfe\1\0x",
+    "0123456789abcdef\1\0\0\0\xff\0ab\1\0x", "0123456789abcdef\1\0\0\0\2\0ab\1\0xy",
+    "0123456789abcdef\1\0\0\0\2\0ab\2\0x",
+  };
+  static const gsize lengths[] = { 28, 27, 27, 28, 27 };
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      raw_needed (raw, 0);
+      raw_tlv (raw, 0x8007, bad[i], lengths[i]);
+      g_assert_null (raw_decode (raw));
+    }
+  raw_needed (raw, 0);
+  raw_tlv (raw, 0x8007, "0123456789abcdef\1\0\0\0\2\0ab\1\0x", 27);
+  g_autoptr (VtpmRecord) good = raw_decode (raw);
+  g_assert_cmpuint (good->key_slots->len, ==, 2);
+}
+
+/* Cut off anywhere, or with bytes behind: no record. */
+static void
+test_record_lengths (void)
+{
+  g_autofree Raw *raw = g_new0 (Raw, 1);
+  raw_needed (raw, 0);
+  g_autoptr (VtpmRecord) record = raw_decode (raw);
+  gsize whole = raw->w.pos;
+  for (gsize len = 0; len <= whole + 1; len++)
+    {
+      g_autofree guint8 *copy = g_memdup2 (raw->bytes, len + 1);
+      g_autoptr (VtpmRecord) cut = vtpm_record_decode (copy, len, NULL);
+      g_assert_cmpint (cut != NULL, ==, len == whole);
+    }
+  /* a record beyond 28 KiB, all of it well formed */
+  g_autofree guint8 *long_value = g_malloc0 (VTPM_MAX_RECORD);
+  raw_needed (raw, 0);
+  gsize room = VTPM_MAX_RECORD - raw->w.pos - 6 - SALT_AND_MAC;
+  raw_tlv (raw, 0x0100, long_value, room);
+  g_autoptr (VtpmRecord) largest = raw_decode (raw);
+  g_assert_nonnull (largest);
+  raw_needed (raw, 0);
+  raw_tlv (raw, 0x0100, long_value, room + 1);
+  g_assert_null (raw_decode (raw));
+}
+
+static void
+test_record_unknown (void)
+{
+  g_autofree Raw *raw = g_new (Raw, 1);
+  raw_needed (raw, 0);
+  gsize from = raw->w.pos;
+  raw_tlv (raw, 0x0abc, "later", 5);
+  raw_tlv (raw, 0x0abc, "", 0);
+  gsize to = raw->w.pos;
+  g_autoptr (VtpmRecord) record = raw_decode (raw);
+  g_assert_false (record->unknown_critical);
+  g_assert_cmpmem (record->unknown->data, record->unknown->len, raw->bytes + from, to - from);
+  g_autoptr (VtpmRecord) copy = vtpm_record_copy (record);
+  g_assert_null (copy->bytes);
+  g_assert_cmpmem (copy->unknown->data, copy->unknown->len, raw->bytes + from, to - from);
+  raw_needed (raw, 0);
+  raw_tlv (raw, 0x8abc, "", 0);
+  g_autoptr (VtpmRecord) critical = raw_decode (raw);
+  g_assert_true (critical->unknown_critical);
+}
+
+static void
+test_header_copy (void)
+{
+  g_autofree Raw *raw = g_new (Raw, 1);
+  GPtrArray *records = NULL;
+  guint8 area[VTPM_BLANK_SIZE] = { 0 };
+  g_assert_cmpint (vtpm_header_decode (area, sizeof area, &records), ==, VTPM_PART_BLANK);
+  g_assert_null (records);
+  g_assert_cmpint (vtpm_header_decode (area, sizeof area - 1, &records), ==, VTPM_PART_DAMAGED); /* blank is 16 KiB */
+  g_assert_cmpint (vtpm_header_decode (area, 0, &records), ==, VTPM_PART_DAMAGED);
+  area[sizeof area - 1] = 1;
+  g_assert_cmpint (vtpm_header_decode (area, sizeof area, &records), ==, VTPM_PART_DAMAGED);
+
+  raw_needed (raw, 0);
+  g_autoptr (VtpmRecord) record = raw_decode (raw);
+  g_autoptr (GPtrArray) two = g_ptr_array_new ();
+  g_ptr_array_add (two, record);
+  g_ptr_array_add (two, record);
+  g_autoptr (GBytes) bytes = vtpm_header_encode (two, NULL);
+  gsize len;
+  const guint8 *data = g_bytes_get_data (bytes, &len);
+  g_assert_cmpint (vtpm_header_decode (data, len, &records), ==, VTPM_PART_GOOD);
+  g_assert_cmpuint (records->len, ==, 2);
+  g_assert_true (g_bytes_equal (((VtpmRecord *) records->pdata[1])->bytes, record->bytes));
+  g_ptr_array_unref (records);
+  for (gsize cut = 0; cut < len; cut++)
+    {
+      g_autofree guint8 *copy = g_memdup2 (data, cut + 1);
+      g_assert_cmpint (vtpm_header_decode (copy, cut, &records), ==, VTPM_PART_DAMAGED);
+      g_assert_null (records);
+    }
+}
+
+static void
+test_slot_header (void)
+{
+  VtpmSlotHeader header = { .vtpm_id = vtpm_uuid_random (), .epoch = G_MAXUINT64, .generation = 1, .final = TRUE, .length = VTPM_MAX_PAYLOAD };
+  VtpmSlotHeader read;
+  guint8 area[VTPM_BLANK_SIZE] = { 0 };
+  g_assert_cmpint (vtpm_slot_header_decode (area, sizeof area, &read), ==, VTPM_PART_BLANK);
+  g_assert_cmpint (vtpm_slot_header_decode (area, VTPM_SLOT_HEADER_SIZE, &read), ==, VTPM_PART_DAMAGED);
+  vtpm_random (header.salt, sizeof header.salt);
+  vtpm_slot_header_encode (&header, area);
+  g_assert_cmpint (vtpm_slot_header_decode (area, sizeof area, &read), ==, VTPM_PART_GOOD);
+  g_assert_cmpuint (read.epoch, ==, G_MAXUINT64);
+  g_assert_cmpuint (read.generation, ==, 1);
+  g_assert_cmpuint (read.length, ==, VTPM_MAX_PAYLOAD);
+  g_assert_true (read.final);
+  g_assert_true (vtpm_uuid_equal (&read.vtpm_id, &header.vtpm_id));
+  g_assert_cmpmem (read.salt, sizeof read.salt, header.salt, sizeof header.salt);
+  for (gsize len = 0; len < VTPM_SLOT_HEADER_SIZE; len++)
+    {
+      g_autofree guint8 *copy = g_memdup2 (area, len + 1);
+      g_assert_cmpint (vtpm_slot_header_decode (copy, len, &read), ==, VTPM_PART_DAMAGED);
+    }
+  header.length++;
+  vtpm_slot_header_encode (&header, area);
+  g_assert_cmpint (vtpm_slot_header_decode (area, sizeof area, &read), ==, VTPM_PART_DAMAGED);
+  header.length--;
+  vtpm_slot_header_encode (&header, area);
+  for (gsize i = 0; i < 12; i++) /* magic, version, flags */
+    {
+      area[i] ^= 0x10;
+      g_assert_cmpint (vtpm_slot_header_decode (area, sizeof area, &read), ==, VTPM_PART_DAMAGED);
+      area[i] ^= 0x10;
+    }
+}
+
+static VtpmSecret *
+keys_piece (guint16 type, guint32 len, gsize bytes)
+{
+  VtpmSecret *piece = vtpm_secret_new (VTPM_PART_HEADER_SIZE + bytes, NULL);
+  VtpmWriter w = vtpm_writer (piece->data, piece->len);
+  vtpm_write_le16 (&w, type);
+  vtpm_write_le32 (&w, len);
+  return piece;
+}
+
+static void
+test_keys_piece (void)
+{
+  g_autoptr (GError) error = NULL;
+  static const struct {
+    guint16 type;
+    guint32 len;
+    gsize whole;
+  } starts[] = { { 0x8001, 0, 6 },       { 0x8001, 56, 62 },     { 0x8001, 16 * 56, VTPM_MAX_KEYS_PIECE },
+                 { 0x8001, 17 * 56, 0 }, { 0x8001, 55, 0 },      { 0x8001, G_MAXUINT32, 0 },
+                 { 0x8002, 56, 0 },      { 0x0001, 56, 0 } };
+  for (guint i = 0; i < G_N_ELEMENTS (starts); i++)
+    {
+      g_autoptr (VtpmSecret) piece = keys_piece (starts[i].type, starts[i].len, 0);
+      g_assert_cmpuint (vtpm_payload_keys_length (piece->data), ==, starts[i].whole);
+    }
+  g_autoptr (VtpmSecret) cut = keys_piece (0x8001, 112, 100);
+  g_autoptr (VtpmBlob) none = vtpm_blob_new (0);
+  g_assert_null (vtpm_payload_decode (cut, none, &error));
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+}
+
+static VtpmPayload *
+decode_parts (const char *hex, GError **error)
+{
+  gsize len = strlen (hex) / 2;
+  g_autoptr (VtpmBlob) parts = vtpm_blob_new (len);
+  for (gsize i = 0; i < len; i++)
+    parts->data[i] = (guint8) (g_ascii_xdigit_value (hex[2 * i]) << 4 | g_ascii_xdigit_value (hex[2 * i + 1]));
+  g_autoptr (VtpmSecret) keys = keys_piece (0x8001, 0, 0);
+  return vtpm_payload_decode (keys, parts, error);
+}
+
+static void
+test_parts (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmPayload) none = decode_parts ("", &error);
+  g_assert_no_error (error);
+  g_assert_null (none->permanent);
+  g_assert_null (none->volatile_state);
+  g_autoptr (VtpmPayload) two = decode_parts ("0380" "00000000" "0280" "02000000" "abcd", &error); /* in any order */
+  g_assert_no_error (error);
+  g_assert_cmpuint (two->volatile_state->len, ==, 0); /* empty is not absent */
+  g_assert_cmpmem (two->permanent->data, two->permanent->len, "\xab\xcd", 2);
+  g_autoptr (VtpmPayload) later = decode_parts ("2340" "02000000" "0102" "2340" "00000000", &error);
+  g_assert_no_error (error);
+  g_assert_cmpmem (later->unknown->data, later->unknown->len, "\x23\x40\x02\0\0\0\x01\x02\x23\x40\0\0\0\0", 14);
+
+  static const char *const damaged[] = {
+    "02",         "028001000000",             "0280ffffffff00",
+    "0280000000", "02800000000003800000000002800000000000", /* cut off */
+    "028000000000" "028000000000",                          /* twice */
+    "018000000000",                                         /* a second list of former keys */
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (damaged); i++)
+    {
+      g_assert_null (decode_parts (damaged[i], &error));
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+    }
+  g_assert_null (decode_parts ("2380" "00000000", &error));
+  assert_code (&error, VTPM_ERROR_STATE_NEWER_VERSION);
+}
+
+static void
+test_payload_round_trip (void)
+{
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  payload->permanent = vtpm_blob_copy ("P", 1);
+  payload->volatile_state = vtpm_blob_copy ("VV", 2);
+  payload->unknown = vtpm_blob_copy ("\x23\x40\1\0\0\0!", 7);
+  for (guint i = 0; i < VTPM_MAX_FORMER_KEYS; i++)
+    {
+      VtpmUuid id = vtpm_uuid_random ();
+      g_autoptr (VtpmSecret) dek = vtpm_secret_random (VTPM_DEK_SIZE, NULL);
+      g_ptr_array_add (payload->former_keys, vtpm_former_key_new (&id, 100 - i, dek, NULL));
+    }
+  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, NULL);
+  g_autoptr (VtpmBlob) parts = vtpm_payload_encode_parts (payload, NULL);
+  g_assert_cmpuint (keys->len, ==, VTPM_MAX_KEYS_PIECE);
+  g_assert_cmpuint (vtpm_payload_keys_length (keys->data), ==, keys->len);
+  g_autoptr (VtpmPayload) back = vtpm_payload_decode (keys, parts, NULL);
+  g_assert_nonnull (back);
+  g_autoptr (VtpmSecret) keys_again = vtpm_payload_encode_keys (back, NULL);
+  g_autoptr (VtpmBlob) parts_again = vtpm_payload_encode_parts (back, NULL);
+  g_assert_true (vtpm_secret_equal (keys, keys_again));
+  g_assert_cmpmem (parts->data, parts->len, parts_again->data, parts_again->len);
+}
+
+static gsize
+write_envelope (guint8 *out, const VtpmEnvelope *envelope)
+{
+  vtpm_envelope_header_encode (envelope, out);
+  return VTPM_ENVELOPE_HEADER_SIZE + (gsize) envelope->record_length + envelope->sealed_length;
+}
+
+static void
+test_envelope (void)
+{
+  g_autoptr (GError) error = NULL;
+  guint8 bytes[200] = { 0 };
+  gsize whole;
+  VtpmEnvelope envelope = { .part = VTPM_ENVELOPE_VOLATILE, .generation = 3, .record_length = 50, .sealed_length = 20 };
+  VtpmEnvelope read;
+  gsize len = write_envelope (bytes, &envelope);
+  g_assert_true (vtpm_envelope_decode (bytes, len, &read, &error));
+  g_assert_cmpint (read.part, ==, VTPM_ENVELOPE_VOLATILE);
+  g_assert_true (read.record == bytes + VTPM_ENVELOPE_HEADER_SIZE);
+  g_assert_true (read.sealed == bytes + VTPM_ENVELOPE_HEADER_SIZE + 50);
+  for (gsize cut = 0; cut <= len + 1; cut++)
+    {
+      g_autofree guint8 *copy = g_memdup2 (bytes, cut + 1);
+      g_assert_true (vtpm_envelope_length (copy, cut, &whole, &error));
+      g_assert_cmpuint (whole, ==, cut < VTPM_ENVELOPE_HEADER_SIZE ? 0 : len);
+      g_assert_cmpint (vtpm_envelope_decode (copy, cut, &read, NULL), ==, cut == len);
+    }
+  g_assert_false (vtpm_envelope_length ("vtpm-slt", 8, &whole, &error)); /* told apart from the first bytes on */
+  assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
+
+  static const VtpmEnvelope bad[] = {
+    { .part = 0, .record_length = 50, .sealed_length = 20 },
+    { .part = 3, .record_length = 50, .sealed_length = 20 },
+    { .part = 1, .record_length = VTPM_MAX_RECORD + 1, .sealed_length = 20 },
+    { .part = 1, .record_length = 50, .sealed_length = VTPM_TAG_SIZE - 1 },
+    { .part = 1, .record_length = 50, .sealed_length = VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE + 1 },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      vtpm_envelope_header_encode (&bad[i], bytes);
+      g_assert_false (vtpm_envelope_length (bytes, sizeof bytes, &whole, &error));
+      assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
+      g_assert_false (vtpm_envelope_decode (bytes, sizeof bytes, &read, &error));
+      assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
+    }
+  vtpm_envelope_header_encode (&envelope, bytes);
+  bytes[10] = VTPM_FORMAT_VERSION + 1; /* oldest reader */
+  g_assert_false (vtpm_envelope_length (bytes, len, &whole, &error));
+  assert_code (&error, VTPM_ERROR_STATE_NEWER_VERSION);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_assert_true (vtpm_secret_init (NULL));
+  g_test_add_func ("/format/policy", test_policy);
+  g_test_add_func ("/format/record/needed", test_record_needed);
+  g_test_add_func ("/format/record/bad-values", test_record_bad_values);
+  g_test_add_func ("/format/record/key-slots", test_record_key_slots);
+  g_test_add_func ("/format/record/lengths", test_record_lengths);
+  g_test_add_func ("/format/record/unknown", test_record_unknown);
+  g_test_add_func ("/format/header-copy", test_header_copy);
+  g_test_add_func ("/format/slot-header", test_slot_header);
+  g_test_add_func ("/format/keys-piece", test_keys_piece);
+  g_test_add_func ("/format/parts", test_parts);
+  g_test_add_func ("/format/payload-round-trip", test_payload_round_trip);
+  g_test_add_func ("/format/envelope", test_envelope);
+  return g_test_run ();
+}
