@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The small things everything else stands on: cursor, errors, UUIDs, secrets, JSON, I/O.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
+
+#include "base/cursor.h"
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/secret.h"
+#include "base/uuid.h"
+
+static void
+test_reader (void)
+{
+  static const guint8 bytes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+  VtpmReader r = vtpm_reader (bytes, sizeof bytes);
+  g_assert_cmpuint (vtpm_read_u8 (&r), ==, 1);
+  g_assert_cmpuint (vtpm_read_le16 (&r), ==, 0x0302);
+  g_assert_cmpuint (vtpm_read_be16 (&r), ==, 0x0405);
+  g_assert_cmpuint (vtpm_read_le32 (&r), ==, 0x09080706);
+  g_assert_cmpuint (vtpm_read_be32 (&r), ==, 0x0a0b0c0d);
+  g_assert_cmpuint (vtpm_reader_left (&r), ==, 2);
+  g_assert_true (vtpm_read_bytes (&r, 0) == bytes + 13);
+  guint8 two[2];
+  vtpm_read_into (&r, two, 2);
+  g_assert_cmpmem (two, 2, "\x0e\x0f", 2);
+  g_assert_false (r.bad);
+  g_assert_cmpuint (vtpm_reader_left (&r), ==, 0);
+
+  VtpmReader le = vtpm_reader (bytes, 8), be = vtpm_reader (bytes, 8);
+  g_assert_cmpuint (vtpm_read_le64 (&le), ==, G_GUINT64_CONSTANT (0x0807060504030201));
+  g_assert_cmpuint (vtpm_read_be64 (&be), ==, G_GUINT64_CONSTANT (0x0102030405060708));
+}
+
+/* A read past the end gives zeros, and nothing after it is believed. */
+static void
+test_reader_end (void)
+{
+  static const guint8 bytes[] = { 0xff, 0xff, 0xff };
+  VtpmReader r = vtpm_reader (bytes, sizeof bytes);
+  g_assert_cmpuint (vtpm_read_le32 (&r), ==, 0);
+  g_assert_true (r.bad);
+  g_assert_cmpuint (vtpm_read_u8 (&r), ==, 0); /* although there are bytes */
+  guint8 into[4] = { 9, 9, 9, 9 };
+  vtpm_read_into (&r, into, sizeof into);
+  g_assert_cmpmem (into, 4, "\0\0\0\0", 4);
+  g_assert_null (vtpm_read_bytes (&r, 0));
+  VtpmReader huge = vtpm_reader (bytes, sizeof bytes);
+  vtpm_read_u8 (&huge);
+  g_assert_null (vtpm_read_bytes (&huge, G_MAXSIZE)); /* no sum that wraps */
+  g_assert_true (huge.bad);
+}
+
+static void
+test_writer (void)
+{
+  guint8 bytes[30];
+  memset (bytes, 0xee, sizeof bytes);
+  VtpmWriter w = vtpm_writer (bytes, sizeof bytes);
+  vtpm_write_u8 (&w, 1);
+  vtpm_write_le16 (&w, 0x0302);
+  vtpm_write_be16 (&w, 0x0405);
+  vtpm_write_le32 (&w, 0x09080706);
+  vtpm_write_be32 (&w, 0x0a0b0c0d);
+  vtpm_write_le64 (&w, G_GUINT64_CONSTANT (0x1514131211100f0e));
+  vtpm_write_be16 (&w, 0x1617);
+  vtpm_write_zeros (&w, 2);
+  vtpm_write_bytes (&w, "\x1a\x1b", 2);
+  vtpm_write_bytes (&w, NULL, 0);
+  g_assert_cmpuint (w.pos, ==, 27);
+  for (guint8 i = 0; i < 27; i++)
+    g_assert_cmpuint (bytes[i], ==, i == 23 || i == 24 ? 0 : i + 1);
+  g_assert_false (w.full);
+  vtpm_write_be64 (&w, 1); /* does not fit: dropped whole */
+  g_assert_true (w.full);
+  vtpm_write_u8 (&w, 1); /* and so is all that follows */
+  g_assert_cmpuint (w.pos, ==, 27);
+  g_assert_cmpmem (bytes + 27, 3, "\xee\xee\xee", 3);
+  VtpmWriter again = vtpm_writer (bytes, sizeof bytes);
+  vtpm_write_u8 (&again, 0);
+  vtpm_write_zeros (&again, G_MAXSIZE);
+  g_assert_true (again.full);
+}
+
+static void
+test_errors (void)
+{
+  g_autoptr (GError) error = NULL;
+  vtpm_error_set (&error, VTPM_BASE_ERROR, VTPM_ERROR_IN_USE, "%s is %d", "x", 5);
+  g_assert_cmpstr (error->message, ==, "[in-use] x is 5");
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_IN_USE);
+  g_clear_error (&error);
+  static const struct {
+    VtpmErrorCode code;
+    int errnum;
+    VtpmErrorCode becomes;
+  } cases[] = { { VTPM_ERROR_STORE_FAILED, ENOSPC, VTPM_ERROR_STORE_FULL },
+                { VTPM_ERROR_STORE_FAILED, EDQUOT, VTPM_ERROR_STORE_FULL },
+                { VTPM_ERROR_STORE_FAILED, EIO, VTPM_ERROR_STORE_FAILED },
+                { VTPM_ERROR_FAILED, ENOSPC, VTPM_ERROR_FAILED } };
+  for (gsize i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      vtpm_error_set_errno (&error, VTPM_BASE_ERROR, cases[i].code, cases[i].errnum, "cannot");
+      g_autofree char *message = g_strdup_printf ("[%s] cannot: %s", vtpm_error_row (cases[i].becomes)->word, g_strerror (cases[i].errnum));
+      g_assert_cmpstr (error->message, ==, message);
+      g_assert_cmpint (vtpm_error_code (error), ==, cases[i].becomes);
+      g_clear_error (&error);
+    }
+  g_set_error (&error, G_FILE_ERROR, VTPM_ERROR_IN_USE, "of another domain");
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
+  g_assert_cmpint (vtpm_error_code (NULL), ==, VTPM_ERROR_FAILED);
+  VtpmErrorCode code;
+  g_assert_true (vtpm_error_from_word ("pcr-changed", &code));
+  g_assert_cmpint (code, ==, VTPM_ERROR_PCR_CHANGED);
+  g_assert_false (vtpm_error_from_word ("pcr", &code));
+  g_assert_false (vtpm_error_from_word ("", &code));
+}
+
+static void
+test_uuid (void)
+{
+  static const char text[] = "00112233-4455-6677-8899-aabbccddeeff";
+  VtpmUuid uuid, other;
+  char out[VTPM_UUID_TEXT_SIZE];
+  g_assert_true (vtpm_uuid_parse (text, &uuid));
+  g_assert_cmpmem (uuid.bytes, 16, "\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff", 16);
+  g_assert_cmpstr (vtpm_uuid_format (&uuid, out), ==, text);
+  g_autofree char *upper = g_ascii_strup (text, -1);
+  g_assert_true (vtpm_uuid_parse (upper, &other));
+  g_assert_true (vtpm_uuid_equal (&uuid, &other));
+  static const char *const bad[] = { "", "00112233-4455-6677-8899-aabbccddeef", "00112233-4455-6677-8899-aabbccddeeff0",
+                                     "001122334455-6677-8899-aabbccddeeff-", "00112233-4455-6677-8899-aabbccddeefg",
+                                     "{0112233-4455-6677-8899-aabbccddeef}", "00112233-4455-6677-8899 aabbccddeeff" };
+  for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_assert_false (vtpm_uuid_parse (bad[i], &other));
+      g_assert_true (vtpm_uuid_equal (&uuid, &other)); /* left as it was */
+    }
+  g_assert_true (vtpm_uuid_is_identity (&uuid));
+  g_assert_true (vtpm_uuid_parse ("00000000-0000-0000-0000-000000000000", &other));
+  g_assert_false (vtpm_uuid_is_identity (&other));
+  g_assert_true (vtpm_uuid_parse ("ffffffff-ffff-ffff-ffff-ffffffffffff", &other));
+  g_assert_false (vtpm_uuid_is_identity (&other));
+  VtpmUuid random = vtpm_uuid_random (), next = vtpm_uuid_random ();
+  g_assert_false (vtpm_uuid_equal (&random, &next));
+  g_assert_cmpuint (random.bytes[6] >> 4, ==, 4); /* RFC 9562, version 4 */
+  g_assert_cmpuint (random.bytes[8] >> 6, ==, 2);
+}
+
+/* Runs first: without a secure heap there is no secret. */
+static void
+test_secret_before_init (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_assert_null (vtpm_secret_new (32, &error));
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
+  g_clear_error (&error);
+  g_assert_true (vtpm_secret_init (&error));
+  g_assert_true (vtpm_secret_init (&error)); /* once is enough */
+  g_assert_no_error (error);
+}
+
+static void
+test_secret (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) a = vtpm_secret_copy ("0123456789", 10, &error);
+  g_autoptr (VtpmSecret) b = vtpm_secret_copy ("0123456789", 10, &error);
+  g_autoptr (VtpmSecret) c = vtpm_secret_copy ("0123456780", 10, &error);
+  g_autoptr (VtpmSecret) d = vtpm_secret_copy ("012345678", 9, &error);
+  g_autoptr (VtpmSecret) none = vtpm_secret_new (0, &error);
+  g_assert_no_error (error);
+  g_assert_true (CRYPTO_secure_allocated (a));
+  g_assert_true (vtpm_secret_equal (a, b));
+  g_assert_false (vtpm_secret_equal (a, c));
+  g_assert_false (vtpm_secret_equal (a, d));
+  g_assert_cmpuint (none->len, ==, 0);
+  g_autoptr (VtpmSecret) r1 = vtpm_secret_random (32, &error), r2 = vtpm_secret_random (32, &error);
+  g_assert_false (vtpm_secret_equal (r1, r2));
+  vtpm_secret_free (NULL);
+  vtpm_blob_free (NULL);
+}
+
+static void
+test_secret_wiped (void)
+{
+  VtpmSecret *secret = vtpm_secret_new (100, NULL);
+  memset (secret->data, 0xa5, 100);
+  volatile guint8 *was = secret->data; /* the heap stays mapped */
+  vtpm_secret_free (secret);
+  for (gsize i = 0; i < 100; i++)
+    g_assert_cmpuint (was[i], !=, 0xa5);
+  for (guint round = 0; round < 50; round++) /* new ones are zero, whatever stood there */
+    {
+      g_autoptr (VtpmSecret) next = vtpm_secret_new (round * 8, NULL);
+      for (gsize i = 0; i < next->len; i++)
+        g_assert_cmpuint (next->data[i], ==, 0);
+      memset (next->data, 0xa5, next->len);
+    }
+}
+
+/* When the heap is exhausted there is an error, never a secret elsewhere; freed room serves again. */
+static void
+test_secret_exhaustion (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) all = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_secret_free);
+  gsize used = CRYPTO_secure_used ();
+  for (gsize len = 4096; len >= 1; len /= 4)
+    {
+      for (VtpmSecret *secret = vtpm_secret_random (len, &error); secret; secret = vtpm_secret_random (len, &error))
+        {
+          g_assert_true (CRYPTO_secure_allocated (secret));
+          g_ptr_array_add (all, secret);
+          g_assert_cmpuint (all->len, <, 100000);
+        }
+      g_clear_error (&error);
+    }
+  g_assert_null (vtpm_secret_new (1, &error));
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
+  g_clear_error (&error);
+  g_assert_null (vtpm_secret_copy ("x", 1, &error));
+  g_clear_error (&error);
+  g_assert_null (vtpm_secret_new (1024 * 1024, &error)); /* larger than the heap is */
+  g_clear_error (&error);
+  g_ptr_array_set_size (all, 0);
+  g_assert_cmpuint (CRYPTO_secure_used (), ==, used);
+  g_autoptr (VtpmSecret) again = vtpm_secret_new (4096, &error);
+  g_assert_nonnull (again);
+}
+
+static void
+test_json (void)
+{
+  VtpmJson json;
+  vtpm_json_init (&json);
+  vtpm_json_begin_object (&json, NULL);
+  vtpm_json_string (&json, "text", "a\"b\\c\n\x01\x7f\xc3\xa4");
+  vtpm_json_string (&json, "none", NULL);
+  vtpm_json_string (&json, "key \"quoted\"", "");
+  vtpm_json_number (&json, "most", G_MAXUINT64);
+  vtpm_json_begin_array (&json, "list");
+  vtpm_json_number (&json, NULL, 1);
+  vtpm_json_begin_object (&json, NULL);
+  vtpm_json_end_object (&json);
+  vtpm_json_begin_array (&json, NULL);
+  vtpm_json_end_array (&json);
+  vtpm_json_bool (&json, NULL, TRUE);
+  vtpm_json_end_array (&json);
+  vtpm_json_bool (&json, "last", FALSE);
+  vtpm_json_end_object (&json);
+  g_autofree char *text = vtpm_json_finish (&json);
+  g_assert_cmpstr (text, ==,
+                   "{\"text\":\"a\\\"b\\\\c\\u000a\\u0001\x7f\xc3\xa4\",\"none\":null,\"key \\\"quoted\\\"\":\"\","
+                   "\"most\":18446744073709551615,\"list\":[1,{},[],true],\"last\":false}");
+  vtpm_json_init (&json);
+  vtpm_json_string (&json, NULL, "bad \xff utf-8");
+  g_autofree char *replaced = vtpm_json_finish (&json);
+  g_assert_true (g_utf8_validate (replaced, -1, NULL));
+  g_assert_true (g_str_has_prefix (replaced, "\"bad "));
+}
+
+typedef struct {
+  char *folder, *path;
+} Files;
+
+static void
+files_set_up (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  f->folder = g_dir_make_tmp ("vtpm-base-XXXXXX", NULL);
+  f->path = g_build_filename (f->folder, "file", NULL);
+}
+
+static void
+files_tear_down (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  g_remove (f->path);
+  g_assert_cmpint (g_rmdir (f->folder), ==, 0); /* nothing was left beside it */
+  g_free (f->folder);
+  g_free (f->path);
+}
+
+static void
+test_replace_file (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  struct stat info;
+  mode_t old = umask (0077);
+  g_assert_true (vtpm_replace_file (f->path, "first", 5, 0640, (gid_t) -1));
+  umask (old);
+  g_assert_cmpint (stat (f->path, &info), ==, 0);
+  g_assert_cmpuint (info.st_mode & 07777, ==, 0640); /* whatever the umask */
+  g_assert_true (vtpm_replace_file (f->path, "second one", 10, 0600, (gid_t) -1));
+  g_autoptr (VtpmBlob) blob = vtpm_read_file (f->path, 10);
+  g_assert_cmpmem (blob->data, blob->len, "second one", 10);
+  g_autofree char *below = g_build_filename (f->folder, "no", "such", NULL);
+  g_assert_false (vtpm_replace_file (below, "x", 1, 0600, (gid_t) -1));
+  g_assert_cmpint (errno, ==, ENOENT);
+  g_remove (f->path);
+  g_assert_cmpint (g_mkdir (f->path, 0700), ==, 0);
+  g_assert_false (vtpm_replace_file (f->path, "x", 1, 0600, (gid_t) -1)); /* a folder stays one */
+  g_assert_cmpint (g_rmdir (f->path), ==, 0);
+}
+
+static void
+test_read_file (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  g_assert_null (vtpm_read_file (f->path, 10));
+  g_assert_cmpint (errno, ==, ENOENT);
+  g_assert_true (g_file_set_contents (f->path, "12345", 5, NULL));
+  g_assert_null (vtpm_read_file (f->path, 4));
+  g_assert_cmpint (errno, ==, EFBIG);
+  g_autoptr (VtpmBlob) blob = vtpm_read_file (f->path, 5);
+  g_assert_cmpmem (blob->data, blob->len, "12345", 5);
+  g_assert_true (g_file_set_contents (f->path, "", 0, NULL));
+  g_autoptr (VtpmBlob) empty = vtpm_read_file (f->path, 0);
+  g_assert_cmpuint (empty->len, ==, 0);
+  g_assert_null (vtpm_read_file (f->folder, 4096));
+  g_assert_cmpint (errno, ==, EISDIR);
+  g_remove (f->path);
+  g_assert_cmpint (mkfifo (f->path, 0600), ==, 0);
+  g_assert_null (vtpm_read_file (f->path, 10)); /* without waiting for a writer */
+  g_assert_cmpint (errno, ==, EINVAL);
+}
+
+static gpointer
+write_slowly (gpointer data)
+{
+  int fd = GPOINTER_TO_INT (data);
+  for (guint i = 0; i < 5; i++)
+    {
+      g_assert_cmpint (write (fd, "ab", 2), ==, 2);
+      g_usleep (2000);
+    }
+  close (fd);
+  return NULL;
+}
+
+static void
+test_full_reads (void)
+{
+  int fds[2];
+  char buf[20];
+  g_assert_cmpint (pipe (fds), ==, 0);
+  GThread *thread = g_thread_new ("writer", write_slowly, GINT_TO_POINTER (fds[1]));
+  g_assert_cmpint (vtpm_read_full (fds[0], buf, 7), ==, 7);
+  g_assert_cmpmem (buf, 7, "abababa", 7);
+  g_assert_cmpint (vtpm_read_full (fds[0], buf, 20), ==, 3); /* the end */
+  g_thread_join (thread);
+  close (fds[0]);
+  g_assert_cmpint (vtpm_read_full (-1, buf, 1), ==, -1);
+  g_assert_cmpint (errno, ==, EBADF);
+}
+
+/* More than a socket buffer holds; a reader that has gone raises no signal. */
+static gpointer
+read_all (gpointer data)
+{
+  g_autofree guint8 *buf = g_malloc (1024 * 1024);
+  return GINT_TO_POINTER (vtpm_read_full (GPOINTER_TO_INT (data), buf, 1024 * 1024) == 1024 * 1024);
+}
+
+static void
+test_full_writes (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  int fds[2];
+  g_autofree guint8 *bytes = g_malloc0 (1024 * 1024);
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+  GThread *thread = g_thread_new ("reader", read_all, GINT_TO_POINTER (fds[1]));
+  g_assert_true (vtpm_write_full (fds[0], bytes, 1024 * 1024));
+  g_assert_true (GPOINTER_TO_INT (g_thread_join (thread)));
+  close (fds[1]);
+  g_assert_false (vtpm_write_full (fds[0], bytes, 1));
+  g_assert_cmpint (errno, ==, EPIPE);
+  close (fds[0]);
+  vtpm_autofd int file = open (f->path, O_RDWR | O_CREAT, 0600);
+  g_assert_true (vtpm_write_full (file, "in a file", 9));
+  g_assert_true (vtpm_write_full (file, NULL, 0));
+  g_autoptr (VtpmBlob) blob = vtpm_read_file (f->path, 100);
+  g_assert_cmpmem (blob->data, blob->len, "in a file", 9);
+}
+
+static void
+test_fd (void)
+{
+  int fd = dup (0), kept = fd;
+  g_assert_cmpint (vtpm_fd_steal (&fd), ==, kept);
+  g_assert_cmpint (fd, ==, -1);
+  g_assert_cmpint (fcntl (kept, F_GETFD), >=, 0);
+  errno = EXDEV;
+  fd = kept;
+  vtpm_fd_clear (&fd);
+  g_assert_cmpint (errno, ==, EXDEV);
+  g_assert_cmpint (fd, ==, -1);
+  g_assert_cmpint (fcntl (kept, F_GETFD), ==, -1);
+  vtpm_fd_clear (&fd); /* nothing to close */
+}
+
+/* COUNT descriptors in one message, which a peer of ours never sends. */
+static void
+send_fds (int sock, const int *fds, gsize count)
+{
+  char space[CMSG_SPACE (8 * sizeof (int))] = { 0 };
+  struct iovec iov = { .iov_base = (char *) "x", .iov_len = 1 };
+  struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = CMSG_SPACE (count * sizeof (int)) };
+  struct cmsghdr *header = CMSG_FIRSTHDR (&msg);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN (count * sizeof (int));
+  memcpy (CMSG_DATA (header), fds, count * sizeof (int));
+  g_assert_cmpint (sendmsg (sock, &msg, 0), ==, 1);
+}
+
+static void
+test_passed_fd (void)
+{
+  int socks[2], ends[2], fd = -5;
+  char buf[10];
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM, 0, socks), ==, 0);
+  g_assert_cmpint (pipe (ends), ==, 0);
+  g_assert_true (vtpm_send_with_fd (socks[0], "hello", 5, ends[1]));
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 5);
+  g_assert_cmpmem (buf, 5, "hello", 5);
+  g_assert_cmpint (fd, >=, 0);
+  g_assert_true (fcntl (fd, F_GETFD) & FD_CLOEXEC);
+  g_assert_cmpint (write (fd, "!", 1), ==, 1);
+  close (fd);
+  g_assert_cmpint (read (ends[0], buf, sizeof buf), ==, 1);
+
+  g_assert_true (vtpm_send_with_fd (socks[0], "none", 4, -1));
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 4);
+  g_assert_cmpint (fd, ==, -1);
+
+  /* of three that come one is kept; once that is closed too the pipe has no writer */
+  send_fds (socks[0], (int[]){ ends[1], ends[1], ends[1] }, 3);
+  close (ends[1]);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 1);
+  g_assert_cmpint (fd, >=, 0);
+  close (fd);
+  g_assert_cmpint (read (ends[0], buf, sizeof buf), ==, 0);
+  close (ends[0]);
+  close (socks[0]);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 0);
+  close (socks[1]);
+}
+
+static void
+test_log (Files *f, gconstpointer unused)
+{
+  (void) unused;
+  VtpmLogLevel level;
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_log_level_parse ("debug", &level));
+  g_assert_cmpint (level, ==, VTPM_LOG_DEBUG);
+  g_assert_false (vtpm_log_level_parse ("loud", &level));
+  g_assert_false (vtpm_log_open (f->folder, VTPM_LOG_INFO, &error));
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
+  g_clear_error (&error);
+  g_assert_true (vtpm_log_open (f->path, VTPM_LOG_INFO, &error));
+  vtpm_log (VTPM_LOG_INFO, "one line\nof %s", "control\x1b[31m characters");
+  vtpm_log (VTPM_LOG_DEBUG, "not this one");
+  g_autofree char *text = NULL;
+  gsize len;
+  g_assert_true (g_file_get_contents (f->path, &text, &len, NULL));
+  g_assert_true (g_str_has_suffix (text, " info: one line?of control?[31m characters\n"));
+  g_assert_cmpuint (text[4], ==, '-'); /* the time comes first */
+  g_assert_cmpint (truncate (f->path, 0), ==, 0); /* copytruncate */
+  g_autofree char *long_text = g_strnfill (10000, 'x');
+  vtpm_log (VTPM_LOG_WARNING, "%s", long_text);
+  g_free (g_steal_pointer (&text));
+  g_assert_true (g_file_get_contents (f->path, &text, &len, NULL));
+  g_assert_cmpuint (len, <=, 4096);
+  g_assert_cmpuint (len, >, 4000);
+  g_assert_cmpint (text[0], !=, 0); /* appended: no hole */
+  g_assert_cmpint (text[len - 1], ==, '\n');
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/base/secret/before-init", test_secret_before_init);
+  g_test_add_func ("/base/secret/basics", test_secret);
+  g_test_add_func ("/base/secret/wiped", test_secret_wiped);
+  g_test_add_func ("/base/secret/exhaustion", test_secret_exhaustion);
+  g_test_add_func ("/base/cursor/reader", test_reader);
+  g_test_add_func ("/base/cursor/reader-end", test_reader_end);
+  g_test_add_func ("/base/cursor/writer", test_writer);
+  g_test_add_func ("/base/errors", test_errors);
+  g_test_add_func ("/base/uuid", test_uuid);
+  g_test_add_func ("/base/json", test_json);
+  g_test_add ("/base/io/replace-file", Files, NULL, files_set_up, test_replace_file, files_tear_down);
+  g_test_add ("/base/io/read-file", Files, NULL, files_set_up, test_read_file, files_tear_down);
+  g_test_add_func ("/base/io/full-reads", test_full_reads);
+  g_test_add ("/base/io/full-writes", Files, NULL, files_set_up, test_full_writes, files_tear_down);
+  g_test_add_func ("/base/io/fd", test_fd);
+  g_test_add_func ("/base/io/passed-fd", test_passed_fd);
+  g_test_add ("/base/log", Files, NULL, files_set_up, test_log, files_tear_down);
+  return g_test_run ();
+}
