@@ -6,17 +6,18 @@ libvtpm_src_a_SOURCES = \
 	src/config.c src/config.h \
 	src/link.c src/link.h \
 	src/broker/broker.c src/broker/broker.h \
-	src/broker/unlock.c src/broker/unlock.h \
+	src/broker/reader.c src/broker/reader.h \
+	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/client/client.c src/client/client.h \
 	src/device/blobs.c src/device/blobs.h \
 	src/device/control.c src/device/control.h \
 	src/device/control_channel.c src/device/control_channel.h \
 	src/device/control_codec.c src/device/control_codec.h \
 	src/device/data_channel.c src/device/data_channel.h \
-	src/device/device.c src/device/device.h \
+	src/device/device.c src/device/device.h src/device/device_power.c src/device/device_private.h \
 	src/device/endpoint.c src/device/endpoint.h \
 	src/device/management.c src/device/management.h \
-	src/device/sandbox.c src/device/sandbox.h \
+	src/device/pid_file.c src/device/pid_file.h \
 	src/device/server.c src/device/server.h \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/identity.c src/provisioning/identity.h
@@ -32,5 +33,5 @@ vtpm_SOURCES = src/main.c \
 vtpm_LDADD = $(VTPM_LIBS)
 
 helper_PROGRAMS += vtpm-provider-native
-vtpm_provider_native_SOURCES = state/providers/native_main.c state/providers/helper.c state/providers/helper.h
+vtpm_provider_native_SOURCES = state/providers/native_main.c
 vtpm_provider_native_LDADD = $(STATE_LIBS)

@@ -4,9 +4,14 @@ libvtpm_state_a_SOURCES = \
 	state/header.c state/header.h \
 	state/keyslots.c state/keyslots.h \
 	state/place.c state/place.h \
-	state/provider.c state/provider.h \
+	state/line.c state/line.h state/base64.c state/base64.h \
+	state/provider.c state/provider.h state/provider_process.c state/provider_process.h \
+	state/provider_reply.c state/provider_reply.h \
 	state/registry.c state/registry.h \
 	state/seal.c state/seal.h \
 	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_epoch.c \
 	state/store.c state/store.h state/store_file.c \
-	state/providers/native.c state/providers/native.h
+	state/providers/helper.c state/providers/helper.h \
+	state/providers/native.c state/providers/native.h \
+	state/providers/native_ops.c state/providers/native_ops.h \
+	state/providers/native_store.c state/providers/native_store.h

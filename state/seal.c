@@ -202,6 +202,26 @@ record_mac (const VtpmSecret *dek, const VtpmRecord *record, const guint8 *body,
   return TRUE;
 }
 
+void
+vtpm_seal_warm_up (void)
+{
+  guint8 bytes[KEY_SIZE + NONCE_SIZE] = { 0 };
+  int n;
+  OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ADD_ALL_CIPHERS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
+  g_autoptr (EVP_KDF) kdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
+  g_autoptr (EVP_KDF_CTX) derivation = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
+  OSSL_PARAM params[] = {
+    OSSL_PARAM_construct_utf8_string (OSSL_KDF_PARAM_DIGEST, (char *) "SHA256", 0),
+    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_KEY, bytes, KEY_SIZE),
+    OSSL_PARAM_construct_end (),
+  };
+  g_autoptr (EVP_CIPHER_CTX) cipher = EVP_CIPHER_CTX_new ();
+  if (!derivation || EVP_KDF_derive (derivation, bytes, sizeof bytes, params) != 1 || !cipher ||
+      EVP_CipherInit_ex (cipher, EVP_aes_256_gcm (), NULL, bytes, bytes + KEY_SIZE, 1) != 1 ||
+      EVP_CipherUpdate (cipher, bytes, &n, bytes, 16) != 1)
+    return; /* the first real use tells */
+}
+
 gboolean
 vtpm_seal_record (const VtpmSecret *dek, VtpmRecord *record, GError **error)
 {

@@ -276,16 +276,20 @@ choose_failure (const Unlock *unlock)
   return chosen;
 }
 
-/* A slot that fails beside one that opens is told too: it was meant to be of use. */
+/* A slot that fails, or is silent, beside one that opens is told too: it was meant to be of use. */
 static void
 tell_failures (const Unlock *unlock)
 {
   for (guint i = 0; i < unlock->attempts->len; i++)
     {
       const Attempt *attempt = unlock->attempts->pdata[i];
+      const VtpmProvider *silent = attempt->error || i >= unlock->asked ? NULL : attempt->provider;
       if (attempt->error)
         vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): %s", i + 1,
                   unlock->attempts->len, attempt->record->epoch, attempt->error->message);
+      else if (silent && vtpm_provider_fd (silent) >= 0)
+        vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): key provider %s had not answered when "
+                  "another one opened", i + 1, unlock->attempts->len, attempt->record->epoch, vtpm_provider_entry (silent)->name);
     }
 }
 

@@ -175,7 +175,7 @@ check_number (const Ctl *ctl, GError **error)
 static gboolean
 send_locality (const Ctl *ctl, guint32 command, GError **error)
 {
-  guint32 locality;
+  guint32 locality = 0;
   VtpmControlReply reply;
   if (!read_number (ctl->args[0], 4, &locality, error))
     return FALSE;

@@ -14,7 +14,7 @@
 
 #define MAGIC "vtpm-nks"
 #define MAGIC_SIZE 8
-#define VERSION 1
+#define STORE_VERSION 1
 #define HEAD_SIZE (MAGIC_SIZE + 4 + 16 + 4)
 #define KEY_SIZE (4 + 8 + VTPM_KDK_SIZE)
 #define CHECKSUM_SIZE 32
@@ -83,8 +83,8 @@ check (VtpmNativeStore *store, const VtpmUuid *uuid, gboolean *newer)
   if (!checksum (image->data, image->len - CHECKSUM_SIZE, sum)
       || memcmp (sum, image->data + image->len - CHECKSUM_SIZE, CHECKSUM_SIZE) != 0)
     return "its checksum is wrong";
-  *newer = version > VERSION;
-  if (version != VERSION)
+  *newer = version > STORE_VERSION;
+  if (version != STORE_VERSION)
     return "its format is another";
   if (!vtpm_uuid_equal (&owner, uuid))
     return "it belongs to another provider";
@@ -144,7 +144,7 @@ vtpm_native_store_append (const VtpmPlace *place, const VtpmUuid *uuid, const Vt
   g_autoptr (VtpmBlob) image = vtpm_blob_new (STORE_SIZE (count + 1));
   VtpmWriter w = vtpm_writer (image->data, image->len);
   vtpm_write_bytes (&w, MAGIC, MAGIC_SIZE);
-  vtpm_write_le32 (&w, VERSION);
+  vtpm_write_le32 (&w, STORE_VERSION);
   vtpm_write_bytes (&w, uuid->bytes, sizeof uuid->bytes);
   vtpm_write_le32 (&w, count + 1);
   if (store)

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The broker of one device: the process that may ask key providers (DESIGN section 2). It
+ * opens or makes the file, checks the identity, unlocks, mends, binds, and hands file and
+ * DEK over; then it serves state blobs until the guest runs.
+ */
+#pragma once
+
+#include "src/config.h"
+#include "state/format.h"
+
+typedef struct {
+  const VtpmConfig *config;
+  const char *path;
+  gboolean has_vm_uuid;
+  VtpmUuid vm_uuid;
+  gboolean create;   /* make the file where there is none */
+  gboolean incoming; /* there may be none: it is made when the state has come */
+  gboolean has_at_least;
+  guint64 at_least_epoch, at_least_generation;
+} VtpmBrokerOptions;
+
+/** Runs the broker on its end of the socketpair until the other end closes; never returns. Called in the forked process. */
+void vtpm_broker_run (const VtpmBrokerOptions *options, int sock) G_GNUC_NORETURN;
+
+GQuark vtpm_broker_error_quark (void);
+#define VTPM_BROKER_ERROR (vtpm_broker_error_quark ())

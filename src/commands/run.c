@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * vtpm run: serves a TPM to one virtual machine.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/harden.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "src/broker/broker.h"
+#include "src/commands/command.h"
+#include "src/device/server.h"
+#include "src/tpm/engine.h"
+#include "src/tpm/tpm_commands.h"
+#include "state/seal.h"
+
+/* The command line as it was given. */
+typedef struct {
+  char *config, *vm_uuid, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
+  gboolean create, init, terminate, daemon, incoming;
+} Arguments;
+
+/* A daemon's start: the first process waits here for its exit status. */
+typedef struct {
+  int notify; /* -1: not a daemon */
+} Start;
+
+static gboolean
+usage (GError **error, const char *what)
+{
+  vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s; see 'vtpm run --help'", what);
+  return FALSE;
+}
+
+static gboolean
+parse_uuid (const Arguments *arguments, VtpmBrokerOptions *broker, GError **error)
+{
+  if (!arguments->vm_uuid)
+    return TRUE;
+  broker->has_vm_uuid = TRUE;
+  if (!vtpm_uuid_parse (arguments->vm_uuid, &broker->vm_uuid) || !vtpm_uuid_is_identity (&broker->vm_uuid))
+    return usage (error, "--vm-uuid wants the VM's UUID, neither nil nor all ones");
+  return TRUE;
+}
+
+static gboolean
+parse_at_least (const Arguments *arguments, VtpmBrokerOptions *broker, GError **error)
+{
+  if (!arguments->at_least)
+    return TRUE;
+  g_auto (GStrv) words = g_strsplit (arguments->at_least, ".", -1);
+  broker->has_at_least = TRUE;
+  if (g_strv_length (words) != 2 || !g_ascii_string_to_unsigned (words[0], 10, 0, G_MAXUINT64, &broker->at_least_epoch, NULL) ||
+      !g_ascii_string_to_unsigned (words[1], 10, 0, G_MAXUINT64, &broker->at_least_generation, NULL))
+    return usage (error, "--at-least wants EPOCH.GENERATION, as 'vtpm inspect' shows them");
+  return TRUE;
+}
+
+static gboolean
+parse_startup (const Arguments *arguments, VtpmServerOptions *server, GError **error)
+{
+  server->startup = -1;
+  server->init = arguments->init || arguments->startup;
+  if (!arguments->startup)
+    return TRUE;
+  if (g_str_equal (arguments->startup, "clear"))
+    server->startup = VTPM_SU_CLEAR;
+  else if (g_str_equal (arguments->startup, "state"))
+    server->startup = VTPM_SU_STATE;
+  else
+    return usage (error, "--startup wants clear or state");
+  return TRUE;
+}
+
+static gboolean
+parse_endpoints (const Arguments *arguments, VtpmServerOptions *server, GError **error)
+{
+  if (!arguments->ctrl)
+    return usage (error, "--ctrl is missing");
+  if (!vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error) ||
+      (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
+    return FALSE;
+  server->default_manage = !arguments->manage;
+  if (!arguments->manage || g_str_equal (arguments->manage, "none"))
+    return TRUE;
+  if (!vtpm_endpoint_parse (arguments->manage, &server->manage, error))
+    return FALSE;
+  return server->manage.kind == VTPM_ENDPOINT_UNIX || usage (error, "--manage wants unix:PATH[,uid=N] or none");
+}
+
+static gboolean
+parse_log (const Arguments *arguments, GError **error)
+{
+  VtpmLogLevel level = VTPM_LOG_INFO;
+  if (arguments->log_level && !vtpm_log_level_parse (arguments->log_level, &level))
+    return usage (error, "--log-level wants error, warning, info or debug");
+  return vtpm_log_open (arguments->log, level, error);
+}
+
+static void
+write_status (int fd, guint8 status)
+{
+  if (!vtpm_write_full (fd, &status, 1))
+    vtpm_log (VTPM_LOG_WARNING, "the process that started the daemon is gone");
+}
+
+/* Told by the server once: the daemon's parent may go, or has failed. */
+static void
+on_started (gpointer data, const GError *failure)
+{
+  Start *start = data;
+  int null;
+  if (start->notify < 0)
+    return;
+  if (failure)
+    fprintf (stderr, "vtpm run: %s\n", failure->message);
+  write_status (start->notify, failure ? (guint8) vtpm_error_row (vtpm_error_code (failure))->exit_status : 0);
+  vtpm_fd_clear (&start->notify);
+  null = open ("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = 0; null >= 0 && fd < 3; fd++)
+    dup2 (null, fd);
+  vtpm_fd_clear (&null);
+}
+
+/* The parent waits for the status and ends with it; the child goes on. */
+static gboolean
+become_daemon (Start *start, GError **error)
+{
+  int ends[2];
+  guint8 status = 1;
+  if (pipe2 (ends, O_CLOEXEC) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe");
+      return FALSE;
+    }
+  pid_t child = fork ();
+  if (child < 0)
+    {
+      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot start the daemon");
+      return FALSE;
+    }
+  if (child > 0)
+    {
+      close (ends[1]);
+      if (vtpm_read_full (ends[0], &status, 1) != 1)
+        status = 1; /* it died before it could tell; its own message is on stderr */
+      _exit (status);
+    }
+  close (ends[0]);
+  setsid ();
+  start->notify = ends[1];
+  return TRUE;
+}
+
+/* Forks the broker before anything secret exists. Gives the device's end of the link, or -1. */
+static int
+start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server, GError **error)
+{
+  int ends[2];
+  if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a socketpair");
+      return -1;
+    }
+  signal (SIGCHLD, SIG_IGN); /* the broker is not waited for */
+  pid_t child = fork ();
+  if (child == 0)
+    {
+      close (ends[0]);
+      if (server->ctrl.kind == VTPM_ENDPOINT_FD)
+        close (server->ctrl.fd);
+      if (server->data.kind == VTPM_ENDPOINT_FD)
+        close (server->data.fd);
+      if (!vtpm_secret_init (NULL))
+        _exit (1);
+      vtpm_broker_run (options, ends[1]);
+    }
+  close (ends[1]);
+  if (child > 0)
+    return ends[0];
+  vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot start the broker");
+  close (ends[0]);
+  return -1;
+}
+
+static void
+print_qemu_options (const VtpmServerOptions *server)
+{
+  if (!isatty (STDOUT_FILENO) || server->ctrl.kind != VTPM_ENDPOINT_UNIX || server->init)
+    return;
+  printf ("serving %s; give QEMU these options:\n"
+          "  -chardev socket,id=chrtpm,path=%s -tpmdev emulator,id=tpm0,chardev=chrtpm -device tpm-crb,tpmdev=tpm0\n",
+          server->path, server->ctrl.path);
+  fflush (stdout);
+}
+
+static int
+serve (const Arguments *arguments, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
+{
+  Start start = { .notify = -1 };
+  if (arguments->daemon && !become_daemon (&start, error))
+    return -1;
+  options->started = on_started;
+  options->started_data = &start;
+  options->leave_on_failure = arguments->daemon || options->init;
+  vtpm_seal_warm_up ();
+  vtpm_autofd int link = start_broker (broker, options, error);
+  VtpmServer *server = link >= 0 ? vtpm_server_listen (options, error) : NULL;
+  int status = -1;
+  if (server && vtpm_secret_init (error) && vtpm_engine_open (error))
+    {
+      print_qemu_options (options);
+      status = vtpm_server_run (server, vtpm_fd_steal (&link));
+    }
+  vtpm_server_free (server);
+  if (status < 0 && start.notify >= 0)
+    write_status (start.notify, (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status);
+  return status;
+}
+
+static gboolean
+harden (GError **error)
+{
+  umask (077);
+  signal (SIGPIPE, SIG_IGN);
+  vtpm_harden_no_dump ();
+  mallopt (M_ARENA_MAX, 1); /* two threads that seldom run at once need no heap each */
+  return vtpm_harden_no_new_privileges (error);
+}
+
+static int
+run (const Arguments *arguments, const char *path, GError **error)
+{
+  VtpmServerOptions server = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
+  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming };
+  if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error) ||
+      !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
+    return -1;
+  if (arguments->create && arguments->incoming)
+    return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
+  if (!harden (error) || !parse_log (arguments, error))
+    return -1;
+  g_autoptr (VtpmConfig) config = vtpm_config_load (arguments->config, error);
+  if (!config)
+    return -1;
+  broker.config = server.config = config;
+  return serve (arguments, &broker, &server, error);
+}
+
+int
+vtpm_command_run (int argc, char **argv)
+{
+  Arguments a = { 0 };
+  const GOptionEntry entries[] = {
+    { "vm-uuid", 0, 0, G_OPTION_ARG_STRING, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to", "UUID" },
+    { "ctrl", 0, 0, G_OPTION_ARG_STRING, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
+    { "data", 0, 0, G_OPTION_ARG_STRING, &a.data, "data channel, where the client does not pass it by SET_DATAFD", "ENDPOINT" },
+    { "create", 0, 0, G_OPTION_ARG_NONE, &a.create, "make the state file where there is none", NULL },
+    { "incoming", 0, 0, G_OPTION_ARG_NONE, &a.incoming, "the state comes by the control channel; the file may not be there yet", NULL },
+    { "at-least", 0, 0, G_OPTION_ARG_STRING, &a.at_least, "refuse an older copy of the state", "EPOCH.GENERATION" },
+    { "init", 0, 0, G_OPTION_ARG_NONE, &a.init, "power on without waiting for INIT", NULL },
+    { "startup", 0, 0, G_OPTION_ARG_STRING, &a.startup, "power on and send TPM2_Startup", "clear|state" },
+    { "terminate", 0, 0, G_OPTION_ARG_NONE, &a.terminate, "end when a client's connection is lost", NULL },
+    { "daemon", 0, 0, G_OPTION_ARG_NONE, &a.daemon, "go into the background once the TPM can be used", NULL },
+    { "pid-file", 0, 0, G_OPTION_ARG_FILENAME, &a.pid_file, "write the process id there", "FILE" },
+    { "log", 0, 0, G_OPTION_ARG_FILENAME, &a.log, "append the log there; - for standard error", "FILE" },
+    { "log-level", 0, 0, G_OPTION_ARG_STRING, &a.log_level, "error, warning, info (default) or debug", "LEVEL" },
+    { "manage", 0, 0, G_OPTION_ARG_STRING, &a.manage, "management socket: unix:PATH[,uid=N] or none", "ENDPOINT" },
+    { "config", 0, 0, G_OPTION_ARG_FILENAME, &a.config, "read FILE instead of vtpm.conf", "FILE" },
+    G_OPTION_ENTRY_NULL,
+  };
+  g_autoptr (GError) error = NULL;
+  if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT", "Serves the TPM in STATE to one virtual machine.", 1, 1, &argc, &argv, &error))
+    return vtpm_command_fail ("run", error);
+  int status = run (&a, argv[1], &error);
+  return status >= 0 ? status : vtpm_command_fail ("run", error);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/device/control.h"
+
+#include <string.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+
+/* Bits of GET_CAPABILITY (tpm_ioctl.h): all commands up to GET_INFO, the TCG command header, LOCK_STORAGE. */
+#define CAPABILITIES 0x0001ffffu
+/* GET_CONFIG: the state file is encrypted, and so are state blobs. */
+#define CONFIG_FLAGS 0x3u
+
+static guint32
+init (VtpmControl *control, const VtpmControlRequest *request)
+{
+  g_autoptr (GError) error = NULL;
+  guint32 verdict = control->hooks->init_verdict (control->data);
+  if (verdict != VTPM_CONTROL_OK)
+    return verdict;
+  if (!vtpm_device_has_state (control->device))
+    {
+      if (!vtpm_blobs_pending (control->blobs))
+        vtpm_error_set (&error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING, "INIT came before the state that --incoming waits for");
+      if (error || !vtpm_blobs_ready (control->blobs, &error) ||
+          !control->hooks->make_file (control->data, vtpm_blobs_incoming (control->blobs), &error))
+        {
+          vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+          vtpm_blobs_clear (control->blobs);
+          return vtpm_error_row (vtpm_error_code (error))->init_result;
+        }
+    }
+  guint32 result = vtpm_device_init (control->device, (request->flags & VTPM_CONTROL_INIT_DELETE_VOLATILE) != 0);
+  if (result == VTPM_CONTROL_OK)
+    control->hooks->powered_on (control->data);
+  return result;
+}
+
+static guint32
+shut_down (VtpmControl *control)
+{
+  g_autoptr (GError) error = NULL;
+  if (vtpm_device_finish (control->device, &error))
+    return VTPM_CONTROL_OK;
+  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  return VTPM_CONTROL_IOERROR;
+}
+
+static guint32
+set_data_fd (VtpmControl *control, int *passed_fd)
+{
+  if (*passed_fd < 0)
+    return VTPM_CONTROL_BAD_PARAMETER;
+  if (!control->hooks->take_data_fd (control->data, *passed_fd))
+    return VTPM_CONTROL_IOERROR;
+  *passed_fd = -1;
+  return VTPM_CONTROL_OK;
+}
+
+static guint32
+get_info (VtpmControl *control, const VtpmControlRequest *request, VtpmControlReply *reply)
+{
+  g_free (control->info);
+  control->info = vtpm_engine_info (request->info_flags);
+  gsize total = strlen (control->info) + 1; /* the NUL travels too */
+  if (request->offset > total)
+    return VTPM_CONTROL_BAD_PARAMETER;
+  reply->data = (const guint8 *) control->info + request->offset;
+  reply->length = (guint32) (total - request->offset);
+  reply->total = (guint32) total;
+  return VTPM_CONTROL_OK;
+}
+
+static guint32
+get_blob (VtpmControl *control, const VtpmControlRequest *request, VtpmControlReply *reply)
+{
+  reply->flags = VTPM_CONTROL_BLOB_ENCRYPTED;
+  return vtpm_blobs_get (control->blobs, request->blob_type, request->offset, &reply->data, &reply->length, &reply->total);
+}
+
+static guint32
+handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd, VtpmControlReply *reply)
+{
+  VtpmDevice *device = control->device;
+  switch ((VtpmControlCommand) request->command)
+    {
+    case VTPM_CONTROL_GET_CAPABILITY:
+      reply->capabilities = CAPABILITIES;
+      return VTPM_CONTROL_OK;
+    case VTPM_CONTROL_INIT:
+      return init (control, request);
+    case VTPM_CONTROL_SHUTDOWN:
+      return shut_down (control);
+    case VTPM_CONTROL_GET_TPMESTABLISHED:
+      reply->established = vtpm_device_established (device);
+      return VTPM_CONTROL_OK;
+    case VTPM_CONTROL_SET_LOCALITY:
+      return vtpm_device_set_locality (device, request->locality);
+    case VTPM_CONTROL_HASH_START:
+      return vtpm_device_hash_start (device);
+    case VTPM_CONTROL_HASH_DATA:
+      return vtpm_device_hash_data (device, request->data, request->length);
+    case VTPM_CONTROL_HASH_END:
+      return vtpm_device_hash_end (device);
+    case VTPM_CONTROL_CANCEL:
+      vtpm_device_cancel (device);
+      return VTPM_CONTROL_OK;
+    case VTPM_CONTROL_STORE_VOLATILE:
+      return vtpm_device_store_volatile (device);
+    case VTPM_CONTROL_RESET_TPMESTABLISHED:
+      return vtpm_device_reset_established (device, request->locality);
+    case VTPM_CONTROL_GET_STATEBLOB:
+      return get_blob (control, request, reply);
+    case VTPM_CONTROL_SET_STATEBLOB:
+      return vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);
+    case VTPM_CONTROL_STOP:
+      return vtpm_device_stop (device);
+    case VTPM_CONTROL_GET_CONFIG:
+      reply->flags = CONFIG_FLAGS;
+      return VTPM_CONTROL_OK;
+    case VTPM_CONTROL_SET_DATAFD:
+      return set_data_fd (control, passed_fd);
+    case VTPM_CONTROL_SET_BUFFERSIZE: /* never fails: QEMU 7.2 reads the long reply even then */
+      reply->size = vtpm_device_buffer_size (device, request->buffer_size, &reply->min_size, &reply->max_size);
+      return VTPM_CONTROL_OK;
+    case VTPM_CONTROL_GET_INFO:
+      return get_info (control, request, reply);
+    case VTPM_CONTROL_LOCK_STORAGE: /* held from the start to the end */
+      return vtpm_device_has_state (device) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+    case VTPM_CONTROL_N_COMMANDS:
+      break;
+    }
+  return VTPM_CONTROL_BAD_ORDINAL;
+}
+
+VtpmControlOutcome
+vtpm_control_handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd, VtpmControlReply *reply)
+{
+  *reply = (VtpmControlReply){ 0 };
+  reply->result = handle (control, request, passed_fd, reply);
+  if (reply->result == VTPM_CONTROL_WAIT)
+    return VTPM_CONTROL_LATER;
+  if (reply->result != VTPM_CONTROL_OK)
+    reply->length = reply->total = 0;
+  return request->command == VTPM_CONTROL_SHUTDOWN ? VTPM_CONTROL_ANSWER_AND_END : VTPM_CONTROL_ANSWER;
+}

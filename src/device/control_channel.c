@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/device/control_channel.h"
+
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include "base/io.h"
+#include "base/log.h"
+
+#define READ_SIZE 4096
+#define KEEP_SIZE (16 * 1024) /* a buffer that grew for a blob is given back beyond this */
+#define SEND_TIMEOUT_S 10
+
+struct VtpmControlChannel {
+  VtpmControl *control;
+  int fd;
+  int passed_fd;
+  guint8 *in;
+  gsize start, end, size;
+  VtpmControlParser parser;
+  guint32 last_command, last_result;
+};
+
+VtpmControlChannel *
+vtpm_control_channel_new (VtpmControl *control, int fd)
+{
+  VtpmControlChannel *channel = g_new0 (VtpmControlChannel, 1);
+  struct timeval timeout = { .tv_sec = SEND_TIMEOUT_S };
+  setsockopt (fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+  channel->control = control;
+  channel->fd = fd;
+  channel->passed_fd = -1;
+  return channel;
+}
+
+void
+vtpm_control_channel_free (VtpmControlChannel *channel)
+{
+  if (!channel)
+    return;
+  vtpm_fd_clear (&channel->fd);
+  vtpm_fd_clear (&channel->passed_fd);
+  g_free (channel->in);
+  g_free (channel);
+}
+
+int
+vtpm_control_channel_fd (VtpmControlChannel *channel)
+{
+  return channel->fd;
+}
+
+guint32
+vtpm_control_channel_last_result (VtpmControlChannel *channel)
+{
+  return channel->last_result;
+}
+
+gboolean
+vtpm_control_channel_answered_init (VtpmControlChannel *channel)
+{
+  return channel->last_command == VTPM_CONTROL_INIT;
+}
+
+static gboolean
+answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *reply)
+{
+  guint8 header[VTPM_CONTROL_MAX_REPLY_HEADER];
+  gsize len = vtpm_control_encode_reply (command, reply, header);
+  channel->last_command = command;
+  channel->last_result = reply->result;
+  vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
+  return vtpm_write_full (channel->fd, header, len) && (!reply->length || vtpm_write_full (channel->fd, reply->data, reply->length));
+}
+
+/* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */
+static void
+drop_passed_fd (VtpmControlChannel *channel, guint32 command)
+{
+  if (command == VTPM_CONTROL_SET_DATAFD)
+    vtpm_fd_clear (&channel->passed_fd);
+}
+
+VtpmChannelState
+vtpm_control_channel_resume (VtpmControlChannel *channel)
+{
+  for (;;)
+    {
+      gsize used = 0;
+      VtpmControlRequest request;
+      VtpmControlReply reply = { 0 };
+      VtpmControlOutcome outcome = VTPM_CONTROL_ANSWER;
+      VtpmControlParser before = channel->parser;
+      VtpmControlParse parse = vtpm_control_parse (&channel->parser, channel->in + channel->start, channel->end - channel->start,
+                                                   &used, &request, &reply.result);
+      if (parse == VTPM_CONTROL_REQUEST)
+        outcome = vtpm_control_handle (channel->control, &request, &channel->passed_fd, &reply);
+      if (outcome == VTPM_CONTROL_LATER)
+        {
+          channel->parser = before; /* it is parsed again when it can be handled */
+          return VTPM_CHANNEL_WAITING;
+        }
+      channel->start += used;
+      if (parse == VTPM_CONTROL_NEED_MORE)
+        return VTPM_CHANNEL_OPEN;
+      drop_passed_fd (channel, request.command);
+      if (!answer (channel, request.command, &reply))
+        return outcome == VTPM_CONTROL_ANSWER_AND_END ? VTPM_CHANNEL_END : VTPM_CHANNEL_LOST;
+      if (outcome == VTPM_CONTROL_ANSWER_AND_END)
+        return VTPM_CHANNEL_END;
+    }
+}
+
+/* Moves what is left to the front and makes room for one read. */
+static void
+make_room (VtpmControlChannel *channel)
+{
+  gsize left = channel->end - channel->start;
+  if (left && channel->start)
+    memmove (channel->in, channel->in + channel->start, left);
+  channel->start = 0;
+  channel->end = left;
+  if (left == 0 && channel->size > KEEP_SIZE)
+    {
+      g_clear_pointer (&channel->in, g_free);
+      channel->size = 0;
+    }
+  if (channel->size - left < READ_SIZE)
+    {
+      channel->size = MAX (READ_SIZE, 2 * channel->size);
+      channel->in = g_realloc (channel->in, channel->size);
+    }
+}
+
+VtpmChannelState
+vtpm_control_channel_read (VtpmControlChannel *channel)
+{
+  int fd;
+  make_room (channel);
+  ssize_t n = vtpm_recv_with_fd (channel->fd, channel->in + channel->end, channel->size - channel->end, &fd);
+  if (fd >= 0 && channel->passed_fd < 0)
+    channel->passed_fd = fd;
+  else
+    vtpm_fd_clear (&fd);
+  if (n <= 0)
+    return VTPM_CHANNEL_LOST;
+  channel->end += (gsize) n;
+  return vtpm_control_channel_resume (channel);
+}

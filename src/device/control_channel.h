@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One connection of the control channel: reads what comes, has each request handled in turn,
+ * writes the replies.
+ */
+#pragma once
+
+#include "src/device/control.h"
+
+typedef struct VtpmControlChannel VtpmControlChannel;
+
+/** Takes FD. A reply that the client does not read within 10 s ends the connection. */
+VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, int fd);
+void vtpm_control_channel_free (VtpmControlChannel *channel);
+int vtpm_control_channel_fd (VtpmControlChannel *channel);
+
+typedef enum {
+  VTPM_CHANNEL_OPEN,
+  VTPM_CHANNEL_WAITING, /* an INIT waits for the key: call vtpm_control_channel_resume() when that changed */
+  VTPM_CHANNEL_LOST,
+  VTPM_CHANNEL_END, /* SHUTDOWN was answered */
+} VtpmChannelState;
+
+/** The descriptor is readable: one read, then everything that can be handled is. */
+VtpmChannelState vtpm_control_channel_read (VtpmControlChannel *channel);
+/** Handles what waits. */
+VtpmChannelState vtpm_control_channel_resume (VtpmControlChannel *channel);
+/** The result of the last request that was answered. */
+guint32 vtpm_control_channel_last_result (VtpmControlChannel *channel);
+/** Whether the last request answered was INIT. */
+gboolean vtpm_control_channel_answered_init (VtpmControlChannel *channel);

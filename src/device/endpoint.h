@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Where a channel is served: unix:PATH[,mode=,uid=,gid=], tcp:[HOST:]PORT or fd:N.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/types.h>
+
+typedef enum { VTPM_ENDPOINT_NONE, VTPM_ENDPOINT_UNIX, VTPM_ENDPOINT_TCP, VTPM_ENDPOINT_FD } VtpmEndpointKind;
+
+typedef struct {
+  VtpmEndpointKind kind;
+  char *path; /* unix */
+  mode_t mode;
+  uid_t uid; /* (uid_t) -1: as it is made; of a management socket: who is answered beside root */
+  gid_t gid;
+  char *host; /* tcp */
+  char *port;
+  int fd;           /* listens, or is connected; -1 before vtpm_endpoint_open() but for fd:N */
+  gboolean listens; /* after vtpm_endpoint_open(): FALSE for an inherited connection */
+} VtpmEndpoint;
+
+/** Parses TEXT. FALSE: usage. */
+gboolean vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * Makes it listen (or finds out whether an inherited socket does). A unix socket that exists
+ * is removed when nobody answers there. FALSE: socket-in-use, usage (not a socket, path too long, no socket at fd N), failed.
+ */
+gboolean vtpm_endpoint_open (VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** A new connection, close-on-exec, or -1. */
+int vtpm_endpoint_accept (VtpmEndpoint *endpoint);
+/** Closes it and removes the socket file that it made. */
+void vtpm_endpoint_close (VtpmEndpoint *endpoint);
+
+GQuark vtpm_endpoint_error_quark (void);
+#define VTPM_ENDPOINT_ERROR (vtpm_endpoint_error_quark ())

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/device/pid_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "src/device/device.h"
+
+struct VtpmPidFile {
+  char *path;
+  int fd;
+};
+
+VtpmPidFile *
+vtpm_pid_file_write (const char *path, GError **error)
+{
+  vtpm_autofd int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0644);
+  if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    {
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE, "the pid file %s is held by a running process; stop it or choose another", path);
+      return NULL;
+    }
+  g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
+  if (fd < 0 || ftruncate (fd, 0) != 0 || !vtpm_write_full (fd, text, strlen (text)))
+    {
+      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, errno, "cannot write the pid file %s", path);
+      return NULL;
+    }
+  VtpmPidFile *file = g_new0 (VtpmPidFile, 1);
+  file->path = g_strdup (path);
+  file->fd = vtpm_fd_steal (&fd);
+  return file;
+}
+
+void
+vtpm_pid_file_remove (VtpmPidFile *file)
+{
+  if (!file)
+    return;
+  unlink (file->path);
+  vtpm_fd_clear (&file->fd);
+  g_free (file->path);
+  g_free (file);
+}

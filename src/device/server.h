@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The process that serves a guest: its control thread's loop over control, data and
+ * management sockets, the broker's link and signals.
+ */
+#pragma once
+
+#include "src/config.h"
+#include "src/device/endpoint.h"
+
+typedef struct {
+  const VtpmConfig *config;
+  const char *path;       /* the state file, for messages */
+  VtpmEndpoint ctrl, data; /* kind NONE where not given; opened by vtpm_server_listen() */
+  VtpmEndpoint manage;    /* NONE: none */
+  gboolean default_manage; /* a management socket below config->run_dir is tried */
+  gboolean init;          /* power on without INIT */
+  int startup;            /* TPM2_Startup of this type then, or -1 */
+  gboolean terminate;     /* losing a client ends it like SIGTERM */
+  gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */
+  const char *pid_file;   /* or NULL */
+  /** Called once when the TPM can be used (FAILURE NULL) or the start has failed. */
+  void (*started) (gpointer data, const GError *failure);
+  gpointer started_data;
+} VtpmServerOptions;
+
+typedef struct VtpmServer VtpmServer;
+
+/** Opens the sockets and writes the pid file. NULL: socket-in-use, usage, in-use (pid file locked), failed. */
+VtpmServer *vtpm_server_listen (VtpmServerOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Serves until the end and gives the exit status. LINK: the broker's end of the socketpair (taken). */
+int vtpm_server_run (VtpmServer *server, int link);
+/** Removes its own sockets and pid file. */
+void vtpm_server_free (VtpmServer *server);
