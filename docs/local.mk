@@ -1,0 +1,1 @@
+EXTRA_DIST += docs/bench.md docs/control-protocol.md docs/errors.md docs/provider-protocol.md
