@@ -128,12 +128,27 @@ fits_a_record (const Unlock *unlock, const VtpmSecret *dek)
   return FALSE;
 }
 
+/* The key in what was unwrapped; the error names the provider, as that of every other failure. */
+static VtpmSecret *
+accept_plain (const Attempt *attempt, const VtpmSecret *plain, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  VtpmSecret *dek = vtpm_keyslot_accept (attempt->record, plain, &cause);
+  if (!dek && vtpm_error_code (cause) == VTPM_ERROR_KEY_SLOT_DAMAGED)
+    vtpm_provider_set_error (error, vtpm_provider_entry (attempt->provider), VTPM_ERROR_KEY_SLOT_DAMAGED,
+                             "unwrapped what does not belong to this vTPM, VM and epoch: the key slot was changed, or is "
+                             "another file's. Restore the state file from a backup");
+  else if (!dek)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return dek;
+}
+
 /* The answer is there: is it worth anything? */
 static void
 judge (Unlock *unlock, Attempt *attempt)
 {
   g_autoptr (VtpmSecret) plain = vtpm_provider_take_plain (attempt->provider, &attempt->error);
-  g_autoptr (VtpmSecret) dek = plain ? vtpm_keyslot_accept (attempt->record, plain, &attempt->error) : NULL;
+  g_autoptr (VtpmSecret) dek = plain ? accept_plain (attempt, plain, &attempt->error) : NULL;
   if (dek && fits_a_record (unlock, dek))
     {
       unlock->dek = g_steal_pointer (&dek);

@@ -83,6 +83,13 @@ prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot 
 }
 
 static void
+fault_in_key_slot (Check *check, guint index, const GError *error)
+{
+  const char *text = strstr (error->message, "] "); /* behind the word, which comes first again */
+  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1, text ? text + strlen ("] ") : error->message);
+}
+
+static void
 check_key_slots (Check *check)
 {
   const VtpmRecord *record = vtpm_state_record (check->reading->state);
@@ -101,7 +108,7 @@ check_key_slots (Check *check)
       if (prove_slot (check, registry, slot, &name, &error))
         printf ("key slot %u: provider %s unwraps it (key %s, version %u)\n", i + 1, name, slot->key_id, slot->key_version);
       else
-        fault (check, error);
+        fault_in_key_slot (check, i, error);
     }
 }
 
