@@ -160,7 +160,7 @@ vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **d
   if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's */
     return VTPM_CONTROL_RETRY;
   if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
-    return VTPM_CONTROL_BAD_PARAMETER;
+    return VTPM_CONTROL_FAIL;
   vtpm_device_enter (blobs->device);
   guint32 result = get_locked (blobs, type, offset, &blob);
   vtpm_device_leave (blobs->device);
@@ -332,7 +332,7 @@ vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsize len)
   if (type == VTPM_CONTROL_BLOB_SAVESTATE)
     return len == 0 ? VTPM_CONTROL_OK : VTPM_CONTROL_BAD_PARAMETER;
   if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
-    return VTPM_CONTROL_BAD_PARAMETER;
+    return VTPM_CONTROL_FAIL;
   if (len == 0)
     return VTPM_CONTROL_OK;
   if (set_piece (blobs, type == VTPM_CONTROL_BLOB_VOLATILE, data, len, &error))
