@@ -52,10 +52,10 @@ set_data_fd (VtpmControl *control, int *passed_fd)
 {
   if (*passed_fd < 0)
     return VTPM_CONTROL_BAD_PARAMETER;
-  if (!control->hooks->take_data_fd (control->data, *passed_fd))
-    return VTPM_CONTROL_IOERROR;
-  *passed_fd = -1;
-  return VTPM_CONTROL_OK;
+  guint32 result = control->hooks->take_data_fd (control->data, *passed_fd);
+  if (result == VTPM_CONTROL_OK)
+    *passed_fd = -1;
+  return result;
 }
 
 static guint32

@@ -10,8 +10,8 @@
 
 /** What control asks of the process around it. */
 typedef struct {
-  /** Takes a data connection that came with SET_DATAFD. FALSE: one is being served. */
-  gboolean (*take_data_fd) (gpointer data, int fd);
+  /** Takes a data connection that came with SET_DATAFD; gives its result. */
+  guint32 (*take_data_fd) (gpointer data, int fd);
   /**
    * What INIT has to wait for: 0 nothing, else the result to give; VTPM_CONTROL_WAIT while the
    * key is not there.

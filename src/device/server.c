@@ -74,13 +74,34 @@ fail (VtpmServer *server, GError *cause)
   server->leave_at_ms = vtpm_now_ms () + (stay ? options->config->init_wait_ms : 0);
 }
 
+/* The next data connection is given on as soon as the one before it is done with. */
+static void
+give_next_data (VtpmServer *server)
+{
+  if (server->data_next >= 0 && vtpm_data_channel_give (server->data, server->data_next))
+    server->data_next = -1;
+}
+
+/* A client that is gone may have left a long command behind; the next one need not know. FALSE: FD stays the caller's. */
+static gboolean
+take_data (VtpmServer *server, int fd)
+{
+  if (server->data_next >= 0 || !vtpm_data_channel_hung_up (server->data))
+    return FALSE;
+  server->data_next = fd;
+  give_next_data (server);
+  return TRUE;
+}
+
 /* Hooks of the control commands. */
 
-static gboolean
+static guint32
 take_data_fd (gpointer data, int fd)
 {
   VtpmServer *server = data;
-  return server->options->data.kind == VTPM_ENDPOINT_NONE && vtpm_data_channel_give (server->data, fd);
+  if (server->options->data.kind != VTPM_ENDPOINT_NONE)
+    return VTPM_CONTROL_IOERROR;
+  return take_data (server, fd) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
 }
 
 static guint32
@@ -281,28 +302,14 @@ on_control_listener (VtpmServer *server)
     server->client = vtpm_control_channel_new (&server->control, fd);
 }
 
-/* The next data connection is given on as soon as the one before it is done with. */
-static void
-give_next_data (VtpmServer *server)
-{
-  if (server->data_next >= 0 && vtpm_data_channel_give (server->data, server->data_next))
-    server->data_next = -1;
-}
-
 static void
 on_data_listener (VtpmServer *server)
 {
   int fd = vtpm_endpoint_accept (&server->options->data);
-  if (fd < 0)
+  if (fd < 0 || take_data (server, fd))
     return;
-  if (server->data_next >= 0 || !vtpm_data_channel_hung_up (server->data))
-    {
-      vtpm_log (VTPM_LOG_INFO, "a second data client was refused");
-      close (fd);
-      return;
-    }
-  server->data_next = fd;
-  give_next_data (server);
+  vtpm_log (VTPM_LOG_INFO, "a second data client was refused");
+  close (fd);
 }
 
 static void
