@@ -181,6 +181,21 @@ open_tcp (VtpmEndpoint *endpoint, GError **error)
   return fine;
 }
 
+gboolean
+vtpm_endpoint_take_connection (int fd)
+{
+  struct sockaddr_storage peer;
+  socklen_t peer_len = sizeof peer, type_len = sizeof (int);
+  int type;
+  if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 || type != SOCK_STREAM ||
+      getpeername (fd, (struct sockaddr *) &peer, &peer_len) != 0)
+    return FALSE;
+  if (peer.ss_family != AF_UNIX)
+    setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof (int));
+  int flags = fcntl (fd, F_GETFL);
+  return !(flags & O_NONBLOCK) || fcntl (fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
+}
+
 static gboolean
 open_inherited (VtpmEndpoint *endpoint, GError **error)
 {
@@ -194,7 +209,10 @@ open_inherited (VtpmEndpoint *endpoint, GError **error)
     }
   fcntl (endpoint->fd, F_SETFD, FD_CLOEXEC);
   endpoint->listens = listens != 0;
-  return TRUE;
+  if (endpoint->listens || vtpm_endpoint_take_connection (endpoint->fd))
+    return TRUE;
+  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "descriptor %d neither listens nor is connected", endpoint->fd);
+  return FALSE;
 }
 
 gboolean

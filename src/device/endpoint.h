@@ -28,6 +28,8 @@ gboolean vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError *
  * is removed when nobody answers there. FALSE: socket-in-use, usage (not a socket, path too long, no socket at fd N), failed.
  */
 gboolean vtpm_endpoint_open (VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Makes a connection that another process made one for us: blocking, without delay. FALSE: FD is no connected stream socket. */
+gboolean vtpm_endpoint_take_connection (int fd) G_GNUC_WARN_UNUSED_RESULT;
 /** A new connection, close-on-exec, or -1. */
 int vtpm_endpoint_accept (VtpmEndpoint *endpoint);
 /** Closes it and removes the socket file that it made. */

@@ -101,6 +101,8 @@ take_data_fd (gpointer data, int fd)
   VtpmServer *server = data;
   if (server->options->data.kind != VTPM_ENDPOINT_NONE)
     return VTPM_CONTROL_IOERROR;
+  if (!vtpm_endpoint_take_connection (fd))
+    return VTPM_CONTROL_BAD_PARAMETER;
   return take_data (server, fd) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
 }
 
@@ -287,9 +289,19 @@ after_control (VtpmServer *server, VtpmChannelState state)
     }
 }
 
+/* Whether the client has closed. Its last requests may still be here to be read. */
+static gboolean
+client_left (const VtpmServer *server)
+{
+  struct pollfd entry = { .fd = vtpm_control_channel_fd (server->client), .events = POLLRDHUP };
+  return poll (&entry, 1, 0) == 1;
+}
+
 static void
 on_control_listener (VtpmServer *server)
 {
+  if (server->client && client_left (server))
+    return; /* the next one waits its turn */
   int fd = vtpm_endpoint_accept (&server->options->ctrl);
   if (fd < 0)
     return;
