@@ -3,6 +3,7 @@
 """The control channel of a running device, as raw bytes (docs/control-protocol.md)."""
 import hashlib
 import os
+import signal
 import socket
 import struct
 import sys
@@ -465,6 +466,20 @@ def test_vanishing(place):
         same(client.result(STOP), 0)
     device.term()
     place.sound()
+
+
+def test_gone_before_the_next(place):
+    """a client that has closed in the middle of a request does not cost the next one its connection"""
+    device, control = started(place)
+    control.close()
+    for request in (b"", words(GET_CAPABILITY)[:3], words(GET_CAPABILITY), words(INIT)):
+        os.kill(device.pid, signal.SIGSTOP)
+        with device.control() as client:
+            client.send(request)
+        with device.control() as client:
+            client.send(words(GET_CAPABILITY))
+            os.kill(device.pid, signal.SIGCONT)
+            same(client.read(8), words(0, CAPABILITIES))
 
 
 def test_half_sent(place):
