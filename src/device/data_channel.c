@@ -21,6 +21,7 @@
 #define PREFIX_COMMAND 8
 #define PREFIX_SIZE 9
 #define SUFFIX_SIZE 4
+#define MAX_LOCALITY 4 /* libtpms 0.9.2 takes 34 for 2, and so on: it shifts a bit by the number */
 #define BUFFER_SIZE (2 * VTPM_ENGINE_MAX_BUFFER)
 
 struct VtpmDataChannel {
@@ -91,15 +92,15 @@ write_response (Connection *connection, const Frame *frame, gsize len)
   return vtpm_write_full (connection->fd, connection->out, w.pos);
 }
 
-/* A command of impossible size: answered at once, and passed over as it comes. */
+/* A command that cannot be run: answered with RC at once, and passed over as it comes. */
 static gboolean
-refuse (Connection *connection, const Frame *frame)
+refuse (Connection *connection, const Frame *frame, guint32 rc)
 {
   gsize there = connection->end - connection->start;
   guint64 whole = frame->header + MAX ((guint64) frame->size, frame->prefixed ? 0 : VTPM_TPM_HEADER_SIZE);
   connection->start += MIN (there, whole);
   connection->skip = whole - MIN (there, whole);
-  vtpm_tpm_response (VTPM_RC_COMMAND_SIZE, connection->out + 4);
+  vtpm_tpm_response (rc, connection->out + 4);
   return write_response (connection, frame, VTPM_TPM_HEADER_SIZE);
 }
 
@@ -137,7 +138,10 @@ run_commands (VtpmDataChannel *channel, Connection *connection)
       gboolean possible = frame.size >= VTPM_TPM_HEADER_SIZE && frame.size <= VTPM_ENGINE_MAX_BUFFER;
       if (possible && connection->end - connection->start < frame.header + frame.size)
         return TRUE;
-      if (!(possible ? run_command (channel, connection, &frame) : refuse (connection, &frame)))
+      gboolean written = !possible ? refuse (connection, &frame, VTPM_RC_COMMAND_SIZE)
+                         : frame.locality > MAX_LOCALITY ? refuse (connection, &frame, VTPM_RC_LOCALITY)
+                                                         : run_command (channel, connection, &frame);
+      if (!written)
         return FALSE;
     }
 }
