@@ -37,8 +37,8 @@ same_key_slots (const GPtrArray *a, const GPtrArray *b)
   for (guint i = 0; i < a->len; i++)
     {
       const VtpmKeySlot *x = a->pdata[i], *y = b->pdata[i];
-      if (!vtpm_uuid_equal (&x->provider, &y->provider) || x->key_version != y->key_version ||
-          !g_str_equal (x->key_id, y->key_id) || !g_bytes_equal (x->wrapped, y->wrapped))
+      if (!vtpm_uuid_equal (&x->provider, &y->provider) || x->key_version != y->key_version
+          || !g_str_equal (x->key_id, y->key_id) || !g_bytes_equal (x->wrapped, y->wrapped))
         return FALSE;
     }
   return TRUE;
@@ -47,14 +47,14 @@ same_key_slots (const GPtrArray *a, const GPtrArray *b)
 static gboolean
 same_record (const VtpmRecord *a, const VtpmRecord *b)
 {
-  return a->epoch == b->epoch && a->sequence == b->sequence && vtpm_uuid_equal (&a->vtpm_id, &b->vtpm_id) &&
-         a->has_vm_uuid == b->has_vm_uuid && vtpm_uuid_equal (&a->vm_uuid, &b->vm_uuid) && a->policy == b->policy &&
-         a->has_parent == b->has_parent && vtpm_uuid_equal (&a->parent.vtpm_id, &b->parent.vtpm_id) &&
-         a->parent.time == b->parent.time && a->parent.policy == b->parent.policy &&
-         same_key_slots (a->key_slots, b->key_slots) && same_bytes (a->public_part, b->public_part) &&
-         a->library_version == b->library_version && a->flags == b->flags && a->unknown->len == b->unknown->len &&
-         (a->unknown->len == 0 || memcmp (a->unknown->data, b->unknown->data, a->unknown->len) == 0) &&
-         a->unknown_critical == b->unknown_critical;
+  return a->epoch == b->epoch && a->sequence == b->sequence && vtpm_uuid_equal (&a->vtpm_id, &b->vtpm_id)
+         && a->has_vm_uuid == b->has_vm_uuid && vtpm_uuid_equal (&a->vm_uuid, &b->vm_uuid) && a->policy == b->policy
+         && a->has_parent == b->has_parent && vtpm_uuid_equal (&a->parent.vtpm_id, &b->parent.vtpm_id)
+         && a->parent.time == b->parent.time && a->parent.policy == b->parent.policy
+         && same_key_slots (a->key_slots, b->key_slots) && same_bytes (a->public_part, b->public_part)
+         && a->library_version == b->library_version && a->flags == b->flags && a->unknown->len == b->unknown->len
+         && (a->unknown->len == 0 || memcmp (a->unknown->data, b->unknown->data, a->unknown->len) == 0)
+         && a->unknown_critical == b->unknown_critical;
 }
 
 /* A record that was decoded can be changed and sealed: it fits, and reads as what it was. */
@@ -186,7 +186,8 @@ try_envelope (const VtpmSecret *dek, const guint8 *data, gsize size)
   g_autofree guint8 *copy = g_memdup2 (data, size);
   vtpm_envelope_header_encode (&envelope, copy);
   must (vtpm_envelope_decode (copy, size, &back, NULL));
-  must (back.part == envelope.part && back.generation == envelope.generation && vtpm_uuid_equal (&back.pair, &envelope.pair));
+  must (back.part == envelope.part && back.generation == envelope.generation
+        && vtpm_uuid_equal (&back.pair, &envelope.pair));
   g_autoptr (VtpmRecord) record = vtpm_record_decode (envelope.record, envelope.record_length, NULL);
   if (!record)
     return;

@@ -7,7 +7,8 @@
 #include "base/secret.h"
 
 /** The first byte of an input says what the rest is. */
-typedef enum {
+typedef enum
+{
   FUZZ_STATE_HEADER,
   FUZZ_STATE_SLOT_0,
   FUZZ_STATE_SLOT_1,

@@ -99,8 +99,8 @@ fixture_open (const StateFixture *f, GError **error)
   VtpmStore *store = vtpm_store_file_open (f->path, TRUE, error);
   if (!store)
     return NULL;
-  g_autoptr (VtpmHeader) header =
-      vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error) ? vtpm_header_read (store, error) : NULL;
+  g_autoptr (VtpmHeader) header
+      = vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error) ? vtpm_header_read (store, error) : NULL;
   guint n = header ? vtpm_state_epochs (header, epochs) : 0;
   for (guint i = 0; i < n; i++)
     {

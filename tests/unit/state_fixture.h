@@ -13,7 +13,8 @@
 
 #define FIXTURE_EPOCHS 20
 
-typedef struct {
+typedef struct
+{
   char *folder;
   char *path;
   VtpmUuid vtpm_id, vm_uuid, provider;

@@ -7,21 +7,9 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "tests/unit/doc_fixture.h"
 
 #define COLUMNS 5
-
-/* The document's lines, from the source folder (automake gives it as srcdir). */
-static GStrv
-read_document (const char *name)
-{
-  g_autoptr (GError) error = NULL;
-  g_autofree char *text = NULL;
-  const char *source = g_getenv ("srcdir") ? g_getenv ("srcdir") : g_getenv ("G_TEST_SRCDIR");
-  g_autofree char *path = g_build_filename (source ? source : ".", "docs", name, NULL);
-  g_file_get_contents (path, &text, NULL, &error);
-  g_assert_no_error (error);
-  return g_strsplit (text, "\n", -1);
-}
 
 /* The cells of a row that starts with a word in backquotes; NULL for any other line. */
 static GStrv
@@ -49,7 +37,7 @@ static void
 test_document (void)
 {
   guint told[VTPM_N_ERRORS] = { 0 };
-  g_auto (GStrv) lines = read_document ("errors.md");
+  g_auto (GStrv) lines = doc_read_lines ("errors.md");
   for (guint i = 0; lines[i]; i++)
     {
       g_auto (GStrv) cells = row_of (lines[i]);

@@ -113,7 +113,8 @@ test_change (StateFixture *f, gconstpointer unused)
   g_assert_cmpint (record->policy, ==, VTPM_POLICY_REIDENTIFY);
   g_autoptr (GBytes) now = fixture_bytes (f); /* the state was not touched */
   const guint8 *old_data = g_bytes_get_data (before, NULL), *new_data = g_bytes_get_data (now, NULL);
-  g_assert_cmpmem (old_data + VTPM_SLOT_OFFSET (0), 2 * VTPM_SLOT_AREA, new_data + VTPM_SLOT_OFFSET (0), 2 * VTPM_SLOT_AREA);
+  g_assert_cmpmem (old_data + VTPM_SLOT_OFFSET (0), 2 * VTPM_SLOT_AREA, new_data + VTPM_SLOT_OFFSET (0),
+                   2 * VTPM_SLOT_AREA);
   VtpmState *state = fixture_must_open (f);
   fixture_assert_content (state, 1);
   vtpm_state_close (state);
@@ -150,7 +151,8 @@ test_change_between_epochs (StateFixture *f, gconstpointer unused)
 }
 
 static void
-assert_change_refused (StateFixture *f, VtpmStore *store, const VtpmRecord *base, VtpmRecord *changed, VtpmErrorCode code)
+assert_change_refused (StateFixture *f, VtpmStore *store, const VtpmRecord *base, VtpmRecord *changed,
+                       VtpmErrorCode code)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (GBytes) before = fixture_bytes (f);
@@ -267,7 +269,8 @@ test_unknown_kept (StateFixture *f, gconstpointer unused)
   const VtpmRecord *record = vtpm_state_record (state);
   g_assert_cmpuint (record->epoch, ==, 2);
   g_assert_cmpuint (record->key_slots->len, ==, 2);
-  g_assert_cmpmem (record->unknown->data, record->unknown->len, g_bytes_get_data (unknown, NULL), g_bytes_get_size (unknown));
+  g_assert_cmpmem (record->unknown->data, record->unknown->len, g_bytes_get_data (unknown, NULL),
+                   g_bytes_get_size (unknown));
   vtpm_state_close (state);
 }
 
@@ -316,7 +319,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) \
+#define ADD(name, function)                                                                                            \
   g_test_add ("/header/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("read", test_read);
   ADD ("newest-sequence", test_newest_sequence);

@@ -17,17 +17,18 @@
 #define TIMEOUT_MS 20000
 
 /* Wraps by base64 alone, and unwraps to what the file beside it says, if it is there. */
-#define HELPER \
-  "#!/bin/sh\n" \
-  "echo \"vtpm-provider 1 liar $1 wrap unwrap\"\n" \
-  "while read -r op vtpm a b c d; do\n" \
-  "  case $op in\n" \
-  "    wrap) echo \"ok key 7 $b\" ;;\n" \
-  "    unwrap) if [ -e '%s' ]; then cat '%s'; else echo \"ok $d\"; fi ;;\n" \
-  "  esac\n" \
+#define HELPER                                                                                                         \
+  "#!/bin/sh\n"                                                                                                        \
+  "echo \"vtpm-provider 1 liar $1 wrap unwrap\"\n"                                                                     \
+  "while read -r op vtpm a b c d; do\n"                                                                                \
+  "  case $op in\n"                                                                                                    \
+  "    wrap) echo \"ok key 7 $b\" ;;\n"                                                                                \
+  "    unwrap) if [ -e '%s' ]; then cat '%s'; else echo \"ok $d\"; fi ;;\n"                                            \
+  "  esac\n"                                                                                                           \
   "done\n"
 
-typedef struct {
+typedef struct
+{
   VtpmPlace place;
   char *helper, *answer;
   VtpmProviderEntry *native, *liar;
@@ -226,7 +227,8 @@ test_liar (Fixture *f, gconstpointer unused)
   VtpmWriter w = vtpm_writer (base64, sizeof base64 - 1);
   vtpm_base64_write (&w, forged->data, 64);
   g_autofree char *forged_answer = g_strdup_printf ("ok %s\n", base64);
-  const struct {
+  const struct
+  {
     const char *answer;
     VtpmErrorCode code;
   } answers[] = { { forged_answer, VTPM_ERROR_KEY_SLOT_DAMAGED },

@@ -8,7 +8,8 @@
 
 #include "base/errors.h"
 
-typedef struct {
+typedef struct
+{
   VtpmSecret *dek, *other;
   VtpmRecord *record;
   VtpmPayload *payload;
@@ -129,17 +130,17 @@ test_slot_binding (Fixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   VtpmSlotHeader header = { .vtpm_id = f->record->vtpm_id, .epoch = 5, .generation = 77, .final = TRUE };
   g_autoptr (VtpmBlob) bytes = vtpm_seal_slot (f->dek, &header, 1, f->payload, NULL);
-#define REFUSED(change) \
-  G_STMT_START \
-  { \
-    VtpmSlotHeader h = header; \
-    const VtpmSecret *dek = f->dek; \
-    guint slot = 1; \
-    gsize len = bytes->len; \
-    change; \
-    g_assert_null (vtpm_seal_open_slot (dek, &h, slot, bytes->data, len, &error)); \
-    assert_code (&error, VTPM_ERROR_STATE_DAMAGED); \
-  } \
+#define REFUSED(change)                                                                                                \
+  G_STMT_START                                                                                                         \
+  {                                                                                                                    \
+    VtpmSlotHeader h = header;                                                                                         \
+    const VtpmSecret *dek = f->dek;                                                                                    \
+    guint slot = 1;                                                                                                    \
+    gsize len = bytes->len;                                                                                            \
+    change;                                                                                                            \
+    g_assert_null (vtpm_seal_open_slot (dek, &h, slot, bytes->data, len, &error));                                     \
+    assert_code (&error, VTPM_ERROR_STATE_DAMAGED);                                                                    \
+  }                                                                                                                    \
   G_STMT_END
   REFUSED (dek = f->other);
   REFUSED (slot = 0);
@@ -212,7 +213,8 @@ test_envelope_binding (Fixture *f, gconstpointer unused)
   (void) unused;
   VtpmUuid pair = vtpm_uuid_random ();
   g_assert_true (vtpm_seal_record (f->dek, f->record, NULL));
-  g_autoptr (GBytes) bytes = vtpm_seal_envelope (f->dek, f->record, VTPM_ENVELOPE_PERMANENT, &pair, 9, f->payload, NULL);
+  g_autoptr (GBytes) bytes
+      = vtpm_seal_envelope (f->dek, f->record, VTPM_ENVELOPE_PERMANENT, &pair, 9, f->payload, NULL);
   gsize len;
   const guint8 *data = g_bytes_get_data (bytes, &len);
   gsize record_end = VTPM_ENVELOPE_HEADER_SIZE + g_bytes_get_size (f->record->bytes);
@@ -227,9 +229,9 @@ test_envelope_binding (Fixture *f, gconstpointer unused)
       if (i < VTPM_ENVELOPE_HEADER_SIZE || i >= record_end)
         {
           g_assert_null (open_envelope (f->dek, copy, len, &error));
-          g_assert_true (vtpm_error_code (error) == VTPM_ERROR_BLOB_MISMATCH ||
-                         vtpm_error_code (error) == VTPM_ERROR_STATE_NEWER_VERSION ||
-                         vtpm_error_code (error) == VTPM_ERROR_STATE_DAMAGED);
+          g_assert_true (vtpm_error_code (error) == VTPM_ERROR_BLOB_MISMATCH
+                         || vtpm_error_code (error) == VTPM_ERROR_STATE_NEWER_VERSION
+                         || vtpm_error_code (error) == VTPM_ERROR_STATE_DAMAGED);
         }
       else if (vtpm_envelope_decode (copy, len, &envelope, NULL))
         {
@@ -240,7 +242,8 @@ test_envelope_binding (Fixture *f, gconstpointer unused)
     }
 }
 
-/* The permanent blob of one request and the volatile one of another differ in the pair id; a blob is not the other part. */
+/* The permanent blob of one request and the volatile one of another differ in the pair id; a blob is not the other
+ * part. */
 static void
 test_envelope_swapped (Fixture *f, gconstpointer unused)
 {
@@ -248,7 +251,8 @@ test_envelope_swapped (Fixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   VtpmUuid pair = vtpm_uuid_random (), other_pair = vtpm_uuid_random ();
   g_assert_true (vtpm_seal_record (f->dek, f->record, NULL));
-  g_autoptr (GBytes) bytes = vtpm_seal_envelope (f->dek, f->record, VTPM_ENVELOPE_PERMANENT, &pair, 9, f->payload, NULL);
+  g_autoptr (GBytes) bytes
+      = vtpm_seal_envelope (f->dek, f->record, VTPM_ENVELOPE_PERMANENT, &pair, 9, f->payload, NULL);
   gsize len;
   const guint8 *data = g_bytes_get_data (bytes, &len);
   VtpmEnvelope envelope;

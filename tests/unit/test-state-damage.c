@@ -186,7 +186,8 @@ test_replayed_slot (StateFixture *f, gconstpointer unused)
   for (guint slot = 0; slot < 2; slot++)
     {
       g_autoptr (GBytes) now = fixture_bytes (f);
-      fixture_write (f, VTPM_SLOT_OFFSET (slot), (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_SLOT_OFFSET (slot), VTPM_SLOT_AREA);
+      fixture_write (f, VTPM_SLOT_OFFSET (slot),
+                     (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_SLOT_OFFSET (slot), VTPM_SLOT_AREA);
       state = fixture_must_open (f);
       fixture_assert_content (state, slot == 0 ? 2 : 3);
       g_assert_false (vtpm_state_is_final (state));
@@ -370,7 +371,8 @@ set_oldest_reader (const StateFixture *f, guint copy, guint16 oldest_reader)
 {
   gsize len = fixture_header_length (f), size = CHECKSUM_END - CHECKSUM_OFFSET;
   g_autoptr (GBytes) whole = fixture_bytes (f);
-  g_autofree guint8 *data = g_memdup2 ((const guint8 *) g_bytes_get_data (whole, NULL) + VTPM_HEADER_OFFSET (copy), len);
+  g_autofree guint8 *data
+      = g_memdup2 ((const guint8 *) g_bytes_get_data (whole, NULL) + VTPM_HEADER_OFFSET (copy), len);
   VtpmWriter w = vtpm_writer (data + OLDEST_READER_OFFSET, 2);
   vtpm_write_le16 (&w, oldest_reader);
   g_autoptr (GChecksum) sum = g_checksum_new (G_CHECKSUM_SHA256);
@@ -401,7 +403,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) \
+#define ADD(name, function)                                                                                            \
   g_test_add ("/state-damage/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("flip-after-stop", test_flip_after_stop);
   ADD ("flip-second-life", test_flip_second_life);

@@ -287,7 +287,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) \
+#define ADD(name, function)                                                                                            \
   g_test_add ("/state-epoch/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("change", test_change);
   ADD ("former-keys", test_former_keys);

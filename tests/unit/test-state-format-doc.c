@@ -4,83 +4,19 @@
  * test vectors through the public interfaces and once more by the document's words alone
  * (HKDF from HMAC as RFC 5869 has it, AES-GCM with associated data put together here).
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include <openssl/evp.h>
 
 #include "base/cursor.h"
 #include "state/seal.h"
-
-typedef struct {
-  GStrv lines;
-  GHashTable *vectors; /* name -> GBytes */
-} Document;
-
-static guint8
-hex_digit (char c)
-{
-  int value = g_ascii_xdigit_value (c);
-  g_assert_cmpint (value, >=, 0);
-  return (guint8) value;
-}
-
-/* The block whose opening fence is line I; gives the line of its closing fence. */
-static guint
-read_vector (Document *doc, guint i)
-{
-  g_autoptr (GByteArray) bytes = g_byte_array_new ();
-  g_autofree char *name = g_strdup (doc->lines[i] + strlen ("```hex "));
-  for (i++; !g_str_equal (doc->lines[i], "```"); i++)
-    {
-      g_assert_cmpuint (strlen (doc->lines[i]) % 2, ==, 0);
-      for (const char *c = doc->lines[i]; *c; c += 2)
-        g_byte_array_append (bytes, &(guint8){ (guint8) (hex_digit (c[0]) << 4 | hex_digit (c[1])) }, 1);
-    }
-  g_assert_cmpuint (bytes->len, >, 0);
-  g_assert_true (g_hash_table_insert (doc->vectors, g_steal_pointer (&name), g_byte_array_free_to_bytes (g_steal_pointer (&bytes))));
-  return i;
-}
-
-static void
-set_up (Document *doc, gconstpointer unused)
-{
-  (void) unused;
-  g_autoptr (GError) error = NULL;
-  g_autofree char *text = NULL;
-  const char *source = g_getenv ("srcdir") ? g_getenv ("srcdir") : g_getenv ("G_TEST_SRCDIR");
-  g_autofree char *path = g_build_filename (source ? source : ".", "docs", "state-format.md", NULL);
-  g_file_get_contents (path, &text, NULL, &error);
-  g_assert_no_error (error);
-  doc->lines = g_strsplit (text, "\n", -1);
-  doc->vectors = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, (GDestroyNotify) g_bytes_unref);
-  for (guint i = 0; doc->lines[i]; i++)
-    if (g_str_has_prefix (doc->lines[i], "```hex "))
-      i = read_vector (doc, i);
-}
-
-static void
-tear_down (Document *doc, gconstpointer unused)
-{
-  (void) unused;
-  g_strfreev (doc->lines);
-  g_hash_table_unref (doc->vectors);
-}
-
-static const guint8 *
-vector (const Document *doc, const char *name, gsize *len)
-{
-  g_test_message ("vector %s", name);
-  GBytes *bytes = g_hash_table_lookup (doc->vectors, name);
-  g_assert_nonnull (bytes);
-  return g_bytes_get_data (bytes, len);
-}
+#include "tests/unit/doc_fixture.h"
 
 static void
 assert_vector (const Document *doc, const char *name, const void *data, gsize len)
 {
   gsize expected_len;
-  const guint8 *expected = vector (doc, name, &expected_len);
+  const guint8 *expected = doc_vector (doc, name, &expected_len);
   g_assert_cmpmem (data, len, expected, expected_len);
 }
 
@@ -88,49 +24,21 @@ static VtpmSecret *
 dek_of (const Document *doc)
 {
   gsize len;
-  const guint8 *dek = vector (doc, "dek", &len);
+  const guint8 *dek = doc_vector (doc, "dek", &len);
   g_assert_cmpuint (len, ==, VTPM_DEK_SIZE);
   return vtpm_secret_copy (dek, len, NULL);
-}
-
-/* The cells of the table row below HEADING whose cell COLUMN has KEY in it at its start; NULL without one. */
-static GStrv
-find_row (const Document *doc, const char *heading, guint column, const char *key)
-{
-  gboolean inside = FALSE;
-  for (guint i = 0; doc->lines[i]; i++)
-    {
-      if (g_str_has_prefix (doc->lines[i], "## "))
-        inside = g_str_equal (doc->lines[i] + 3, heading);
-      if (!inside || doc->lines[i][0] != '|')
-        continue;
-      GStrv cells = g_strsplit (doc->lines[i], "|", -1);
-      for (guint c = 0; cells[c]; c++)
-        g_strstrip (cells[c]);
-      if (g_strv_length (cells) > column + 1 && g_str_has_prefix (cells[column + 1], key))
-        return cells;
-      g_strfreev (cells);
-    }
-  return NULL;
-}
-
-/* The offset of a field of known offset, in the table below HEADING. */
-static gsize
-offset_of (const Document *doc, const char *heading, const char *field)
-{
-  g_auto (GStrv) cells = find_row (doc, heading, 2, field);
-  g_test_message ("%s: %s", heading, field);
-  g_assert_nonnull (cells);
-  g_assert_true (g_ascii_isdigit (cells[1][0]) && !strchr (cells[1], '+'));
-  return (gsize) g_ascii_strtoull (cells[1], NULL, 10);
 }
 
 static void
 test_constants (Document *doc, gconstpointer unused)
 {
   (void) unused;
-#define CONSTANT(name) { #name, name }
-  static const struct {
+#define CONSTANT(name)                                                                                                 \
+  {                                                                                                                    \
+#name, name                                                                                                        \
+  }
+  static const struct
+  {
     const char *name;
     guint64 value;
   } constants[] = {
@@ -162,7 +70,7 @@ test_constants (Document *doc, gconstpointer unused)
   for (guint i = 0; i < G_N_ELEMENTS (constants); i++)
     {
       g_autofree char *key = g_strdup_printf ("`%s`", constants[i].name);
-      g_auto (GStrv) cells = find_row (doc, "Limits and offsets", 0, key);
+      g_auto (GStrv) cells = doc_find_row (doc, "Limits and offsets", 0, key);
       g_test_message ("%s", key);
       g_assert_nonnull (cells);
       g_assert_cmpuint (g_ascii_strtoull (cells[2], NULL, 10), ==, constants[i].value);
@@ -213,8 +121,8 @@ binding (const char *prefix, const char *purpose, const VtpmRecord *record, guin
 
 /* Decrypts by hand and expects the vector PLAIN. */
 static void
-assert_decrypts (const Document *doc, const guint8 okm[static 44], const guint8 *aad, gsize aad_len, const guint8 *sealed,
-                 gsize len, const char *plain)
+assert_decrypts (const Document *doc, const guint8 okm[static 44], const guint8 *aad, gsize aad_len,
+                 const guint8 *sealed, gsize len, const char *plain)
 {
   int n;
   g_autofree guint8 *out = g_malloc (len);
@@ -223,7 +131,8 @@ assert_decrypts (const Document *doc, const guint8 okm[static 44], const guint8 
   g_assert_cmpint (EVP_DecryptInit_ex (context, EVP_aes_256_gcm (), NULL, okm, okm + 32), ==, 1);
   g_assert_cmpint (EVP_DecryptUpdate (context, NULL, &n, aad, (int) aad_len), ==, 1);
   g_assert_cmpint (EVP_DecryptUpdate (context, out, &n, sealed, (int) text), ==, 1);
-  g_assert_cmpint (EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) (sealed + text)), ==, 1);
+  g_assert_cmpint (EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) (sealed + text)), ==,
+                   1);
   g_assert_cmpint (EVP_DecryptFinal_ex (context, out + text, &n), ==, 1);
   EVP_CIPHER_CTX_free (context);
   assert_vector (doc, plain, out, text);
@@ -247,7 +156,7 @@ record_of (const Document *doc)
 {
   gsize len;
   GPtrArray *decoded = NULL;
-  const guint8 *bytes = vector (doc, "header-copy", &len);
+  const guint8 *bytes = doc_vector (doc, "header-copy", &len);
   g_assert_cmpint (vtpm_header_decode (bytes, len, &decoded), ==, VTPM_PART_GOOD);
   g_autoptr (GPtrArray) records = decoded;
   g_assert_cmpuint (records->len, ==, 1);
@@ -267,15 +176,15 @@ test_header_copy (Document *doc, gconstpointer unused)
   (void) unused;
   static const char heading[] = "Header copy";
   gsize len, sum_size = 32;
-  const guint8 *bytes = vector (doc, "header-copy", &len);
-  gsize sum_at = offset_of (doc, heading, "checksum"), behind = offset_of (doc, heading, "number of records");
+  const guint8 *bytes = doc_vector (doc, "header-copy", &len);
+  gsize sum_at = doc_offset_of (doc, heading, "checksum"), behind = doc_offset_of (doc, heading, "number of records");
   guint8 sum[32];
-  g_assert_cmpmem (bytes + offset_of (doc, heading, "magic"), 8, "vtpm-hdr", 8);
-  VtpmReader version = vtpm_reader (bytes + offset_of (doc, heading, "format version"), 2);
+  g_assert_cmpmem (bytes + doc_offset_of (doc, heading, "magic"), 8, "vtpm-hdr", 8);
+  VtpmReader version = vtpm_reader (bytes + doc_offset_of (doc, heading, "format version"), 2);
   g_assert_cmpuint (vtpm_read_le16 (&version), ==, VTPM_FORMAT_VERSION);
-  VtpmReader oldest = vtpm_reader (bytes + offset_of (doc, heading, "oldest reader"), 2);
+  VtpmReader oldest = vtpm_reader (bytes + doc_offset_of (doc, heading, "oldest reader"), 2);
   g_assert_cmpuint (vtpm_read_le16 (&oldest), ==, 1);
-  VtpmReader length = vtpm_reader (bytes + offset_of (doc, heading, "length"), 4);
+  VtpmReader length = vtpm_reader (bytes + doc_offset_of (doc, heading, "length"), 4);
   g_assert_cmpuint (vtpm_read_le32 (&length), ==, len);
   VtpmReader count = vtpm_reader (bytes + behind, 2);
   g_assert_cmpuint (vtpm_read_le16 (&count), ==, 1);
@@ -286,7 +195,7 @@ test_header_copy (Document *doc, gconstpointer unused)
   g_assert_cmpmem (bytes + sum_at, 32, sum, sizeof sum);
 
   g_autoptr (VtpmRecord) record = record_of (doc);
-  gsize at = offset_of (doc, heading, "the records");
+  gsize at = doc_offset_of (doc, heading, "the records");
   g_assert_cmpmem (bytes + at, len - at, g_bytes_get_data (record->bytes, NULL), g_bytes_get_size (record->bytes));
   g_autoptr (GPtrArray) records = g_ptr_array_new ();
   g_ptr_array_add (records, record);
@@ -329,7 +238,7 @@ test_record (Document *doc, gconstpointer unused)
       VtpmReader r = vtpm_reader (bytes + at, end - at);
       guint16 type = vtpm_read_le16 (&r);
       g_autofree char *key = g_strdup_printf ("`0x%04x`", type);
-      g_auto (GStrv) cells = find_row (doc, "Epoch record", 0, key);
+      g_auto (GStrv) cells = doc_find_row (doc, "Epoch record", 0, key);
       g_assert_nonnull (cells);
       g_assert_cmpstr (cells[2], ==, names[i]);
       g_assert_cmpstr (cells[3], ==, type & 0x8000 ? "yes" : "no");
@@ -397,7 +306,7 @@ test_slot (Document *doc, gconstpointer unused)
   g_autoptr (VtpmSecret) dek = dek_of (doc);
   g_autoptr (VtpmRecord) record = record_of (doc);
   gsize len;
-  const guint8 *bytes = vector (doc, "slot", &len);
+  const guint8 *bytes = doc_vector (doc, "slot", &len);
   VtpmSlotHeader header;
   g_assert_cmpint (vtpm_slot_header_decode (bytes, len, &header), ==, VTPM_PART_GOOD);
   g_assert_cmpuint (header.epoch, ==, 3);
@@ -412,21 +321,21 @@ test_slot (Document *doc, gconstpointer unused)
   g_assert_cmpuint (((VtpmFormerKey *) payload->former_keys->pdata[0])->epoch, ==, 2);
   assert_encodes (doc, payload, "slot-plaintext");
 
-  VtpmReader flags = vtpm_reader (bytes + offset_of (doc, heading, "flags"), 2);
+  VtpmReader flags = vtpm_reader (bytes + doc_offset_of (doc, heading, "flags"), 2);
   g_assert_cmpuint (vtpm_read_le16 (&flags), ==, 1);
-  VtpmReader cipher = vtpm_reader (bytes + offset_of (doc, heading, "length"), 4);
-  gsize text_at = offset_of (doc, heading, "ciphertext"), text = vtpm_read_le32 (&cipher);
+  VtpmReader cipher = vtpm_reader (bytes + doc_offset_of (doc, heading, "length"), 4);
+  gsize text_at = doc_offset_of (doc, heading, "ciphertext"), text = vtpm_read_le32 (&cipher);
   g_assert_cmpuint (text_at + text + VTPM_TAG_SIZE, ==, len);
-  g_assert_cmpmem (bytes + offset_of (doc, heading, "vTPM id"), 16, record->vtpm_id.bytes, 16);
-  VtpmReader epoch = vtpm_reader (bytes + offset_of (doc, heading, "epoch"), 8);
+  g_assert_cmpmem (bytes + doc_offset_of (doc, heading, "vTPM id"), 16, record->vtpm_id.bytes, 16);
+  VtpmReader epoch = vtpm_reader (bytes + doc_offset_of (doc, heading, "epoch"), 8);
   g_assert_cmpuint (vtpm_read_le64 (&epoch), ==, 3);
-  VtpmReader generation = vtpm_reader (bytes + offset_of (doc, heading, "generation"), 8);
+  VtpmReader generation = vtpm_reader (bytes + doc_offset_of (doc, heading, "generation"), 8);
   g_assert_cmpuint (vtpm_read_le64 (&generation), ==, 42);
 
   guint8 info[128], okm[44], aad[128];
   gsize info_len = binding ("vtpm seal 1", "slot", record, info);
   assert_vector (doc, "slot-info", info, info_len);
-  hkdf (dek->data, bytes + offset_of (doc, heading, "salt"), info, info_len, okm, sizeof okm);
+  hkdf (dek->data, bytes + doc_offset_of (doc, heading, "salt"), info, info_len, okm, sizeof okm);
   assert_vector (doc, "slot-okm", okm, sizeof okm);
   VtpmWriter w = vtpm_writer (aad, sizeof aad);
   w.pos = binding ("", "slot", record, aad);
@@ -447,7 +356,7 @@ check_envelope (const Document *doc, const char *part_name, VtpmEnvelopePart par
   g_autofree char *okm_name = g_strconcat (name, "-okm", NULL), *aad_name = g_strconcat (name, "-aad", NULL);
   g_autofree char *plain_name = g_strconcat (name, "-plaintext", NULL);
   gsize len;
-  const guint8 *bytes = vector (doc, name, &len);
+  const guint8 *bytes = doc_vector (doc, name, &len);
   VtpmEnvelope envelope;
   g_assert_true (vtpm_envelope_decode (bytes, len, &envelope, &error));
   g_assert_no_error (error);
@@ -465,23 +374,24 @@ check_envelope (const Document *doc, const char *part_name, VtpmEnvelopePart par
   else
     assert_text (payload->volatile_state, "until it is switched off");
 
-  g_assert_cmpmem (bytes + offset_of (doc, heading, "magic"), 8, "vtpm-env", 8);
-  VtpmReader part_field = vtpm_reader (bytes + offset_of (doc, heading, "part"), 4);
+  g_assert_cmpmem (bytes + doc_offset_of (doc, heading, "magic"), 8, "vtpm-env", 8);
+  VtpmReader part_field = vtpm_reader (bytes + doc_offset_of (doc, heading, "part"), 4);
   g_assert_cmpuint (vtpm_read_le32 (&part_field), ==, part);
-  VtpmReader record_length = vtpm_reader (bytes + offset_of (doc, heading, "length R"), 4);
-  VtpmReader sealed_length = vtpm_reader (bytes + offset_of (doc, heading, "length S"), 4);
-  gsize record_at = offset_of (doc, heading, "the epoch record"), r = vtpm_read_le32 (&record_length), s = vtpm_read_le32 (&sealed_length);
+  VtpmReader record_length = vtpm_reader (bytes + doc_offset_of (doc, heading, "length R"), 4);
+  VtpmReader sealed_length = vtpm_reader (bytes + doc_offset_of (doc, heading, "length S"), 4);
+  gsize record_at = doc_offset_of (doc, heading, "the epoch record"), r = vtpm_read_le32 (&record_length),
+        s = vtpm_read_le32 (&sealed_length);
   g_assert_cmpuint (record_at + r + s, ==, len);
   g_assert_cmpmem (bytes + record_at, r, g_bytes_get_data (record->bytes, NULL), g_bytes_get_size (record->bytes));
 
   guint8 info[128], okm[44], aad[128];
   gsize info_len = binding ("vtpm seal 1", purpose, record, info);
-  hkdf (dek->data, bytes + offset_of (doc, heading, "salt"), info, info_len, okm, sizeof okm);
+  hkdf (dek->data, bytes + doc_offset_of (doc, heading, "salt"), info, info_len, okm, sizeof okm);
   assert_vector (doc, okm_name, okm, sizeof okm);
   VtpmWriter w = vtpm_writer (aad, sizeof aad);
   w.pos = binding ("", purpose, record, aad);
-  vtpm_write_bytes (&w, bytes + offset_of (doc, heading, "generation"), 8);
-  vtpm_write_bytes (&w, bytes + offset_of (doc, heading, "pair id"), 16);
+  vtpm_write_bytes (&w, bytes + doc_offset_of (doc, heading, "generation"), 8);
+  vtpm_write_bytes (&w, bytes + doc_offset_of (doc, heading, "pair id"), 16);
   assert_vector (doc, aad_name, aad, w.pos);
   assert_decrypts (doc, okm, aad, w.pos, bytes + record_at + r, s, plain_name);
 }
@@ -500,13 +410,13 @@ test_parts (Document *doc, gconstpointer unused)
 {
   (void) unused;
   gsize len;
-  const guint8 *bytes = vector (doc, "slot-plaintext", &len);
+  const guint8 *bytes = doc_vector (doc, "slot-plaintext", &len);
   static const char *const names[] = { "former keys", "permanent", "volatile" };
   VtpmReader r = vtpm_reader (bytes, len);
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     {
       g_autofree char *key = g_strdup_printf ("`0x%04x`", vtpm_read_le16 (&r));
-      g_auto (GStrv) cells = find_row (doc, "Payload", 0, key);
+      g_auto (GStrv) cells = doc_find_row (doc, "Payload", 0, key);
       g_assert_nonnull (cells);
       g_assert_cmpstr (cells[2], ==, names[i]);
       vtpm_read_bytes (&r, vtpm_read_le32 (&r));
@@ -520,7 +430,8 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) g_test_add ("/state-format-doc/" name, Document, NULL, set_up, function, tear_down)
+#define ADD(name, function)                                                                                            \
+  g_test_add ("/state-format-doc/" name, Document, "state-format.md", doc_set_up, function, doc_tear_down)
   ADD ("constants", test_constants);
   ADD ("header-copy", test_header_copy);
   ADD ("record", test_record);

@@ -179,7 +179,8 @@ test_locks (StateFixture *f, gconstpointer unused)
   (void) unused;
   g_autoptr (GError) error = NULL;
   g_autoptr (VtpmStore) a = must_create (f), b = must_open (f, TRUE), c = must_open (f, TRUE);
-  static const struct {
+  static const struct
+  {
     VtpmLockByte byte;
     VtpmErrorCode held;
   } locks[] = { { VTPM_LOCK_OWNER, VTPM_ERROR_IN_USE },
@@ -275,7 +276,8 @@ test_adopt (StateFixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   VtpmStore *broker = must_create (f);
   g_assert_true (vtpm_store_lock (broker, VTPM_LOCK_OWNER, TRUE, 0, &error));
-  g_autoptr (VtpmStore) device = vtpm_store_file_adopt (fcntl (vtpm_store_file_fd (broker), F_DUPFD_CLOEXEC, 3), f->path);
+  g_autoptr (VtpmStore) device
+      = vtpm_store_file_adopt (fcntl (vtpm_store_file_fd (broker), F_DUPFD_CLOEXEC, 3), f->path);
   g_assert_true (vtpm_store_lock (device, VTPM_LOCK_OWNER, TRUE, 0, &error));
   vtpm_store_close (broker);
   g_autoptr (VtpmStore) stranger = must_open (f, TRUE);
@@ -289,7 +291,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) \
+#define ADD(name, function)                                                                                            \
   g_test_add ("/store-file/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("create", test_create);
   ADD ("create-errors", test_create_errors);
