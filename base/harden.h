@@ -6,7 +6,7 @@
 
 #include <glib.h>
 
-/** No core file, and no other process of the same user attaches or reads /proc/PID/mem. Lasts until exec, the core limit beyond. */
+/** No core file, and no other process of the same user attaches or reads its memory. Until exec. */
 void vtpm_harden_no_dump (void);
 
 /** Set-user-ID programs give nothing any more to this process and what it starts. FALSE: failed. */

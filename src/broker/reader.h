@@ -22,6 +22,7 @@ typedef struct {
  * does not verify and byte 0 is held. FALSE: what vtpm_header_read(), vtpm_unlock_header() and
  * vtpm_state_open() say.
  */
-gboolean vtpm_reading_open (const VtpmConfig *config, const char *path, VtpmReading *reading, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_reading_open (const VtpmConfig *config, const char *path, VtpmReading *reading,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_reading_clear (VtpmReading *reading);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmReading, vtpm_reading_clear)

@@ -62,8 +62,7 @@ same_question (gconstpointer a, gconstpointer b)
   const Attempt *left = a, *right = b;
   return memcmp (left->context.digest, right->context.digest, sizeof left->context.digest) == 0 &&
          vtpm_uuid_equal (&left->slot->provider, &right->slot->provider) &&
-         left->slot->key_version == right->slot->key_version &&
-         g_str_equal (left->slot->key_id, right->slot->key_id) &&
+         left->slot->key_version == right->slot->key_version && g_str_equal (left->slot->key_id, right->slot->key_id) &&
          g_bytes_equal (left->slot->wrapped, right->slot->wrapped);
 }
 
@@ -135,9 +134,10 @@ accept_plain (const Attempt *attempt, const VtpmSecret *plain, GError **error)
   g_autoptr (GError) cause = NULL;
   VtpmSecret *dek = vtpm_keyslot_accept (attempt->record, plain, &cause);
   if (!dek && vtpm_error_code (cause) == VTPM_ERROR_KEY_SLOT_DAMAGED)
-    vtpm_provider_set_error (error, vtpm_provider_entry (attempt->provider), VTPM_ERROR_KEY_SLOT_DAMAGED,
-                             "unwrapped what does not belong to this vTPM, VM and epoch: the key slot was changed, or is "
-                             "another file's. Restore the state file from a backup");
+    vtpm_provider_set_error (
+        error, vtpm_provider_entry (attempt->provider), VTPM_ERROR_KEY_SLOT_DAMAGED,
+        "unwrapped what does not belong to this vTPM, VM and epoch: the key slot was changed, or is "
+        "another file's. Restore the state file from a backup");
   else if (!dek)
     g_propagate_error (error, g_steal_pointer (&cause));
   return dek;
@@ -224,7 +224,8 @@ set_timeouts (Unlock *unlock)
       if (is_under_way (attempt))
         vtpm_provider_set_error (&attempt->error, vtpm_provider_entry (attempt->provider), VTPM_ERROR_PROVIDER_TIMEOUT,
                                  "did not answer in time (%d ms in all): see whether what it depends on can be "
-                                 "reached, then try again", unlock->times->total_ms);
+                                 "reached, then try again",
+                                 unlock->times->total_ms);
       else if (i >= unlock->asked)
         vtpm_error_set (&attempt->error, VTPM_UNLOCK_ERROR, VTPM_ERROR_PROVIDER_TIMEOUT,
                         "the provider was not asked: those before it took all of %d ms; try again",
@@ -300,11 +301,13 @@ tell_failures (const Unlock *unlock)
       const Attempt *attempt = unlock->attempts->pdata[i];
       const VtpmProvider *silent = attempt->error || i >= unlock->asked ? NULL : attempt->provider;
       if (attempt->error)
-        vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): %s", i + 1,
-                  unlock->attempts->len, attempt->record->epoch, attempt->error->message);
+        vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): %s", i + 1, unlock->attempts->len,
+                  attempt->record->epoch, attempt->error->message);
       else if (silent && vtpm_provider_fd (silent) >= 0)
-        vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): key provider %s had not answered when "
-                  "another one opened", i + 1, unlock->attempts->len, attempt->record->epoch, vtpm_provider_entry (silent)->name);
+        vtpm_log (VTPM_LOG_WARNING,
+                  "key slot %u of %u (epoch %" G_GUINT64_FORMAT "): key provider %s had not answered when "
+                  "another one opened",
+                  i + 1, unlock->attempts->len, attempt->record->epoch, vtpm_provider_entry (silent)->name);
     }
 }
 
@@ -315,8 +318,10 @@ tell_forged_records (const Unlock *unlock)
     {
       const VtpmRecord *record = unlock->candidates->pdata[i];
       if (!vtpm_seal_verify_record (unlock->dek, record))
-        vtpm_log (VTPM_LOG_WARNING, "[state-damaged] the record of epoch %" G_GUINT64_FORMAT ", sequence %" G_GUINT64_FORMAT
-                  ", was changed without its key; it was passed over for another copy", record->epoch, record->sequence);
+        vtpm_log (VTPM_LOG_WARNING,
+                  "[state-damaged] the record of epoch %" G_GUINT64_FORMAT ", sequence %" G_GUINT64_FORMAT
+                  ", was changed without its key; it was passed over for another copy",
+                  record->epoch, record->sequence);
     }
 }
 
@@ -329,7 +334,9 @@ vtpm_unlock_epoch_within (const VtpmConfig *config, GPtrArray *records, guint64 
   if (unlock.attempts->len == 0)
     {
       vtpm_error_set (error, VTPM_UNLOCK_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                      "no record of the header has a key slot of epoch %" G_GUINT64_FORMAT "; restore the file from a backup", epoch);
+                      "no record of the header has a key slot of epoch %" G_GUINT64_FORMAT
+                      "; restore the file from a backup",
+                      epoch);
       return NULL;
     }
   unlock.registry = vtpm_registry_load (&config->place, error);

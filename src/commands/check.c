@@ -56,22 +56,25 @@ check_header (Check *check)
       {
         good = FALSE;
         fault_new (check, VTPM_ERROR_STATE_DAMAGED,
-                   "header copy %c is %s; the other one is good, and the next start writes this one anew", 'A' + (int) c,
-                   header->copy[c] == VTPM_PART_BLANK ? "blank" : "damaged");
+                   "header copy %c is %s; the other one is good, and the next start writes this one anew",
+                   'A' + (int) c, header->copy[c] == VTPM_PART_BLANK ? "blank" : "damaged");
       }
   if (!good)
     return;
   if (header->copies_differ || header->records->len > 1)
-    fault_new (check, VTPM_ERROR_REKEY_PENDING, "a change of keys was cut short or is under way (%s); the next start ends it",
+    fault_new (check, VTPM_ERROR_REKEY_PENDING,
+               "a change of keys was cut short or is under way (%s); the next start ends it",
                header->copies_differ ? "the header copies differ" : "the header has two records");
   else
     printf ("header: both copies are good and equal; epoch %" G_GUINT64_FORMAT ", sequence %" G_GUINT64_FORMAT
-            ", MAC verified\n", record->epoch, record->sequence);
+            ", MAC verified\n",
+            record->epoch, record->sequence);
 }
 
 /* One slot of the record, by a provider that has not been asked before. */
 static gboolean
-prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot *slot, const char **name, GError **error)
+prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot *slot, const char **name,
+            GError **error)
 {
   const VtpmProviderEntry *entry = vtpm_registry_find (registry, &slot->provider, error);
   g_autoptr (VtpmProvider) provider = entry ? vtpm_provider_open (&check->config->place, entry, error) : NULL;
@@ -86,7 +89,8 @@ static void
 fault_in_key_slot (Check *check, guint index, const GError *error)
 {
   const char *text = strstr (error->message, "] "); /* behind the word, which comes first again */
-  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1, text ? text + strlen ("] ") : error->message);
+  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1,
+             text ? text + strlen ("] ") : error->message);
 }
 
 static void
@@ -106,7 +110,8 @@ check_key_slots (Check *check)
       const char *name = NULL;
       g_autoptr (GError) error = NULL;
       if (prove_slot (check, registry, slot, &name, &error))
-        printf ("key slot %u: provider %s unwraps it (key %s, version %u)\n", i + 1, name, slot->key_id, slot->key_version);
+        printf ("key slot %u: provider %s unwraps it (key %s, version %u)\n", i + 1, name, slot->key_id,
+                slot->key_version);
       else
         fault_in_key_slot (check, i, error);
     }
@@ -124,8 +129,10 @@ check_state_slots (Check *check)
                damage.final_survivor ? "nothing is missing, and the next start writes it anew"
                                      : "the last command that was acknowledged may be missing from the other one");
   else if (vtpm_state_damage (state).found)
-    printf ("state slots: %u is being written by the TPM that runs, the other one decrypts; generation %" G_GUINT64_FORMAT "\n",
-            vtpm_state_damage (state).slot, vtpm_state_generation (state));
+    printf (
+        "state slots: %u is being written by the TPM that runs, the other one decrypts; generation %" G_GUINT64_FORMAT
+        "\n",
+        vtpm_state_damage (state).slot, vtpm_state_generation (state));
   else
     printf ("state slots: both decrypt; generation %" G_GUINT64_FORMAT "%s\n", vtpm_state_generation (state),
             vtpm_state_is_final (state) ? ", an orderly end" : "");
@@ -147,13 +154,16 @@ check_tpm (Check *check)
   if (!payload->permanent)
     fault_new (check, VTPM_ERROR_STATE_DAMAGED, "there is no TPM in it; restore it from a backup");
   else if (record->library_version > vtpm_engine_version ())
-    fault_new (check, VTPM_ERROR_STATE_NEWER_VERSION, "libtpms %s wrote the TPM's state, and this host has %s, which may not "
-               "read it; use a host that has the newer one", wrote, here);
+    fault_new (check, VTPM_ERROR_STATE_NEWER_VERSION,
+               "libtpms %s wrote the TPM's state, and this host has %s, which may not "
+               "read it; use a host that has the newer one",
+               wrote, here);
   else if (!vtpm_engine_open (&error) || !vtpm_engine_validate (payload->permanent, payload->volatile_state, &error))
     fault (check, error);
   else
     printf ("TPM: libtpms %s takes its state (written by %s), %" G_GSIZE_FORMAT " bytes permanent, %" G_GSIZE_FORMAT
-            " volatile\n", here, wrote, payload->permanent->len, payload->volatile_state ? payload->volatile_state->len : 0);
+            " volatile\n",
+            here, wrote, payload->permanent->len, payload->volatile_state ? payload->volatile_state->len : 0);
 }
 
 static gboolean
@@ -185,8 +195,9 @@ vtpm_command_check (int argc, char **argv)
   };
   g_autoptr (GError) error = NULL;
   int exit_status = 0;
-  if (!vtpm_command_parse (entries, "STATE", "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.",
-                           1, 1, &argc, &argv, &error) ||
+  if (!vtpm_command_parse (entries, "STATE",
+                           "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.", 1, 1,
+                           &argc, &argv, &error) ||
       !check (config, argv[1], &exit_status, &error))
     return vtpm_command_fail ("check", error);
   return exit_status;

@@ -40,7 +40,8 @@ read_header (VtpmStore *store, GError **error)
   VtpmErrorCode code = cause ? vtpm_error_code (cause) : VTPM_ERROR_FAILED;
   if (code == VTPM_ERROR_STATE_DAMAGED || code == VTPM_ERROR_STATE_TRUNCATED)
     vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "%s does not read as a state file and was left as it is; if it is one, remove it yourself", store->name);
+                    "%s does not read as a state file and was left as it is; if it is one, remove it yourself",
+                    store->name);
   else if (!header)
     g_propagate_error (error, g_steal_pointer (&cause));
   return header;

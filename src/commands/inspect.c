@@ -128,7 +128,8 @@ read_view (View *view, VtpmStore *store, GError **error)
   if (!view->header)
     {
       VtpmErrorCode code = vtpm_error_code (cause);
-      gboolean of_file = code == VTPM_ERROR_STATE_TRUNCATED || code == VTPM_ERROR_STATE_DAMAGED || code == VTPM_ERROR_STATE_NEWER_VERSION;
+      gboolean of_file = code == VTPM_ERROR_STATE_TRUNCATED || code == VTPM_ERROR_STATE_DAMAGED ||
+                         code == VTPM_ERROR_STATE_NEWER_VERSION;
       view->header = of_file ? salvage (store, error) : NULL;
       if (of_file && !view->header)
         return FALSE;
@@ -154,7 +155,8 @@ judge_header (View *view)
     {
       const VtpmRecord *record = header->records->pdata[i];
       if (record->unknown_critical)
-        problem (view, VTPM_ERROR_STATE_NEWER_VERSION, "epoch %" G_GUINT64_FORMAT " has a field that only a newer vtpm knows", record->epoch);
+        problem (view, VTPM_ERROR_STATE_NEWER_VERSION,
+                 "epoch %" G_GUINT64_FORMAT " has a field that only a newer vtpm knows", record->epoch);
       epochs += i == 0 || ((const VtpmRecord *) header->records->pdata[i - 1])->epoch != record->epoch;
     }
   if (epochs > 1)
@@ -181,7 +183,8 @@ judge_slot (View *view, guint slot)
   if (!known)
     problem (view, VTPM_ERROR_STATE_FOREIGN_SLOT, "state slot %u belongs to another vTPM", slot);
   else if (!named)
-    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE, "state slot %u is of epoch %" G_GUINT64_FORMAT ", which has no record", slot,
+    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE,
+             "state slot %u is of epoch %" G_GUINT64_FORMAT ", which has no record", slot,
              header->slot_header[slot].epoch);
 }
 
@@ -189,8 +192,8 @@ static void
 judge (View *view)
 {
   if (view->size < VTPM_FILE_SIZE)
-    problem (view, VTPM_ERROR_STATE_TRUNCATED, "the file has %" G_GUINT64_FORMAT " bytes of %" G_GUINT64_FORMAT, view->size,
-             (guint64) VTPM_FILE_SIZE);
+    problem (view, VTPM_ERROR_STATE_TRUNCATED, "the file has %" G_GUINT64_FORMAT " bytes of %" G_GUINT64_FORMAT,
+             view->size, (guint64) VTPM_FILE_SIZE);
   judge_header (view);
   judge_slot (view, 0);
   judge_slot (view, 1);
@@ -393,12 +396,14 @@ print_record (const View *view, const VtpmRecord *record)
       const VtpmKeySlot *slot = record->key_slots->pdata[i];
       const char *name = provider_name (view, &slot->provider);
       g_autofree char *label = g_strdup_printf ("Key slot %u", i + 1);
-      line (label, "provider %s (%s), key %s, version %u, %" G_GSIZE_FORMAT " bytes", vtpm_uuid_format (&slot->provider, text),
-            name ? name : "not known on this host", slot->key_id, slot->key_version, g_bytes_get_size (slot->wrapped));
+      line (label, "provider %s (%s), key %s, version %u, %" G_GSIZE_FORMAT " bytes",
+            vtpm_uuid_format (&slot->provider, text), name ? name : "not known on this host", slot->key_id,
+            slot->key_version, g_bytes_get_size (slot->wrapped));
     }
   line ("libtpms", "%s", version);
   line ("Public part", "%" G_GSIZE_FORMAT " bytes", record->public_part ? g_bytes_get_size (record->public_part) : 0);
-  line ("Flags", "%s (0x%x)", record->flags & VTPM_RECORD_AWAITS_INCOMING ? "awaits an incoming TPM" : "none", record->flags);
+  line ("Flags", "%s (0x%x)", record->flags & VTPM_RECORD_AWAITS_INCOMING ? "awaits an incoming TPM" : "none",
+        record->flags);
 }
 
 static void
@@ -407,8 +412,8 @@ print_slot (const VtpmHeader *header, guint slot)
   const VtpmSlotHeader *part = &header->slot_header[slot];
   g_autofree char *label = g_strdup_printf ("State slot %u", slot);
   if (is_good (header, slot))
-    line (label, "epoch %" G_GUINT64_FORMAT ", generation %" G_GUINT64_FORMAT "%s, %u bytes sealed", part->epoch, part->generation,
-          part->final ? ", final" : "", part->length);
+    line (label, "epoch %" G_GUINT64_FORMAT ", generation %" G_GUINT64_FORMAT "%s, %u bytes sealed", part->epoch,
+          part->generation, part->final ? ", final" : "", part->length);
   else
     line (label, "%s", status_name (header->slot[slot]));
 }
@@ -470,8 +475,8 @@ vtpm_command_inspect (int argc, char **argv)
     { NULL, 0, 0, 0, NULL, NULL, NULL },
   };
   g_autoptr (GError) error = NULL;
-  if (!vtpm_command_parse (entries, "STATE", "Shows what can be known of STATE without a key. The TPM may run.", 1, 1, &argc,
-                           &argv, &error) ||
+  if (!vtpm_command_parse (entries, "STATE", "Shows what can be known of STATE without a key. The TPM may run.", 1, 1,
+                           &argc, &argv, &error) ||
       !inspect (config, argv[1], as_json, &error))
     return vtpm_command_fail ("inspect", error);
   return 0;

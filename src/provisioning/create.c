@@ -11,7 +11,8 @@
 G_DEFINE_QUARK (vtpm-create-error-quark, vtpm_create_error)
 
 static VtpmKeySlot *
-wrap (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmSecret *dek, GError **error)
+wrap (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmSecret *dek,
+      GError **error)
 {
   g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, error);
   return provider ? vtpm_keyslot_wrap (provider, record, dek, PROVIDER_WAIT_MS, error) : NULL;
@@ -27,7 +28,8 @@ prove (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecor
 }
 
 gboolean
-vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek, GError **error)
+vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek,
+                          GError **error)
 {
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
   const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, error) : NULL;
@@ -78,7 +80,8 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
 }
 
 gboolean
-vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep, GError **error)
+vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep,
+             GError **error)
 {
   if (options->has_vm_uuid && !vtpm_uuid_is_identity (&options->vm_uuid))
     {

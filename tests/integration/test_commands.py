@@ -212,8 +212,8 @@ def test_create_exists(host):
 def test_create_races(host):
     """of many that make one name one wins; of many that make the default provider all get the same"""
     names = ["same"] * 4 + [f"own-{i}" for i in range(4)]
-    running = [subprocess.Popen([VTPM, "create", host.path(name), "--config", host.config], env=host.env, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True) for name in names]
+    running = [subprocess.Popen([VTPM, "create", host.path(name), "--config", host.config], env=host.env,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for name in names]
     done = [(process.communicate(timeout=60), process.returncode) for process in running]
     same = [status for _, status in done[:4]]
     assert sorted(same) == [0, 3, 3, 3], done
@@ -243,7 +243,8 @@ def can_drop():
     """Whether this test is root, and the program can be run by nobody."""
     if os.geteuid() != 0:
         return False
-    done = subprocess.run([VTPM, "--version"], user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False)
+    done = subprocess.run([VTPM, "--version"], user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True,
+                          check=False)
     return done.returncode == 0
 
 
@@ -270,8 +271,8 @@ def test_inspect_text(host):
     shutil.rmtree(os.path.join(host.data, "native"))
     done = host.run("inspect", path)
     assert done.returncode == 0 and not done.stderr
-    for wanted in (UUID_A, "copy", "Epoch           1, sequence 1", "(native)", "Header copy B   good", "libtpms         0.",
-                   "State slot 1    epoch 1, generation 1, final", "Verified        nothing"):
+    for wanted in (UUID_A, "copy", "Epoch           1, sequence 1", "(native)", "Header copy B   good",
+                   "libtpms         0.", "State slot 1    epoch 1, generation 1, final", "Verified        nothing"):
         assert wanted in done.stdout, (wanted, done.stdout)
     assert "Problem" not in done.stdout
 
@@ -316,7 +317,8 @@ def test_inspect_damaged(host):
     for offset in HEADER:
         flip(path, offset)
     view = host.inspect(path)
-    assert view["records"] == [] and view["state_slots"][0]["vtpm_id"] == vtpm_id and words(view) == ["state-damaged"] * 2
+    assert view["records"] == [] and view["state_slots"][0]["vtpm_id"] == vtpm_id
+    assert words(view) == ["state-damaged"] * 2
     path = make(host.path("blank-copy"), good)
     write(path, HEADER[0], bytes(64 * 1024))
     assert host.inspect(path)["header_copies"] == ["blank", "good"]
@@ -375,7 +377,8 @@ def test_check_damaged(host):
     good = content(host.create())
     used = int.from_bytes(good[SLOT[0] + 12:SLOT[0] + 16], "little") + 96  # ciphertext, header and tag
     cases = [(HEADER[part] + at, "state-damaged") for part in (0, 1) for at in (0, 60, 150)]
-    cases += [(SLOT[part] + at, "state-slot-unreadable") for part in (0, 1) for at in (0, 40, 50, 79, 80, 900, used - 1)]
+    in_slot = (0, 40, 50, 79, 80, 900, used - 1)
+    cases += [(SLOT[part] + at, "state-slot-unreadable") for part in (0, 1) for at in in_slot]
     for number, (offset, word) in enumerate(cases):
         path = make(host.path(f"flip-{number}"), good)
         flip(path, offset)
@@ -448,7 +451,8 @@ def test_header_lock(host):
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(30)
-    reader = subprocess.Popen([VTPM, "inspect", path, "--config", host.config], env=host.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    reader = subprocess.Popen([VTPM, "inspect", path, "--config", host.config], env=host.env,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(0.3)
     assert reader.poll() is None
     release.set()
@@ -526,7 +530,8 @@ def test_nothing_in_the_clear(host):
         data = content(name)
         assert not any(data[i:i + 16] in windows for i in range(len(data) - 15)), name
     shutil.rmtree(os.path.join(host.data, "native"))
-    locked_out = subprocess.run([PLAINSTATE, path, "--config", host.config], env=host.env, capture_output=True, check=False)
+    locked_out = subprocess.run([PLAINSTATE, path, "--config", host.config], env=host.env, capture_output=True,
+                                check=False)
     assert locked_out.returncode == 4 and not locked_out.stdout
     return None
 

@@ -9,24 +9,23 @@
 #include "src/broker/unlock.h"
 #include "state/registry.h"
 
-static const char fake[] =
-    "#!/bin/sh\n"
-    "uuid=$1 mode=${2#mode=}\n"
-    "[ ! -f \"$VTPM_DATA_DIR/mode\" ] || mode=$(cat \"$VTPM_DATA_DIR/mode\")\n"
-    "[ \"$mode\" != silent ] || exec sleep 60\n"
-    "echo \"vtpm-provider 1 fake $uuid wrap unwrap\"\n"
-    "while read -r op vtpm a b c d; do\n"
-    "  [ \"$op\" != unwrap ] || echo >>\"$VTPM_DATA_DIR/unwraps\"\n"
-    "  case $mode-$op in\n"
-    "    hang-*) exec sleep 60 ;;\n"
-    "    slow-unwrap) sleep 0.3; echo \"ok $d\" ;;\n"
-    "    garbage-unwrap) echo ok AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA ;;\n"
-    "    plain-unwrap|no-wrap-unwrap) echo \"ok $d\" ;;\n"
-    "    plain-wrap|slow-wrap|no-unwrap-wrap) echo \"ok fake-key 1 $b\" ;;\n"
-    "    no-*) echo error key-disabled it was switched off ;;\n"
-    "    *) echo error \"$mode\" as it was told ;;\n"
-    "  esac\n"
-    "done\n";
+static const char fake[] = "#!/bin/sh\n"
+                           "uuid=$1 mode=${2#mode=}\n"
+                           "[ ! -f \"$VTPM_DATA_DIR/mode\" ] || mode=$(cat \"$VTPM_DATA_DIR/mode\")\n"
+                           "[ \"$mode\" != silent ] || exec sleep 60\n"
+                           "echo \"vtpm-provider 1 fake $uuid wrap unwrap\"\n"
+                           "while read -r op vtpm a b c d; do\n"
+                           "  [ \"$op\" != unwrap ] || echo >>\"$VTPM_DATA_DIR/unwraps\"\n"
+                           "  case $mode-$op in\n"
+                           "    hang-*) exec sleep 60 ;;\n"
+                           "    slow-unwrap) sleep 0.3; echo \"ok $d\" ;;\n"
+                           "    garbage-unwrap) echo ok AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA ;;\n"
+                           "    plain-unwrap|no-wrap-unwrap) echo \"ok $d\" ;;\n"
+                           "    plain-wrap|slow-wrap|no-unwrap-wrap) echo \"ok fake-key 1 $b\" ;;\n"
+                           "    no-*) echo error key-disabled it was switched off ;;\n"
+                           "    *) echo error \"$mode\" as it was told ;;\n"
+                           "  esac\n"
+                           "done\n";
 
 static char *
 in_folder (const Host *host, const char *name)

@@ -28,7 +28,8 @@ create (const Host *host)
 static int
 check (const Host *host, char **said)
 {
-  g_autofree char *config = g_build_filename (host->folder, "vtpm.conf", NULL), *errors = g_build_filename (host->folder, "stderr", NULL);
+  g_autofree char *config = g_build_filename (host->folder, "vtpm.conf", NULL),
+                  *errors = g_build_filename (host->folder, "stderr", NULL);
   char *arguments[] = { (char *) "check", host->path, (char *) "--config", config, NULL };
   g_setenv ("VTPM_DATA_DIR", host->config->place.data_dir, TRUE);
   g_assert_true (g_file_set_contents (config, "", 0, NULL));
@@ -68,7 +69,8 @@ change_record (const Host *host, guint32 library_version)
   g_autoptr (VtpmState) state = host_open_owner (host);
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
   changed->library_version = library_version;
-  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state), changed, &error));
+  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
+                                     changed, &error));
   g_assert_no_error (error);
 }
 
@@ -95,7 +97,8 @@ test_copies_differ (Host *host, gconstpointer unused G_GNUC_UNUSED)
   create (host);
   g_autoptr (GBytes) old = host_bytes (host->path);
   change_record (host, vtpm_engine_version () - 1);
-  write_at (host, VTPM_HEADER_OFFSET (1), (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_HEADER_OFFSET (1), VTPM_BLANK_SIZE);
+  write_at (host, VTPM_HEADER_OFFSET (1), (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_HEADER_OFFSET (1),
+            VTPM_BLANK_SIZE);
   expect (host, 1, "[rekey-pending]");
 }
 
@@ -120,7 +123,8 @@ test_one_bad_key_slot (Host *host, gconstpointer unused G_GNUC_UNUSED)
   VtpmState *state = host_open_owner (host);
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
   g_assert_true (vtpm_create_add_key_slot (host->config, "kms", changed, vtpm_state_dek (state), &error));
-  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state), changed, &error));
+  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
+                                     changed, &error));
   vtpm_state_close (state);
   g_autofree char *helpers = g_strdup (host->config->place.helper_dirs[0]);
   g_setenv ("VTPM_LIBEXEC_DIR", helpers, TRUE);

@@ -79,7 +79,8 @@ test_no_two_alike (Host *host, gconstpointer unused G_GNUC_UNUSED)
   must_create (host, &(VtpmCreateOptions){ 0 });
   host_must_read (host, &second);
   const VtpmBlob *a = vtpm_state_payload (first.state)->permanent, *b = vtpm_state_payload (second.state)->permanent;
-  g_assert_false (vtpm_uuid_equal (&vtpm_state_record (first.state)->vtpm_id, &vtpm_state_record (second.state)->vtpm_id));
+  g_assert_false (
+      vtpm_uuid_equal (&vtpm_state_record (first.state)->vtpm_id, &vtpm_state_record (second.state)->vtpm_id));
   g_assert_false (vtpm_secret_equal (vtpm_state_dek (first.state), vtpm_state_dek (second.state)));
   g_assert_true (a->len != b->len || memcmp (a->data, b->data, a->len) != 0);
 }

@@ -26,7 +26,10 @@ test_no_dump (void)
     {
       struct rlimit limit;
       vtpm_harden_no_dump ();
-      _exit (prctl (PR_GET_DUMPABLE) == 0 && getrlimit (RLIMIT_CORE, &limit) == 0 && limit.rlim_cur == 0 && limit.rlim_max == 0 ? 0 : 1);
+      _exit (prctl (PR_GET_DUMPABLE) == 0 && getrlimit (RLIMIT_CORE, &limit) == 0 && limit.rlim_cur == 0 &&
+                     limit.rlim_max == 0
+                 ? 0
+                 : 1);
     }
   g_assert_cmpint (wait_for (pid), ==, 0);
 }

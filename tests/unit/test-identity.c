@@ -72,7 +72,8 @@ add_slot (const Host *host, const char *provider)
   g_autoptr (VtpmState) state = host_open_owner (host);
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
   g_assert_true (vtpm_create_add_key_slot (host->config, provider, changed, vtpm_state_dek (state), &error));
-  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state), changed, &error));
+  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
+                                     changed, &error));
 }
 
 static VtpmUuid
@@ -100,7 +101,7 @@ test_bind (Host *host, gconstpointer unused G_GNUC_UNUSED)
 
   const VtpmRecord *old = vtpm_state_record (before.state), *new = vtpm_state_record (after.state);
   g_assert_cmpuint (new->epoch, ==, old->epoch + 1);
-  g_assert_true (new->has_vm_uuid && vtpm_uuid_equal (&new->vm_uuid, &vm));
+  g_assert_true (new->has_vm_uuid &&vtpm_uuid_equal (&new->vm_uuid, &vm));
   g_assert_true (vtpm_uuid_equal (&new->vtpm_id, &old->vtpm_id));
   g_assert_cmpint (new->policy, ==, VTPM_POLICY_REPLACE);
   g_assert_cmpuint (new->library_version, ==, old->library_version);

@@ -46,7 +46,8 @@ add_native_slot (const Host *host, VtpmRecord *record, const VtpmSecret *dek)
   GError *error = NULL;
   VtpmUuid uuid = host_native (host);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&host->config->place, &error);
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), &error);
+  g_autoptr (VtpmProvider) provider =
+      vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), &error);
   VtpmKeySlot *slot = vtpm_keyslot_wrap (provider, record, dek, 1000, &error);
   g_assert_no_error (error);
   g_ptr_array_add (record->key_slots, slot);
@@ -74,7 +75,8 @@ no_records (void)
 }
 
 static gboolean
-opens (const Host *host, GPtrArray *records, guint64 epoch, const VtpmUnlockTimes *times, const VtpmSecret *dek, gint64 *ms)
+opens (const Host *host, GPtrArray *records, guint64 epoch, const VtpmUnlockTimes *times, const VtpmSecret *dek,
+       gint64 *ms)
 {
   GError *error = NULL;
   gint64 start = vtpm_now_ms ();
@@ -191,7 +193,8 @@ two_refusals (const Host *host, const char *first, const char *second, VtpmError
   g_autoptr (VtpmSecret) dek = new_dek ();
   g_autoptr (GPtrArray) records = no_records ();
   VtpmRecord *record = new_record (1, 1);
-  g_autofree char *name_a = g_strdup_printf ("a-%s-%s", first, second), *name_b = g_strdup_printf ("b-%s-%s", first, second);
+  g_autofree char *name_a = g_strdup_printf ("a-%s-%s", first, second),
+                  *name_b = g_strdup_printf ("b-%s-%s", first, second);
   VtpmUuid a = host_add_fake (host, name_a, first), b = host_add_fake (host, name_b, second);
   add_plain_slot (record, &a, dek);
   add_plain_slot (record, &b, dek);
@@ -267,7 +270,8 @@ test_destroyed_native_key (Host *host, gconstpointer unused G_GNUC_UNUSED)
   add_record (records, record, dek);
   VtpmUuid uuid = host_native (host);
   char text[VTPM_UUID_TEXT_SIZE];
-  g_autofree char *keys = g_strdup_printf ("%s/native/%s.keys", host->config->place.data_dir, vtpm_uuid_format (&uuid, text));
+  g_autofree char *keys =
+      g_strdup_printf ("%s/native/%s.keys", host->config->place.data_dir, vtpm_uuid_format (&uuid, text));
   g_assert_cmpint (g_remove (keys), ==, 0);
   refuses (host, records, &quick, VTPM_ERROR_KEY_DESTROYED);
 }
