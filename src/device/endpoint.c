@@ -117,7 +117,9 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
       vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "%s is there and is no socket; it was left alone", path);
       return FALSE;
     }
-  vtpm_autofd int probe = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  /* Of the other type: told EPROTOTYPE where somebody listens, it disturbs nobody. One that
+   * connects would be a client that comes and goes, which ends a device with --terminate. */
+  vtpm_autofd int probe = socket (AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (probe < 0)
     return failed (error, "make a socket for", path);
   if (connect (probe, (const struct sockaddr *) address, sizeof *address) != 0 && errno == ECONNREFUSED)
