@@ -28,6 +28,14 @@ vtpm_fd_steal (int *fd)
   return taken;
 }
 
+void
+vtpm_detach_stdio (void)
+{
+  vtpm_autofd int null = open ("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = 0; null >= 0 && fd < 3; fd++)
+    dup2 (null, fd);
+}
+
 ssize_t
 vtpm_read_full (int fd, void *buf, gsize len)
 {

@@ -17,6 +17,9 @@ void vtpm_fd_clear (int *fd);
 /** Takes the descriptor out of *FD. */
 int vtpm_fd_steal (int *fd);
 
+/** Lets go of the terminal or pipe that the caller gave us: descriptors 0 to 2 become /dev/null. */
+void vtpm_detach_stdio (void);
+
 /** Reads exactly LEN bytes. Gives LEN, fewer at the end of the file, or -1 with errno. Goes on after EINTR. */
 ssize_t vtpm_read_full (int fd, void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
 /** Writes exactly LEN bytes; FALSE with errno. Never raises SIGPIPE on a socket. Goes on after EINTR. */

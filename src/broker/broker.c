@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "src/broker/unlock.h"
 #include "src/link.h"
@@ -266,6 +267,8 @@ vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
   prctl (PR_SET_PDEATHSIG, SIGKILL);
   if (!start (&broker, &error) && !send_failure (&broker, error))
     _exit (EXIT_FAILURE);
+  if (options->daemon)
+    vtpm_detach_stdio ();
   serve (&broker);
   _exit (EXIT_SUCCESS);
 }

@@ -113,22 +113,20 @@ write_status (int fd, guint8 status)
     vtpm_log (VTPM_LOG_WARNING, "the process that started the daemon is gone");
 }
 
-/* Told by the server once: the daemon's parent may go, or has failed. */
+/* Told by the server once: the daemon's parent may go. After a failure it waits until all is cleared away. */
 static void
 on_started (gpointer data, const GError *failure)
 {
   Start *start = data;
-  int null;
   if (start->notify < 0)
     return;
   if (failure)
     fprintf (stderr, "vtpm run: %s\n", failure->message);
-  write_status (start->notify, failure ? (guint8) vtpm_error_row (vtpm_error_code (failure))->exit_status : 0);
+  vtpm_detach_stdio ();
+  if (failure)
+    return;
+  write_status (start->notify, 0);
   vtpm_fd_clear (&start->notify);
-  null = open ("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd = 0; null >= 0 && fd < 3; fd++)
-    dup2 (null, fd);
-  vtpm_fd_clear (&null);
 }
 
 /* The parent waits for the status and ends with it; the child goes on. */
@@ -222,8 +220,9 @@ serve (const Arguments *arguments, VtpmBrokerOptions *broker, VtpmServerOptions 
       status = vtpm_server_run (server, vtpm_fd_steal (&link));
     }
   vtpm_server_free (server);
-  if (status < 0 && start.notify >= 0)
-    write_status (start.notify, (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status);
+  if (start.notify >= 0)
+    write_status (start.notify, status < 0 ? (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status
+                                           : (guint8) MAX (status, 1)); /* 0 here: told to end before it had started */
   return status;
 }
 
@@ -241,7 +240,8 @@ static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
   VtpmServerOptions server = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
-  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming };
+  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming,
+                               .daemon = arguments->daemon };
   if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error) ||
       !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;
