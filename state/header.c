@@ -7,6 +7,8 @@
 
 G_DEFINE_QUARK (vtpm-header-error-quark, vtpm_header_error)
 
+#define FIRST_READ 4096
+
 void
 vtpm_header_free (VtpmHeader *header)
 {
@@ -49,27 +51,44 @@ newest_first (gconstpointer a, gconstpointer b)
   return 0;
 }
 
-/* Reads one copy: most headers fit the first 16 KiB. */
+/* Reads LEN bytes of a part at OFFSET behind the *HAVE that BUF has of it. */
 static gboolean
-read_copy (VtpmStore *store, guint copy, guint8 *buf, gsize *len, GError **error)
+read_up_to (VtpmStore *store, guint64 offset, guint8 *buf, gsize *have, gsize len, GError **error)
 {
-  *len = VTPM_BLANK_SIZE;
-  if (!read_whole (store, VTPM_HEADER_OFFSET (copy), buf, *len, error))
-    return FALSE;
-  VtpmReader r = vtpm_reader (buf + 12, 4);
-  if (vtpm_read_le32 (&r) <= VTPM_BLANK_SIZE)
+  if (len <= *have)
     return TRUE;
-  *len = VTPM_HEADER_AREA;
-  return read_whole (store, VTPM_HEADER_OFFSET (copy) + VTPM_BLANK_SIZE, buf + VTPM_BLANK_SIZE, *len - VTPM_BLANK_SIZE, error);
+  if (!read_whole (store, offset + *have, buf + *have, len - *have, error))
+    return FALSE;
+  *have = len;
+  return TRUE;
+}
+
+/* As much of a part as it takes to know it: its first 4 KiB, all 16 that have to be zero in a blank one. */
+static gboolean
+read_start (VtpmStore *store, guint64 offset, guint8 *buf, gsize *have, GError **error)
+{
+  *have = 0;
+  if (!read_up_to (store, offset, buf, have, FIRST_READ, error))
+    return FALSE;
+  return buf[0] != 0 || read_up_to (store, offset, buf, have, VTPM_BLANK_SIZE, error);
 }
 
 static gboolean
-read_slot_header (VtpmStore *store, VtpmHeader *header, guint slot, GError **error)
+read_copy (VtpmStore *store, guint copy, guint8 *buf, gsize *len, GError **error)
 {
-  g_autofree guint8 *buf = g_malloc (VTPM_BLANK_SIZE);
-  if (!read_whole (store, VTPM_SLOT_OFFSET (slot), buf, VTPM_BLANK_SIZE, error))
+  if (!read_start (store, VTPM_HEADER_OFFSET (copy), buf, len, error))
     return FALSE;
-  header->slot[slot] = vtpm_slot_header_decode (buf, VTPM_BLANK_SIZE, &header->slot_header[slot]);
+  VtpmReader r = vtpm_reader (buf + 12, 4);
+  return vtpm_read_le32 (&r) <= *len || read_up_to (store, VTPM_HEADER_OFFSET (copy), buf, len, VTPM_HEADER_AREA, error);
+}
+
+static gboolean
+read_slot_header (VtpmStore *store, VtpmHeader *header, guint slot, guint8 *buf, GError **error)
+{
+  gsize len;
+  if (!read_start (store, VTPM_SLOT_OFFSET (slot), buf, &len, error))
+    return FALSE;
+  header->slot[slot] = vtpm_slot_header_decode (buf, len, &header->slot_header[slot]);
   return TRUE;
 }
 
@@ -111,7 +130,7 @@ read_parts (VtpmStore *store, VtpmHeader *header, guint8 *buf, GPtrArray *copies
         header->copy_bytes[c] = g_bytes_new (buf, len);
     }
   for (guint s = 0; s < 2; s++)
-    if (!read_slot_header (store, header, s, error))
+    if (!read_slot_header (store, header, s, buf, error))
       return FALSE;
   /* the last byte stands for the whole length */
   return vtpm_store_read (store, VTPM_FILE_SIZE - 1, buf, 1, &got, error) &&

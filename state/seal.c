@@ -90,14 +90,11 @@ derive (const SealKey *key, gsize len, GError **error)
   return g_steal_pointer (&out);
 }
 
-/* A cipher context keyed for this seal, the AAD fed in. */
+/* A cipher context with the key of one seal, the AAD fed in. */
 static EVP_CIPHER_CTX *
-start_gcm (const SealKey *key, gboolean encrypt, const VtpmWriter *aad, GError **error)
+start_gcm (const VtpmSecret *derived, gboolean encrypt, const VtpmWriter *aad, GError **error)
 {
   int n;
-  g_autoptr (VtpmSecret) derived = derive (key, KEY_SIZE + NONCE_SIZE, error);
-  if (!derived)
-    return NULL;
   g_autoptr (EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new ();
   g_assert (!aad->full);
   if (!context ||
@@ -112,11 +109,11 @@ start_gcm (const SealKey *key, gboolean encrypt, const VtpmWriter *aad, GError *
 
 /* Encrypts both pieces of PAYLOAD to TO, then the tag. */
 static gboolean
-encrypt_payload (const SealKey *key, const VtpmWriter *aad, const VtpmSecret *keys, const VtpmBlob *parts, guint8 *to,
+encrypt_payload (const VtpmSecret *derived, const VtpmWriter *aad, const VtpmSecret *keys, const VtpmBlob *parts, guint8 *to,
                  GError **error)
 {
   int n;
-  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (key, TRUE, aad, error);
+  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (derived, TRUE, aad, error);
   if (!context)
     return FALSE;
   guint8 *tag = to + keys->len + parts->len;
@@ -169,7 +166,8 @@ static VtpmPayload *
 decrypt_payload (const SealKey *key, const VtpmWriter *aad, const guint8 *data, gsize len, GError **error)
 {
   int n;
-  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (key, FALSE, aad, error);
+  g_autoptr (VtpmSecret) derived = derive (key, KEY_SIZE + NONCE_SIZE, error);
+  g_autoptr (EVP_CIPHER_CTX) context = derived ? start_gcm (derived, FALSE, aad, error) : NULL;
   if (!context)
     return NULL;
   g_autoptr (VtpmSecret) keys = decrypt_keys (context, data, len, error);
@@ -258,34 +256,70 @@ vtpm_seal_verify_record (const VtpmSecret *dek, const VtpmRecord *record)
          CRYPTO_memcmp (mac, bytes + len + VTPM_SALT_SIZE, VTPM_MAC_SIZE) == 0;
 }
 
-static VtpmWriter
-slot_aad (const SealKey *key, const VtpmSlotHeader *header, guint slot, guint8 buf[static MAX_AAD])
+static SealKey
+slot_key (const VtpmSecret *dek, const VtpmSlotHeader *header)
 {
+  return (SealKey){ dek, PURPOSE_SLOT, &header->vtpm_id, header->epoch, header->salt };
+}
+
+static VtpmWriter
+slot_aad (const VtpmSlotHeader *header, guint slot, guint8 buf[static MAX_AAD])
+{
+  SealKey key = slot_key (NULL, header);
   VtpmWriter aad = vtpm_writer (buf, MAX_AAD);
-  write_binding (&aad, key);
+  write_binding (&aad, &key);
   vtpm_write_le64 (&aad, header->generation);
   vtpm_write_u8 (&aad, (guint8) slot);
   vtpm_write_u8 (&aad, header->final ? 1 : 0);
   return aad;
 }
 
-VtpmBlob *
-vtpm_seal_slot (const VtpmSecret *dek, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+VtpmSlotKey *
+vtpm_seal_slot_key (const VtpmSecret *dek, const VtpmUuid *vtpm_id, guint64 epoch, GError **error)
 {
+  VtpmSlotKey *key = g_new0 (VtpmSlotKey, 1);
+  vtpm_random (key->salt, VTPM_SALT_SIZE);
+  SealKey seal = { dek, PURPOSE_SLOT, vtpm_id, epoch, key->salt };
+  key->derived = derive (&seal, KEY_SIZE + NONCE_SIZE, error);
+  if (key->derived)
+    return key;
+  g_free (key);
+  return NULL;
+}
+
+void
+vtpm_slot_key_free (VtpmSlotKey *key)
+{
+  if (!key)
+    return;
+  vtpm_secret_free (key->derived);
+  g_free (key);
+}
+
+VtpmBlob *
+vtpm_seal_slot_with (VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+{
+  g_autoptr (VtpmSlotKey) key = taken;
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
   g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
   if (!parts)
     return NULL;
   header->length = (guint32) (keys->len + parts->len);
-  vtpm_random (header->salt, VTPM_SALT_SIZE);
+  memcpy (header->salt, key->salt, VTPM_SALT_SIZE);
   g_autoptr (VtpmBlob) out = vtpm_blob_new (VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE);
   vtpm_slot_header_encode (header, out->data);
-  SealKey key = { dek, PURPOSE_SLOT, &header->vtpm_id, header->epoch, header->salt };
   guint8 buf[MAX_AAD];
-  VtpmWriter aad = slot_aad (&key, header, slot, buf);
-  if (!encrypt_payload (&key, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
+  VtpmWriter aad = slot_aad (header, slot, buf);
+  if (!encrypt_payload (key->derived, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
     return NULL;
   return g_steal_pointer (&out);
+}
+
+VtpmBlob *
+vtpm_seal_slot (const VtpmSecret *dek, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+{
+  VtpmSlotKey *key = vtpm_seal_slot_key (dek, &header->vtpm_id, header->epoch, error);
+  return key ? vtpm_seal_slot_with (key, header, slot, payload, error) : NULL;
 }
 
 VtpmPayload *
@@ -297,9 +331,9 @@ vtpm_seal_open_slot (const VtpmSecret *dek, const VtpmSlotHeader *header, guint 
       does_not_verify (error);
       return NULL;
     }
-  SealKey key = { dek, PURPOSE_SLOT, &header->vtpm_id, header->epoch, header->salt };
+  SealKey key = slot_key (dek, header);
   guint8 buf[MAX_AAD];
-  VtpmWriter aad = slot_aad (&key, header, slot, buf);
+  VtpmWriter aad = slot_aad (header, slot, buf);
   return decrypt_payload (&key, &aad, (const guint8 *) data + VTPM_SLOT_HEADER_SIZE, header->length, error);
 }
 
@@ -340,7 +374,8 @@ vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelop
   SealKey key = envelope_key (dek, record, &envelope);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, &envelope, buf);
-  if (!encrypt_payload (&key, &aad, keys, parts, sealed, error))
+  g_autoptr (VtpmSecret) derived = derive (&key, KEY_SIZE + NONCE_SIZE, error);
+  if (!derived || !encrypt_payload (derived, &aad, keys, parts, sealed, error))
     return NULL;
   return g_bytes_new_take (g_steal_pointer (&out), whole);
 }

@@ -9,6 +9,8 @@
 
 G_DEFINE_QUARK (vtpm-state-error-quark, vtpm_state_error)
 
+#define FIRST_READ 8192
+
 /* One slot as open found it. */
 typedef struct {
   VtpmPartStatus status; /* GOOD: it verified */
@@ -59,27 +61,27 @@ read_slot (VtpmStore *store, guint slot, gsize want, gsize *got, GError **error)
   return g_steal_pointer (&bytes);
 }
 
-/* The slot's bytes: its first 16 KiB, or all of a longer one. */
+/* The slot's bytes: its first 8 KiB, which most states fit, or all that it takes. */
 static VtpmBlob *
 read_whole_slot (VtpmStore *store, guint slot, VtpmPartStatus *status, VtpmSlotHeader *header, GError **error)
 {
-  gsize got;
-  g_autoptr (VtpmBlob) bytes = read_slot (store, slot, VTPM_BLANK_SIZE, &got, error);
-  if (!bytes)
-    return NULL;
-  *status = vtpm_slot_header_decode (bytes->data, got, header);
-  gsize whole = VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE;
-  if (*status != VTPM_PART_GOOD || whole <= got)
+  gsize got, want = FIRST_READ;
+  for (;;)
     {
-      if (*status == VTPM_PART_GOOD)
-        bytes->len = whole;
-      return g_steal_pointer (&bytes);
+      g_autoptr (VtpmBlob) bytes = read_slot (store, slot, want, &got, error);
+      if (!bytes)
+        return NULL;
+      *status = vtpm_slot_header_decode (bytes->data, got, header);
+      gsize whole = *status == VTPM_PART_GOOD ? VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE
+                    : bytes->data[0] == 0   ? VTPM_BLANK_SIZE
+                                            : 0;
+      if (whole <= want)
+        {
+          bytes->len = *status == VTPM_PART_GOOD ? MIN (whole, got) : got;
+          return g_steal_pointer (&bytes);
+        }
+      want = whole;
     }
-  vtpm_blob_free (g_steal_pointer (&bytes));
-  bytes = read_slot (store, slot, whole, &got, error);
-  if (bytes)
-    *status = vtpm_slot_header_decode (bytes->data, got, header);
-  return g_steal_pointer (&bytes);
 }
 
 static gboolean
@@ -173,6 +175,8 @@ take_found (VtpmState *state, FoundSlot found[static 2], guint current)
   state->maybe_final[1 - current] = other->status != VTPM_PART_GOOD || other->header.final;
   state->both_final = chosen->final && other->status == VTPM_PART_GOOD && other->header.final &&
                       other->header.generation == chosen->generation && other->header.epoch == chosen->epoch;
+  if (state->both_final) /* then slot 0 was durable before slot 1 was begun */
+    g_clear_pointer (&state->write_back, vtpm_blob_free);
   note_damage (state, found, current);
 }
 
@@ -230,6 +234,7 @@ vtpm_state_close (VtpmState *state)
   vtpm_secret_free (state->dek);
   vtpm_payload_free (state->payload);
   vtpm_blob_free (state->write_back);
+  vtpm_slot_key_free (state->next_key);
   g_free (state);
 }
 

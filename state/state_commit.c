@@ -37,7 +37,10 @@ vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolea
                             .epoch = state->record->epoch,
                             .generation = generation,
                             .final = final };
-  g_autoptr (VtpmBlob) bytes = vtpm_seal_slot (state->dek, &header, slot, state->payload, error);
+  VtpmSlotKey *key = g_steal_pointer (&state->next_key);
+  if (!key)
+    key = vtpm_seal_slot_key (state->dek, &header.vtpm_id, header.epoch, error);
+  g_autoptr (VtpmBlob) bytes = key ? vtpm_seal_slot_with (key, &header, slot, state->payload, error) : NULL;
   if (!bytes)
     return FALSE;
   if (final)
@@ -58,6 +61,13 @@ vtpm_state_write_back (VtpmState *state, GError **error)
     return FALSE;
   g_clear_pointer (&state->write_back, vtpm_blob_free);
   return TRUE;
+}
+
+void
+vtpm_state_prepare_commit (VtpmState *state)
+{
+  if (!state->next_key)
+    state->next_key = vtpm_seal_slot_key (state->dek, &state->record->vtpm_id, state->record->epoch, NULL);
 }
 
 void
@@ -109,11 +119,13 @@ vtpm_state_commit_final (VtpmState *state, GError **error)
 {
   if (state->both_final)
     return TRUE;
+  /* Slot 0 is written first, always: an open that finds both final knows it durable. */
+  if (!vtpm_state_write_back (state, error) ||
+      (state->current == 0 && !advance (state, 1, next_generation (state), FALSE, error)))
+    return FALSE;
   guint64 generation = next_generation (state);
-  if (!vtpm_state_write_back (state, error) || !advance (state, 1 - state->current, generation, TRUE, error) ||
-      !vtpm_state_write_slot (state, 1 - state->current, generation, TRUE, FALSE, error))
+  if (!advance (state, 0, generation, TRUE, error) || !vtpm_state_write_slot (state, 1, generation, TRUE, FALSE, error))
     return FALSE;
   state->both_final = TRUE;
-  state->current = 0;
   return TRUE;
 }

@@ -22,12 +22,11 @@ write_alone (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, GEr
 static gboolean
 mirror_other_slot (VtpmState *state, const VtpmHeader *header, gboolean final, GError **error)
 {
-  guint other = 1 - state->current;
+  gboolean erase = header->records->len > 1;
   if (!vtpm_state_write_back (state, error) ||
-      !vtpm_state_write_slot (state, other, state->generation, final, header->records->len > 1, error))
+      !vtpm_state_write_slot (state, 1 - state->current, state->generation, FALSE, erase, error))
     return FALSE;
-  state->both_final = final;
-  return TRUE;
+  return !final || vtpm_state_commit_final (state, error);
 }
 
 /* The current slot's own mark says whether both would be the orderly end. */
@@ -99,19 +98,30 @@ static gboolean
 move_to_epoch (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, VtpmSecret *dek, GError **error)
 {
   guint64 generation = MAX (state->generation + 1, state->next_at_least);
-  guint first = 1 - state->current;
+  g_clear_pointer (&state->next_key, vtpm_slot_key_free);
   vtpm_record_free (state->record);
   vtpm_secret_free (state->dek);
   state->record = vtpm_record_copy (record);
   state->record->bytes = g_bytes_ref (record->bytes);
   state->dek = dek;
-  if (!vtpm_state_write_slot (state, first, generation, TRUE, TRUE, error) ||
-      !vtpm_state_write_slot (state, 1 - first, generation, TRUE, TRUE, error))
+  if (!vtpm_state_write_slot (state, 0, generation, TRUE, TRUE, error) ||
+      !vtpm_state_write_slot (state, 1, generation, TRUE, TRUE, error))
     return FALSE;
   state->current = 0;
   state->generation = generation;
   state->both_final = TRUE;
   return write_alone (state, header, state->record, error);
+}
+
+/* Slot 0 is to be the first of the new epoch (see vtpm_state_commit_final), so slot 1 has to be current. */
+static gboolean
+make_slot_1_current (VtpmState *state, GError **error)
+{
+  if (!vtpm_state_write_back (state, error) ||
+      (state->current == 0 && !vtpm_state_write_slot (state, 1, state->generation, FALSE, FALSE, error)))
+    return FALSE;
+  state->current = 1;
+  return TRUE;
 }
 
 static gboolean
@@ -130,7 +140,7 @@ change_epoch_locked (VtpmState *state, VtpmRecord *record, VtpmSecret *dek, gboo
   g_autoptr (GPtrArray) both = g_ptr_array_new ();
   g_ptr_array_add (both, record);
   g_ptr_array_add (both, state->record);
-  return vtpm_seal_record (dek, record, error) && vtpm_state_write_back (state, error) &&
+  return vtpm_seal_record (dek, record, error) && make_slot_1_current (state, error) &&
          change_former_keys (state, keep_former, error) && vtpm_header_write (state->store, header, both, error) &&
          move_to_epoch (state, header, record, g_steal_pointer (&owned), error);
 }

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "state/seal.h"
 #include "state/state.h"
 
 struct VtpmState {
@@ -16,6 +17,7 @@ struct VtpmState {
   guint current;             /* the slot last known durable */
   gboolean maybe_final[2];   /* that slot may hold a final mark, as far as is known */
   gboolean both_final;       /* both slots hold this payload, final */
+  VtpmSlotKey *next_key;     /* derived ahead, or NULL */
   VtpmBlob *write_back;      /* the bytes that open chose: perhaps in the page cache only */
   VtpmSlotDamage damage;
   VtpmPartStatus copy[2];

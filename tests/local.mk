@@ -1,18 +1,71 @@
 # Unit tests: one program a source file, GLib's test framework, TAP.
-tap_programs += tests/unit/test-base
-tests_unit_test_base_SOURCES = tests/unit/test-base.c
-tests_unit_test_base_LDADD = $(STATE_LIBS)
 
-tap_programs += tests/unit/test-errors
-tests_unit_test_errors_SOURCES = tests/unit/test-errors.c
-tests_unit_test_errors_LDADD = $(STATE_LIBS)
+# of base/ and state/
+plain_tests = \
+	tests/unit/test-base \
+	tests/unit/test-format \
+	tests/unit/test-format-record \
+	tests/unit/test-harden \
+	tests/unit/test-helper \
+	tests/unit/test-io \
+	tests/unit/test-keyslots \
+	tests/unit/test-native \
+	tests/unit/test-place \
+	tests/unit/test-provider-reply \
+	tests/unit/test-registry \
+	tests/unit/test-seal
+doc_tests = tests/unit/test-errors tests/unit/test-state-format-doc
+state_tests = \
+	tests/unit/test-header \
+	tests/unit/test-state \
+	tests/unit/test-state-damage \
+	tests/unit/test-state-disk \
+	tests/unit/test-state-epoch \
+	tests/unit/test-store-file
+provider_tests = tests/unit/test-provider tests/unit/test-provider-process
+# of src/
+host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
+src_tests = tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
-tap_programs += tests/crash/test-crash
+tap_programs += $(plain_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
+	tests/unit/test-check tests/crash/test-crash
+
+doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
+state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
+provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
+host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
+
+tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
+tests_unit_test_state_format_doc_SOURCES = tests/unit/test-state-format-doc.c $(doc_fixture)
+tests_unit_test_header_SOURCES = tests/unit/test-header.c $(state_fixture)
+tests_unit_test_state_SOURCES = tests/unit/test-state.c $(state_fixture)
+tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fixture)
+tests_unit_test_state_disk_SOURCES = tests/unit/test-state-disk.c $(state_fixture)
+tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixture)
+tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
+tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
+tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
+tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
+tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
+tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
+tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(host_fixture)
+tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
+	src/commands/check.c src/commands/command.c src/commands/command.h
 tests_crash_test_crash_SOURCES = tests/crash/test-crash.c tests/crash/disk.c tests/crash/disk.h
-tests_crash_test_crash_LDADD = $(STATE_LIBS)
 
 check_PROGRAMS += $(tap_programs) tests/plainstate
 tests_plainstate_SOURCES = tests/plainstate.c
-tests_plainstate_LDADD = $(VTPM_LIBS)
+# one list for all: a program takes from the libraries what it needs
+LDADD = $(VTPM_LIBS)
 
-EXTRA_DIST += tests/run-tap $(tap_cases)
+tap_cases += \
+	tests/integration/test_commands.py \
+	tests/integration/test_ctl.py
+EXTRA_DIST += tests/run-tap tests/unit/helpers $(tap_cases)
+
+# Fuzz targets run for VTPM_FUZZ_SECONDS (20) each under clang's sanitizers.
+fuzz_targets = control provider_reply state
+EXTRA_DIST += tests/fuzz tests/fuzz-run
+fuzz:
+	$(srcdir)/tests/fuzz-run $(abs_srcdir) $(abs_builddir)/fuzz $(fuzz_targets)
+.PHONY: fuzz

@@ -260,21 +260,22 @@ int
 vtpm_command_run (int argc, char **argv)
 {
   Arguments a = { 0 };
+  /* FILENAME also for what is none: STRING would load the locale's converter at every start */
   const GOptionEntry entries[] = {
-    { "vm-uuid", 0, 0, G_OPTION_ARG_STRING, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to", "UUID" },
-    { "ctrl", 0, 0, G_OPTION_ARG_STRING, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
-    { "data", 0, 0, G_OPTION_ARG_STRING, &a.data, "data channel, where the client does not pass it by SET_DATAFD", "ENDPOINT" },
+    { "vm-uuid", 0, 0, G_OPTION_ARG_FILENAME, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to", "UUID" },
+    { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
+    { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD", "ENDPOINT" },
     { "create", 0, 0, G_OPTION_ARG_NONE, &a.create, "make the state file where there is none", NULL },
     { "incoming", 0, 0, G_OPTION_ARG_NONE, &a.incoming, "the state comes by the control channel; the file may not be there yet", NULL },
-    { "at-least", 0, 0, G_OPTION_ARG_STRING, &a.at_least, "refuse an older copy of the state", "EPOCH.GENERATION" },
+    { "at-least", 0, 0, G_OPTION_ARG_FILENAME, &a.at_least, "refuse an older copy of the state", "EPOCH.GENERATION" },
     { "init", 0, 0, G_OPTION_ARG_NONE, &a.init, "power on without waiting for INIT", NULL },
-    { "startup", 0, 0, G_OPTION_ARG_STRING, &a.startup, "power on and send TPM2_Startup", "clear|state" },
+    { "startup", 0, 0, G_OPTION_ARG_FILENAME, &a.startup, "power on and send TPM2_Startup", "clear|state" },
     { "terminate", 0, 0, G_OPTION_ARG_NONE, &a.terminate, "end when a client's connection is lost", NULL },
     { "daemon", 0, 0, G_OPTION_ARG_NONE, &a.daemon, "go into the background once the TPM can be used", NULL },
     { "pid-file", 0, 0, G_OPTION_ARG_FILENAME, &a.pid_file, "write the process id there", "FILE" },
     { "log", 0, 0, G_OPTION_ARG_FILENAME, &a.log, "append the log there; - for standard error", "FILE" },
-    { "log-level", 0, 0, G_OPTION_ARG_STRING, &a.log_level, "error, warning, info (default) or debug", "LEVEL" },
-    { "manage", 0, 0, G_OPTION_ARG_STRING, &a.manage, "management socket: unix:PATH[,uid=N] or none", "ENDPOINT" },
+    { "log-level", 0, 0, G_OPTION_ARG_FILENAME, &a.log_level, "error, warning, info (default) or debug", "LEVEL" },
+    { "manage", 0, 0, G_OPTION_ARG_FILENAME, &a.manage, "management socket: unix:PATH[,uid=N] or none", "ENDPOINT" },
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &a.config, "read FILE instead of vtpm.conf", "FILE" },
     G_OPTION_ENTRY_NULL,
   };

@@ -2,6 +2,7 @@
 #include "src/device/server.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -329,7 +330,10 @@ on_data_event (VtpmServer *server)
 {
   VtpmDataEvents events = vtpm_data_channel_events (server->data);
   if (events.announced) /* the guest runs: the broker's work is over */
-    vtpm_fd_clear (&server->link);
+    {
+      vtpm_fd_clear (&server->link);
+      malloc_trim (0); /* what start needed is given back */
+    }
   if (events.lost)
     give_next_data (server);
   if (events.lost && server->options->terminate && server->data_next < 0)
@@ -493,6 +497,7 @@ vtpm_server_run (VtpmServer *server, int link)
       vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
       return vtpm_error_row (vtpm_error_code (error))->exit_status;
     }
+  vtpm_engine_warm_up (); /* while the broker works */
   while (!server->ended)
     {
       poll_once (server);

@@ -10,6 +10,8 @@
 #include <libtpms/tpm_nvfilename.h>
 #include <libtpms/tpm_tis.h>
 
+#include <openssl/rand.h>
+
 #include "base/errors.h"
 
 G_DEFINE_QUARK (vtpm-engine-error-quark, vtpm_engine_error)
@@ -114,6 +116,14 @@ vtpm_engine_open (GError **error)
     return TRUE;
   vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms has no TPM 2.0 (result 0x%x); install another build of it", result);
   return FALSE;
+}
+
+void
+vtpm_engine_warm_up (void)
+{
+  guint8 drawn[16];
+  if (RAND_bytes (drawn, sizeof drawn) == 1)
+    vtpm_wipe (drawn, sizeof drawn);
 }
 
 static void

@@ -19,6 +19,9 @@ guint32 vtpm_engine_version (void);
 /** Prepares the library for a TPM 2.0, once in a process. FALSE: failed. */
 gboolean vtpm_engine_open (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Draws from OpenSSL's generator once, as libtpms will at TPM2_Startup: its first use takes a while. For a process that waits anyway. */
+void vtpm_engine_warm_up (void);
+
 /**
  * Powers the TPM on with PERMANENT, and with VOLATILE_STATE (or NULL: a cold start). FALSE
  * (state-damaged): the library does not take these bytes, and is off. Never manufactures.
