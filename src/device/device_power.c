@@ -16,14 +16,15 @@
 #define FINISH_RETRY_US 100000
 
 /* A TPM that loses power without TPM2_Shutdown counts it against the lockout (part 1, section
- * "Dictionary Attack Protection"); swtpm sends the same. */
+ * "Dictionary Attack Protection"); swtpm sends the same. One that lies suspended in the file
+ * (STORE_VOLATILE, and no command since) will go on where it was: to it nothing happens. */
 static void
 power_off (VtpmDevice *device)
 {
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   if (!device->powered)
     return;
-  if (device->last_code != VTPM_CC_SHUTDOWN &&
+  if (!vtpm_state_payload (device->state)->volatile_state && device->last_code != VTPM_CC_SHUTDOWN &&
       vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_STATE, command)) != VTPM_RC_SUCCESS)
     vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_CLEAR, command));
   vtpm_engine_power_off ();
@@ -119,8 +120,11 @@ init_locked (VtpmDevice *device, gboolean delete_volatile)
   if (device->finished || !device->state)
     return vtpm_error_row (VTPM_ERROR_STATE_MISSING)->init_result;
   end_waits (device);
+  gboolean incoming = vtpm_blobs_pending (device->blobs);
+  if (delete_volatile && !incoming)
+    vtpm_device_drop_volatile (device);
   power_off (device);
-  if (vtpm_blobs_pending (device->blobs))
+  if (incoming)
     {
       if (!vtpm_blobs_ready (device->blobs, &error))
         {
@@ -137,7 +141,7 @@ init_locked (VtpmDevice *device, gboolean delete_volatile)
   with.permanent = payload->permanent;
   g_autoptr (VtpmBlob) permanent = vtpm_blob_copy (payload->permanent->data, payload->permanent->len);
   g_autoptr (VtpmBlob) suspended = NULL;
-  if (payload->volatile_state && !delete_volatile)
+  if (payload->volatile_state)
     suspended = vtpm_blob_copy (payload->volatile_state->data, payload->volatile_state->len);
   with.permanent = permanent;
   with.volatile_state = suspended;
