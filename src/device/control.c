@@ -72,6 +72,14 @@ get_info (VtpmControl *control, const VtpmControlRequest *request, VtpmControlRe
   return VTPM_CONTROL_OK;
 }
 
+/* Whose state it may be, and mostly its key too, is known once the file is open: this waits for that as INIT does. */
+static guint32
+set_blob (VtpmControl *control, const VtpmControlRequest *request)
+{
+  guint32 verdict = control->hooks->init_verdict (control->data);
+  return verdict != VTPM_CONTROL_OK ? verdict : vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);
+}
+
 static guint32
 get_blob (VtpmControl *control, const VtpmControlRequest *request, VtpmControlReply *reply)
 {
@@ -113,7 +121,7 @@ handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd,
     case VTPM_CONTROL_GET_STATEBLOB:
       return get_blob (control, request, reply);
     case VTPM_CONTROL_SET_STATEBLOB:
-      return vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);
+      return set_blob (control, request);
     case VTPM_CONTROL_STOP:
       return vtpm_device_stop (device);
     case VTPM_CONTROL_GET_CONFIG:

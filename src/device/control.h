@@ -13,8 +13,8 @@ typedef struct {
   /** Takes a data connection that came with SET_DATAFD; gives its result. */
   guint32 (*take_data_fd) (gpointer data, int fd);
   /**
-   * What INIT has to wait for: 0 nothing, else the result to give; VTPM_CONTROL_WAIT while the
-   * key is not there.
+   * What INIT and SET_STATEBLOB have to wait for: 0 nothing, else the result to give;
+   * VTPM_CONTROL_WAIT while the key is not there.
    */
   guint32 (*init_verdict) (gpointer data);
   /** Has the file of an incoming TPM made and adopted by the device. FALSE: told in ERROR. */
@@ -35,7 +35,7 @@ typedef struct {
 
 typedef enum {
   VTPM_CONTROL_ANSWER,
-  VTPM_CONTROL_LATER,          /* INIT waits for the key: ask again with the same request */
+  VTPM_CONTROL_LATER,          /* it waits for the key: ask again with the same request */
   VTPM_CONTROL_ANSWER_AND_END, /* SHUTDOWN: answer, then the process ends */
 } VtpmControlOutcome;
 

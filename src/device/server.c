@@ -39,7 +39,7 @@ struct VtpmServer {
   GError *failure;       /* with KEY_FAILED */
   gint64 leave_at_ms;    /* with KEY_FAILED: when to end */
   gboolean told;         /* with KEY_FAILED: a client was */
-  gboolean waiting;      /* an INIT waits for the key */
+  gboolean waiting;      /* an INIT or SET_STATEBLOB waits for the key */
   gint64 wait_until_ms;
   gboolean cancelling;
   gboolean ended;
@@ -124,7 +124,7 @@ init_verdict (gpointer data)
   server->waiting = now < server->wait_until_ms;
   if (server->waiting)
     return VTPM_CONTROL_WAIT;
-  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] INIT waited %u ms for the key of %s", server->options->config->init_wait_ms, server->options->path);
+  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] the control channel waited %u ms for the key of %s", server->options->config->init_wait_ms, server->options->path);
   return vtpm_error_row (VTPM_ERROR_PROVIDER_TIMEOUT)->init_result;
 }
 
@@ -185,11 +185,6 @@ unlock_blob (gpointer data, const VtpmRecord *record, GError **error)
   VtpmServer *server = data;
   VtpmLinkMessage request = { .type = VTPM_LINK_UNLOCK, .record = record->bytes, .fd = -1 };
   g_auto (VtpmLinkMessage) reply = { .fd = -1 };
-  if (server->key == KEY_AWAITED)
-    {
-      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_PROVIDER_TIMEOUT, "a state blob came before the key of %s; send it again", server->options->path);
-      return NULL;
-    }
   if (!ask_broker (server, &request, VTPM_LINK_BLOB_KEY, &reply, error))
     return NULL;
   return g_steal_pointer (&reply.dek);
