@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 if "VTPM_LIBEXEC_DIR" in os.environ:  # the tests run in other folders
     os.environ["VTPM_LIBEXEC_DIR"] = os.path.abspath(os.environ["VTPM_LIBEXEC_DIR"])
 PLAINSTATE = os.path.abspath(os.environ.get("VTPM_PLAINSTATE", "./tests/plainstate"))
+HELPERS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "helpers")
 LIMIT = 30  # seconds that one answer, a start or an end may take
 TEST_LIMIT = 170  # and one test
 
@@ -343,11 +345,11 @@ class Device:
     numbers = itertools.count()
 
     def __init__(self, place, state, *args, ctrl=None, wait=True, log="log", env=None, pass_fds=(), preexec=None,
-                 prefix=()):
+                 prefix=(), pid_file=None):
         self.place = place
         number = next(self.numbers)
         self.path = "ctrl-%d" % number
-        self.pid_file = "pid-%d" % number
+        self.pid_file = pid_file or "pid-%d" % number
         self.log_path = log
         self.err_path = "err-%d" % number
         line = [*prefix, VTPM, "run", state, "--ctrl", ctrl or "unix:" + self.path, "--config", place.config,
@@ -370,7 +372,7 @@ class Device:
 
     def listens(self):
         with contextlib.suppress(FileNotFoundError):
-            return read_file(self.pid_file).endswith(b"\n")
+            return read_file(self.pid_file) == b"%d\n" % self.pid
         return False
 
     def wait_listening(self):
@@ -423,9 +425,7 @@ class Place:
         self.folder = folder
         self.config = os.path.join(folder, "vtpm.conf")
         self.data_dir = os.path.join(folder, "data")
-        self.helpers = os.path.join(folder, "helpers")
         self.processes = []
-        os.mkdir(self.helpers)
         self.configure(waits)
         self.env = dict(os.environ, VTPM_DATA_DIR=self.data_dir)
         for name in ("CONFIG", "DATA", "STATE", "CACHE"):
@@ -433,7 +433,26 @@ class Place:
         self.env["XDG_RUNTIME_DIR"] = os.path.join(folder, "xdg")
 
     def configure(self, waits):
-        write_file(self.config, "[vtpm]\nhelper-dirs=%s;\n%s" % (self.helpers, waits), "w")
+        write_file(self.config, "[vtpm]\nhelper-dirs=%s;\n%s" % (HELPERS, waits), "w")
+
+    def add_gate(self):
+        """Registers helpers/vtpm-provider-gate under the name gate."""
+        os.makedirs(os.path.join(self.data_dir, "gate"), mode=0o700)
+        write_file(os.path.join(self.data_dir, "providers.conf"),
+                   "[provider %s]\nname=gate\nkind=gate\n" % uuid.uuid4(), "a")
+
+    def gate(self, mode):
+        """What the provider does from now on; see there."""
+        path = os.path.join(self.data_dir, "gate", "mode")
+        write_file(path + ".new", mode, "w")
+        os.rename(path + ".new", path)
+
+    def asked(self):
+        """[request, process, its descriptors] of all requests so far."""
+        path = os.path.join(self.data_dir, "gate", "asked")
+        if not os.path.exists(path):
+            return []
+        return [line.split() for line in read_file(path).decode().splitlines()]
 
     def vtpm(self, *args, timeout=60, **options):
         return subprocess.run([VTPM, *args], env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -462,9 +481,9 @@ class Place:
     def start(self, state="state.vtpm", *args, **options):
         return Device(self, state, *args, **options)
 
-    def refused(self, status, pieces, state, *args, limit=LIMIT):
+    def refused(self, status, pieces, state, *args, limit=LIMIT, **options):
         """vtpm run ends by itself with STATUS and PIECES in one line on standard error; gives the device."""
-        device = self.start(state, *args, wait=False, log=None)
+        device = self.start(state, *args, wait=False, log=None, **options)
         device.ends(status, *pieces, limit=limit)
         return device
 

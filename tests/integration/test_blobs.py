@@ -1,0 +1,595 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""State blobs in and out of a running device, suspended state in the file, and a TPM that comes in."""
+import os
+import shutil
+import sys
+import time
+import uuid
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import (BAD_ORDINAL, BAD_PARAMETER, DELETE_VOLATILE, GET_CAPABILITY, INIT, KEY_NOT_FOUND, NO_SUCH_BLOB,  # noqa: E402
+                    PERMANENT, RC_INITIALIZE, SAVESTATE, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE,
+                    contains, create_primary_rsa, flush, get_random, main, nv_define, nv_write, pcr_extend, rc_of, read_file,
+                    same, startup, true, wait_until, words)
+
+INDEX = 0x01500001
+FAILURE = 0x101  # of INIT: every word that has no code of its own
+
+
+def prepared(place, *args):
+    """A device with an index that holds 'first' and PCR 16 extended once."""
+    place.create("state.vtpm", *args)
+    device = place.start()
+    control, data = device.powered()
+    data.good(nv_define(INDEX, 5))
+    data.good(nv_write(INDEX, b"first"))
+    data.good(pcr_extend(16, b"\1" * 32))
+    return device, control, data
+
+
+def usable(control, data, value=b"first"):
+    """The TPM powers on from the file, cold."""
+    same(control.init(), 0, "INIT")
+    same(data.rc(get_random()), RC_INITIALIZE)
+    same(data.rc(startup()), 0)
+    same(data.nv(INDEX, 5), value)
+
+
+def test_sealed(place):
+    """blobs are sealed also when QEMU asks for decrypted ones, two of one state differ in every byte that can"""
+    device, control, _ = prepared(place)
+    for kind in (PERMANENT, VOLATILE):
+        blobs = [control.get_blob(kind, 0, flags) for flags in (0, 1, 1, 0xFFFFFFFF)]
+        same({(result, flags) for result, flags, _, _ in blobs}, {(0, 2)})
+        texts = [data for _, _, _, data in blobs]
+        tails = {text[-1000:] for text in texts}
+        same(len(tails), len({t for t in texts}))
+    same(control.get_blob(SAVESTATE), (NO_SUCH_BLOB, 0, 0, b""))
+    first, second = control.blob(PERMANENT), control.blob(PERMANENT)
+    tail = [(a, b) for a, b in zip(first[-1200:], second[-1200:])]
+    true(sum(a == b for a, b in tail) < 40, "two seals of one state are alike")
+    device.term()
+
+
+def test_snapshot(place):
+    """a snapshot loads in the same process and in another: NV, PCR and the power state are those of then"""
+    device, control, data = prepared(place)
+    pcr = data.pcr(16)
+    blobs = control.pair()
+    generation = place.generation()
+    for number in range(4):
+        data.good(nv_write(INDEX, b"later"))
+        data.good(pcr_extend(16, b"\2" * 32))
+        same(control.load(*blobs), 0)
+        same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
+        true(place.generation() > generation, "the generation goes up")
+        generation = place.generation()
+        if number == 1:
+            same(control.result(SHUTDOWN), 0)
+            same(device.wait(), 0)
+        if number == 2:
+            device.kill()
+        if number in (1, 2):
+            device = place.start()
+            control, data = device.powered()
+            same(data.nv(INDEX, 5), b"first", "what was loaded is in the file")
+    device.term()
+    place.sound()
+
+
+def test_permanent_alone(place):
+    """a permanent blob alone starts cold; of a TPM that is off there is no volatile one"""
+    device, control, data = prepared(place)
+    permanent, _ = control.pair()
+    data.good(nv_write(INDEX, b"later"))
+    same(control.load(permanent), 0)
+    same(data.rc(get_random()), RC_INITIALIZE)
+    data.good(startup())
+    same(data.nv(INDEX, 5), b"first")
+    same(control.result(STOP), 0)
+    off = control.blob(PERMANENT)
+    same(control.get_blob(VOLATILE), (NO_SUCH_BLOB, 0, 0, b""))
+    same(control.load(off), 0)
+    data.good(startup())
+
+
+def test_pairs(place):
+    """permanent and volatile blobs of two requests are refused at INIT, and the TPM is usable"""
+    device, control, data = prepared(place)
+    first = control.pair()
+    second = control.pair()  # nothing has happened in between
+    data.good(get_random())
+    third = control.blob(PERMANENT)
+    data.good(get_random())
+    fourth = control.blob(VOLATILE)  # of another moment than the permanent one
+    data.good(nv_write(INDEX, b"later"))
+    for permanent, volatile in ((first[0], second[1]), (second[0], first[1]), (third, fourth), (third, first[1])):
+        same(control.load(permanent, volatile), FAILURE)
+        contains(device.log(), "[blob-mismatch]")
+        usable(control, data, b"later")
+    for pair in (first, second):
+        same(control.load(*pair), 0)
+        same(data.nv(INDEX, 5), b"first")
+
+
+def test_chunks(place):
+    """GET_STATEBLOB by offset reads on in the blob that offset 0 began; beyond its end is refused"""
+    device, control, data = prepared(place)
+    for kind in (PERMANENT, VOLATILE):
+        whole = control.blob(kind)
+        for step in (1000, 3072, len(whole) - 1):
+            got = b""
+            for offset in range(0, len(whole), step):
+                result, flags, total, rest = control.get_blob(kind, offset) if offset else (0, 2, len(whole), whole)
+                same((result, flags, total, len(rest)), (0, 2, len(whole), len(whole) - offset))
+                got += rest[:step]
+            same(got, whole)
+        same(control.get_blob(kind, len(whole)), (0, 2, len(whole), b""))
+        same(control.get_blob(kind, len(whole) + 1), (BAD_PARAMETER, 0, 0, b""))
+
+
+def test_pieces(place):
+    """SET_STATEBLOB takes a blob in pieces; one that did not come in whole is refused, and the TPM is usable"""
+    device, control, data = prepared(place)
+    permanent, volatile = control.pair()
+    data.good(nv_write(INDEX, b"later"))
+    for step in (7, 1000, 3072):
+        same(control.result(STOP), 0)
+        for kind, blob in ((VOLATILE, volatile), (PERMANENT, permanent)):
+            if step == 7:
+                blob, rest = blob[:700], blob[700:]
+            for at in range(0, len(blob), step):
+                same(control.set_blob(kind, blob[at:at + step]), 0)
+            if step == 7:
+                same(control.set_blob(kind, rest), 0)
+        same(control.set_blob(SAVESTATE, b""), 0)
+        same(control.init(DELETE_VOLATILE), 0)
+        same(data.nv(INDEX, 5), b"first")
+    data.good(nv_write(INDEX, b"later"))
+    for kind, blob in ((PERMANENT, permanent), (VOLATILE, volatile)):
+        for length in (1, 50, len(blob) - 1):
+            same(control.result(STOP), 0)
+            if kind == VOLATILE:
+                same(control.set_blob(PERMANENT, permanent), 0)
+            same(control.set_blob(kind, blob[:length]), 0)
+            same(control.init(), FAILURE)
+            usable(control, data, b"later")
+
+
+def test_wrong_type(place):
+    """a blob sent as another type, a volatile one alone, and while the TPM is on: refused, and the TPM is usable"""
+    device, control, data = prepared(place)
+    permanent, volatile = control.pair()
+    same(control.set_blob(PERMANENT, permanent), BAD_ORDINAL)
+    for kind, blob in ((PERMANENT, volatile), (VOLATILE, permanent)):
+        same(control.result(STOP), 0)
+        same(control.set_blob(kind, blob), FAILURE)
+        usable(control, data)
+    same(control.result(STOP), 0)
+    same(control.set_blob(VOLATILE, volatile), 0)
+    same(control.init(), FAILURE)
+    usable(control, data)
+    same(control.result(STOP), 0)
+    same(control.set_blob(SAVESTATE, b"x"), BAD_PARAMETER)
+    usable(control, data)
+
+
+def rejected(control, permanent, volatile):
+    """The codes of SET_STATEBLOB and INIT until one is not 0."""
+    same(control.result(STOP), 0)
+    for kind, blob in ((PERMANENT, permanent), (VOLATILE, volatile)):
+        result = control.set_blob(kind, blob)
+        if result:
+            same(control.init(), 0, "INIT after a refused blob starts from the file")
+            return result
+    return control.init()
+
+
+def test_tampered(place):
+    """a bit of any byte flipped, bytes cut off or added, rubbish: refused, the file unchanged, the TPM usable"""
+    device, control, data = prepared(place)
+    permanent, volatile = control.pair()
+    same(control.result(STOP), 0)
+    before = read_file("state.vtpm")
+    count = 0
+    for index, blob in enumerate((permanent, volatile)):
+        pair = [permanent, volatile]
+        offsets = [*range(0, min(len(blob), 300), 7), *range(0, len(blob), 97), len(blob) - 1]
+        for offset in sorted(set(offsets)):
+            changed = bytearray(blob)
+            changed[offset] ^= 1 << offset % 8
+            pair[index] = bytes(changed)
+            code = rejected(control, *pair)
+            true(code not in (0, NO_SUCH_BLOB), "bit of byte %d of blob %d: 0x%x" % (offset, index, code))
+            count += 1
+        for changed in (blob + b"\0", blob * 2, os.urandom(500), b"\0" * 500000, b"vtpm"):
+            pair[index] = changed
+            true(rejected(control, *pair) != 0, "of %d bytes" % len(changed))
+            same(control.init(), 0)
+    same(control.result(STOP), 0)
+    usable(control, data)
+    device.term()
+    place.sound()
+    true(len(before) == len(read_file("state.vtpm")), "the file is as long as before")
+    return "%d flips" % count
+
+
+def test_refused_changes_nothing(place):
+    """a refused blob and a refused INIT leave every byte of the file"""
+    device, control, data = prepared(place)
+    place.create("other.vtpm")
+    other = place.start("other.vtpm")
+    other_control, _ = other.powered()
+    foreign = other_control.blob(PERMANENT)
+    permanent, volatile = control.pair()
+    stale = control.pair()[1]
+    same(control.result(STOP), 0)
+    before = read_file("state.vtpm")
+    same(control.set_blob(PERMANENT, foreign), KEY_NOT_FOUND)
+    same(control.set_blob(PERMANENT, permanent[:-1] + bytes([permanent[-1] ^ 1])), FAILURE)
+    same(control.load(permanent, stale), FAILURE)
+    same(control.set_blob(VOLATILE, volatile), 0)
+    same(control.init(), FAILURE)
+    same(read_file("state.vtpm"), before)
+    usable(control, data)
+
+
+def test_other_vtpm(place):
+    """another vTPM's blob is refused with identity-other (0x0d), and the TPM is usable"""
+    device, control, data = prepared(place)
+    vm = str(uuid.uuid4())
+    for name, args in (("other.vtpm", ()), ("bound.vtpm", ("--vm-uuid", vm))):
+        place.create(name, *args)
+        other = place.start(name)
+        other_control, _ = other.powered()
+        permanent, volatile = other_control.pair()
+        same(control.result(STOP), 0)
+        same(control.set_blob(PERMANENT, permanent), KEY_NOT_FOUND)
+        same(control.set_blob(VOLATILE, volatile), KEY_NOT_FOUND)
+        contains(device.log(), "[identity-other]", place.inspect(name)["records"][0]["vtpm_id"],
+                 place.inspect()["records"][0]["vtpm_id"])
+        usable(control, data)
+        other.term()
+
+
+def test_bound_and_unbound(place):
+    """a snapshot from before the bind loads after it; one of a bound TPM does not load into its unbound copy"""
+    vm = str(uuid.uuid4())
+    device, control, data = prepared(place)
+    before = control.pair()
+    device.term()
+    shutil.copy("state.vtpm", "copy.vtpm")
+    device = place.start("state.vtpm", "--vm-uuid", vm)
+    control, data = device.powered()
+    data.good(nv_write(INDEX, b"later"))
+    after = control.pair()
+    same(control.load(*before), 0)
+    same(data.nv(INDEX, 5), b"first")
+    same({s["epoch"] for s in place.inspect()["state_slots"]}, {2})
+    device.term()
+    copy = place.start("copy.vtpm")
+    control, data = copy.powered()
+    same(control.result(STOP), 0)
+    same(control.set_blob(PERMANENT, after[0]), KEY_NOT_FOUND)
+    usable(control, data)
+
+
+def test_ctl_save_and_load(place):
+    """vtpm ctl save and load carry a snapshot over"""
+    device, control, data = prepared(place)
+    control.close()
+    for kind in ("permanent", "volatile"):
+        same(place.vtpm("ctl", device.path, "save", kind, kind).returncode, 0)
+    data.good(nv_write(INDEX, b"later"))
+    for line in (["stop"], ["load", "permanent", "permanent"], ["load", "volatile", "volatile"], ["init"]):
+        done = place.vtpm("ctl", device.path, *line)
+        same((done.returncode, done.stderr), (0, ""), " ".join(line))
+    same(data.nv(INDEX, 5), b"first")
+
+
+def test_random_numbers_differ(place):
+    """two resumes of one saved volatile state never draw the same random numbers, nor two loads of one snapshot"""
+    device, control, data = prepared(place)
+    blobs = control.pair()
+    drawn = set()
+    for _ in range(5):
+        same(control.load(*blobs), 0)
+        drawn.add(data.good(get_random(32))[12:])
+    same(control.result(STORE_VOLATILE), 0)
+    device.kill()
+    for number in range(5):
+        shutil.copy("state.vtpm", "copy%d.vtpm" % number)
+        copy = place.start("copy%d.vtpm" % number)
+        control, data = copy.powered(start=False)
+        drawn.add(data.good(get_random(32))[12:])
+        copy.kill()
+    same(len(drawn), 10)
+
+
+def restart(place, device, control, how):
+    """Ends or stops the device in the way HOW; gives device, control and data with a TPM that is off."""
+    if how == "stop":
+        same(control.result(STOP), 0)
+        return device, control, None
+    if how == "reset":
+        return device, control, None
+    if how == "kill":
+        device.kill()
+    elif how == "shutdown":
+        same(control.result(SHUTDOWN), 0)
+        same(device.wait(), 0)
+    else:
+        device.term()
+    device = place.start()
+    control = device.control()
+    return device, control, control.open_data()
+
+
+def test_store_volatile(place):
+    """STORE_VOLATILE, then INIT resumes: after STOP, INIT alone, SHUTDOWN, SIGTERM and SIGKILL"""
+    device, control, data = prepared(place)
+    pcr = data.pcr(16)
+    for how in ("stop", "reset", "shutdown", "term", "kill"):
+        same(control.result(STORE_VOLATILE), 0)
+        device, control, fresh = restart(place, device, control, how)
+        data = fresh or data
+        same(control.init(), 0)
+        same(data.rc(get_random()), 0, "resumed after " + how)
+        same(data.pcr(16), pcr)
+
+
+def test_store_volatile_once(place):
+    """saved volatile state is resumed once: after the first resume a start is cold, whatever ended it"""
+    device, control, data = prepared(place)
+    for how in ("kill", "term", "stop"):
+        same(control.result(STORE_VOLATILE), 0)
+        device, control, data = restart(place, device, control, "kill")
+        same(control.init(), 0)
+        if how == "stop":
+            data.good(get_random())
+        device, control, fresh = restart(place, device, control, how)  # without any command
+        data = fresh or data
+        same(control.init(), 0)
+        same(data.rc(get_random()), RC_INITIALIZE, "after " + how)
+        same(data.rc(startup()), 0)
+        same(data.nv(INDEX, 5), b"first")
+
+
+def test_store_volatile_out_of_date(place):
+    """a command after STORE_VOLATILE makes the saved state out of date: the next start is cold, NV newer"""
+    device, control, data = prepared(place)
+    for command in (nv_write(INDEX, b"later"), pcr_extend(16, b"\3" * 32), get_random()):
+        same(control.result(STORE_VOLATILE), 0)
+        data.good(command)
+        device, control, data = restart(place, device, control, "kill")
+        usable(control, data, b"later")
+
+
+def test_delete_volatile(place):
+    """INIT with DELETE_VOLATILE starts cold, and the saved state is gone"""
+    device, control, data = prepared(place)
+    for how in ("kill", "term", "reset"):
+        same(control.result(STORE_VOLATILE), 0)
+        device, control, fresh = restart(place, device, control, how)
+        data = fresh or data
+        same(control.init(DELETE_VOLATILE), 0)
+        same(data.rc(get_random()), RC_INITIALIZE, "after " + how)
+        device, control, data = restart(place, device, control, "kill")
+        usable(control, data)
+
+
+def test_blob_of_suspended(place):
+    """of a TPM that lies suspended in the file both blobs can be had, and resume elsewhere"""
+    device, control, data = prepared(place)
+    pcr = data.pcr(16)
+    same(control.result(STORE_VOLATILE), 0)
+    device, control, data = restart(place, device, control, "kill")
+    pair = control.pair()
+    same(control.init(), 0)
+    data.good(pcr_extend(16, b"\4" * 32))
+    same(control.load(*pair), 0)
+    same(data.pcr(16), pcr)
+
+
+def test_while_a_command_runs(place):
+    """a state blob asked for while a command runs is of the state after it"""
+    device, control, data = prepared(place)
+    data.send(create_primary_rsa(b"busy"))
+    time.sleep(0.003)
+    pair = control.pair()
+    response = data.read()
+    same(rc_of(response), 0)
+    data.good(flush(response[10:14]))
+    same(control.load(*pair), 0)
+    data.good(flush(response[10:14]))  # the key was made, and loaded
+
+
+def test_key_awaited(place):
+    """a blob that comes before the key waits for it as INIT does"""
+    place.add_gate()
+    place.configure("init-wait=20\n")
+    device, control, data = prepared(place, "--provider", "gate")
+    pair = control.pair()
+    device.term()
+    place.gate("wait")
+    asked = len(place.asked())
+    device = place.start()
+    control = device.control()
+    data = control.open_data()
+    wait_until(lambda: len(place.asked()) > asked, "the provider is asked")
+    control.send(words(SET_STATEBLOB, 2, PERMANENT, len(pair[0])) + pair[0]
+                 + words(SET_STATEBLOB, 2, VOLATILE, len(pair[1])) + pair[1] + words(INIT, DELETE_VOLATILE))
+    time.sleep(0.1)
+    place.gate("open")
+    same(control.read(12), words(0, 0, 0))
+    same(data.nv(INDEX, 5), b"first")
+    device.term()
+
+
+def outgoing(place, *args):
+    """The blobs of a TPM whose file is away then, and what its PCR 16 was."""
+    device, control, data = prepared(place, *args)
+    pcr = data.pcr(16)
+    pair = control.pair()
+    device.kill()
+    os.rename("state.vtpm", "source.vtpm")
+    return pair, pcr
+
+
+def test_incoming(place):
+    """--incoming without a file: it is made at INIT and only then, and goes on as any other"""
+    vm = str(uuid.uuid4())
+    pair, pcr = outgoing(place, "--vm-uuid", vm)
+    source = place.inspect("source.vtpm")
+    device = place.start("state.vtpm", "--incoming", "--vm-uuid", vm)
+    control = device.control()
+    data = control.open_data()
+    same(control.call(GET_CAPABILITY, reply=8)[0], 0)
+    same(control.init(), FAILURE, "INIT before any state has come")
+    contains(device.log(), "[state-missing]")
+    same(control.result(STOP), 0)
+    same(control.set_blob(PERMANENT, pair[0]), 0)
+    same(control.set_blob(VOLATILE, pair[1]), 0)
+    true(not os.path.exists("state.vtpm"), "the file was made before INIT")
+    same(control.init(DELETE_VOLATILE), 0)
+    true(os.path.exists("state.vtpm"), "the file is there")
+    same(os.stat("state.vtpm").st_mode & 0o777, 0o600)
+    same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr))
+    data.good(nv_write(INDEX, b"later"))
+    made = place.inspect()
+    same([(r["vtpm_id"], r["vm_uuid"], r["epoch"]) for r in made["records"]],
+         [(r["vtpm_id"], r["vm_uuid"], r["epoch"]) for r in source["records"]])
+    true(place.generation() > place.generation("source.vtpm"), "the generation goes on")
+    place.refused(6, ["[in-use]", "process %d" % device.pid], "state.vtpm")
+    device.kill()
+    device = place.start("state.vtpm", "--vm-uuid", vm)
+    control, data = device.powered()
+    same(data.nv(INDEX, 5), b"later")
+    device.term()
+    place.sound()
+    same([name for name in os.listdir(".") if name.startswith(".")], [])
+
+
+def test_incoming_refused(place):
+    """--incoming without a file: another VM's, a mixed pair, rubbish, an ended client: no file is made"""
+    vm = str(uuid.uuid4())
+    device, control, data = prepared(place, "--vm-uuid", vm)
+    pair, stale = control.pair(), control.pair()[1]
+    device.term()
+    os.rename("state.vtpm", "source.vtpm")
+    other = str(uuid.uuid4())
+    device = place.start("state.vtpm", "--incoming", "--vm-uuid", other, log="other")
+    with device.control() as control:
+        same(control.set_blob(PERMANENT, pair[0]), KEY_NOT_FOUND)
+        contains(device.log(), "[identity-other]", vm, other)
+        same(control.init(), FAILURE)
+    device.term()
+    device = place.start("state.vtpm", "--incoming", "--vm-uuid", vm)
+    for _ in range(2):
+        with device.control() as control:
+            data = control.open_data()
+            same(control.load(pair[0], stale), FAILURE)
+            same(control.set_blob(PERMANENT, pair[0][:-3] + b"abc"), FAILURE)
+            same(control.set_blob(PERMANENT, os.urandom(4000)), FAILURE)
+            same(data.rc(get_random()), FAILURE)
+            control.send(words(SET_STATEBLOB, 2, PERMANENT, len(pair[0])) + pair[0][:1000])
+            data.close()
+    true(not os.path.exists("state.vtpm"), "a file was made")
+    with device.control() as control:
+        same(control.load(*pair), 0, "and then the right one comes")
+    device.term()
+    place.sound()
+
+
+def test_incoming_ends_without(place):
+    """--incoming and nothing comes: SIGTERM and SHUTDOWN end it with exit 0, no file is made"""
+    for how in ("term", "shutdown"):
+        device = place.start("state.vtpm", "--incoming", "--vm-uuid", str(uuid.uuid4()))
+        if how == "term":
+            device.term()
+        else:
+            with device.control() as control:
+                same(control.result(SHUTDOWN), 0)
+            same(device.wait(), 0)
+    true(not os.path.exists("state.vtpm"), "a file was made")
+
+
+def test_incoming_key(place):
+    """--incoming: a provider that fails is told with its code at SET_STATEBLOB; when it answers the same blob loads"""
+    place.add_gate()
+    device, control, data = prepared(place, "--provider", "gate")
+    pair = control.pair()
+    device.term()
+    os.remove("state.vtpm")
+    device = place.start("state.vtpm", "--incoming")
+    control = device.control()
+    data = control.open_data()
+    for mode, code, word in (("error access-denied no", KEY_NOT_FOUND, "[access-denied]"),
+                             ("error wrong-passphrase no", 0x21, "[wrong-passphrase]")):
+        place.gate(mode)
+        same(control.set_blob(PERMANENT, pair[0]), code)
+        contains(device.log(), word)
+    place.gate("open")
+    same(control.load(*pair), 0)
+    same(data.nv(INDEX, 5), b"first")
+    device.term()
+    place.sound()
+
+
+def test_incoming_same_file(place):
+    """--incoming on a file of the same vTPM: taken over with a higher generation; what it holds already commits nothing"""
+    device, control, data = prepared(place)
+    data.good(nv_write(INDEX, b"again"))
+    old = control.pair()
+    for number in range(5):
+        data.good(nv_write(INDEX, b"%05d" % number))
+    new = control.pair()
+    high = place.generation()
+    device.kill()
+    shutil.copy("state.vtpm", "held.vtpm")
+    device = place.start("state.vtpm", "--incoming")
+    control = device.control()
+    data = control.open_data()
+    before = read_file("state.vtpm")
+    same(control.load(*new), 0)
+    same(read_file("state.vtpm"), before, "what the file holds already was committed again")
+    same(data.nv(INDEX, 5), b"00004")
+    same(control.load(*old), 0)
+    same(data.nv(INDEX, 5), b"again")
+    true(place.generation() > high, "the generation went back")
+    device.term()
+    place.sound()
+
+
+def test_incoming_other_file(place):
+    """--incoming on a file of another vTPM: the blob is refused, the file stays"""
+    pair, _ = outgoing(place)
+    place.create("state.vtpm")
+    before = read_file("state.vtpm")
+    device = place.start("state.vtpm", "--incoming")
+    with device.control() as control:
+        same(control.result(STOP), 0)
+        same(control.set_blob(PERMANENT, pair[0]), KEY_NOT_FOUND)
+    contains(device.log(), "[identity-other]")
+    device.kill()
+    same(read_file("state.vtpm"), before)
+
+
+def test_incoming_file_appears(place):
+    """--incoming without a file, and one is made meanwhile: it is not overwritten"""
+    pair, _ = outgoing(place)
+    device = place.start("state.vtpm", "--incoming")
+    with device.control() as control:
+        same(control.set_blob(PERMANENT, pair[0]), 0)
+        place.create("state.vtpm")
+        before = read_file("state.vtpm")
+        same(control.init(), FAILURE)
+    contains(device.log(), "[state-exists]")
+    device.term()
+    same(read_file("state.vtpm"), before)
+
+
+if __name__ == "__main__":
+    main(globals())
