@@ -5,17 +5,13 @@
 
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/kdf.h>
 #include <openssl/sha.h>
 
 #include "base/cursor.h"
 #include "base/errors.h"
 
 G_DEFINE_QUARK (vtpm-seal-error-quark, vtpm_seal_error)
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF, EVP_KDF_free)
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF_CTX, EVP_KDF_CTX_free)
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_MAC, EVP_MAC_free)
 
 #define KEY_SIZE 32
 #define NONCE_SIZE 12
@@ -60,29 +56,74 @@ crypto_failed (GError **error, const char *what)
   return FALSE;
 }
 
-/* HKDF-SHA256 (RFC 5869): LEN bytes for this seal alone. */
+struct VtpmSealer {
+  EVP_MAC_CTX *hmac; /* HMAC-SHA256, the key still to be set */
+  EVP_CIPHER *gcm;
+  EVP_CIPHER_CTX *cipher;
+};
+
+void
+vtpm_sealer_free (VtpmSealer *sealer)
+{
+  if (!sealer)
+    return;
+  EVP_MAC_CTX_free (sealer->hmac);
+  EVP_CIPHER_CTX_free (sealer->cipher);
+  EVP_CIPHER_free (sealer->gcm);
+  g_free (sealer);
+}
+
+VtpmSealer *
+vtpm_sealer_new (GError **error)
+{
+  g_autoptr (VtpmSealer) sealer = g_new0 (VtpmSealer, 1);
+  g_autoptr (EVP_MAC) hmac = EVP_MAC_fetch (NULL, "HMAC", NULL);
+  OSSL_PARAM digest[] = { OSSL_PARAM_construct_utf8_string (OSSL_MAC_PARAM_DIGEST, (char *) "SHA256", 0), OSSL_PARAM_construct_end () };
+  sealer->hmac = hmac ? EVP_MAC_CTX_new (hmac) : NULL;
+  sealer->gcm = EVP_CIPHER_fetch (NULL, "AES-256-GCM", NULL);
+  sealer->cipher = EVP_CIPHER_CTX_new ();
+  if (sealer->hmac && sealer->gcm && sealer->cipher && EVP_MAC_CTX_set_params (sealer->hmac, digest) == 1)
+    return g_steal_pointer (&sealer);
+  crypto_failed (error, "find HMAC-SHA256 and AES-256-GCM");
+  return NULL;
+}
+
+typedef struct {
+  const void *data;
+  gsize len;
+} Piece;
+
+/* HMAC-SHA256 of the pieces one after another. */
+static gboolean
+hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const Piece *pieces, guint n, guint8 out[static VTPM_MAC_SIZE])
+{
+  gsize len;
+  gboolean fine = EVP_MAC_init (sealer->hmac, key, key_len, NULL) == 1;
+  for (guint i = 0; fine && i < n; i++)
+    fine = !pieces[i].len || EVP_MAC_update (sealer->hmac, pieces[i].data, pieces[i].len) == 1;
+  return fine && EVP_MAC_final (sealer->hmac, out, &len, VTPM_MAC_SIZE) == 1;
+}
+
+/* HKDF-SHA256 (RFC 5869): LEN bytes for this seal alone. Spelled out over HMAC, for OpenSSL's own
+ * looks every algorithm up by name each time, which after a synchronous write costs more than the rest. */
 static VtpmSecret *
-derive (const SealKey *key, gsize len, GError **error)
+derive (VtpmSealer *sealer, const SealKey *key, gsize len, GError **error)
 {
   guint8 info[MAX_INFO];
   VtpmWriter w = vtpm_writer (info, sizeof info);
   vtpm_write_bytes (&w, INFO_PREFIX, strlen (INFO_PREFIX));
   write_binding (&w, key);
-  g_assert (!w.full);
+  g_assert (!w.full && len <= 2 * VTPM_MAC_SIZE);
 
-  g_autoptr (EVP_KDF) kdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
-  g_autoptr (EVP_KDF_CTX) context = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
-  g_autoptr (VtpmSecret) out = vtpm_secret_new (len, error);
+  g_autoptr (VtpmSecret) prk = vtpm_secret_new (VTPM_MAC_SIZE, error);
+  g_autoptr (VtpmSecret) out = prk ? vtpm_secret_new (2 * VTPM_MAC_SIZE, error) : NULL;
   if (!out)
     return NULL;
-  OSSL_PARAM params[] = {
-    OSSL_PARAM_construct_utf8_string (OSSL_KDF_PARAM_DIGEST, (char *) "SHA256", 0),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_KEY, (void *) key->dek->data, key->dek->len),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_SALT, (void *) key->salt, VTPM_SALT_SIZE),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_INFO, info, w.pos),
-    OSSL_PARAM_construct_end (),
-  };
-  if (!context || EVP_KDF_derive (context, out->data, len, params) != 1)
+  const Piece input = { key->dek->data, key->dek->len };
+  const Piece first[] = { { info, w.pos }, { "\1", 1 } };
+  const Piece second[] = { { out->data, VTPM_MAC_SIZE }, { info, w.pos }, { "\2", 1 } };
+  if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk->data) || !hmac (sealer, prk->data, prk->len, first, 2, out->data) ||
+      (len > VTPM_MAC_SIZE && !hmac (sealer, prk->data, prk->len, second, 3, out->data + VTPM_MAC_SIZE)))
     {
       crypto_failed (error, "derive a key (HKDF-SHA256)");
       return NULL;
@@ -90,31 +131,26 @@ derive (const SealKey *key, gsize len, GError **error)
   return g_steal_pointer (&out);
 }
 
-/* A cipher context with the key of one seal, the AAD fed in. */
-static EVP_CIPHER_CTX *
-start_gcm (const VtpmSecret *derived, gboolean encrypt, const VtpmWriter *aad, GError **error)
+/* Keys the cipher for one seal and feeds the AAD in. */
+static gboolean
+start_gcm (VtpmSealer *sealer, const VtpmSecret *derived, gboolean encrypt, const VtpmWriter *aad, GError **error)
 {
   int n;
-  g_autoptr (EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new ();
   g_assert (!aad->full);
-  if (!context ||
-      EVP_CipherInit_ex (context, EVP_aes_256_gcm (), NULL, derived->data, derived->data + KEY_SIZE, encrypt) != 1 ||
-      EVP_CipherUpdate (context, NULL, &n, aad->data, (int) aad->pos) != 1)
-    {
-      crypto_failed (error, "start AES-256-GCM");
-      return NULL;
-    }
-  return g_steal_pointer (&context);
+  if (EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, derived->data, derived->data + KEY_SIZE, encrypt) == 1 &&
+      EVP_CipherUpdate (sealer->cipher, NULL, &n, aad->data, (int) aad->pos) == 1)
+    return TRUE;
+  return crypto_failed (error, "start AES-256-GCM");
 }
 
 /* Encrypts both pieces of PAYLOAD to TO, then the tag. */
 static gboolean
-encrypt_payload (const VtpmSecret *derived, const VtpmWriter *aad, const VtpmSecret *keys, const VtpmBlob *parts, guint8 *to,
-                 GError **error)
+encrypt_payload (VtpmSealer *sealer, const VtpmSecret *derived, const VtpmWriter *aad, const VtpmSecret *keys,
+                 const VtpmBlob *parts, guint8 *to, GError **error)
 {
   int n;
-  g_autoptr (EVP_CIPHER_CTX) context = start_gcm (derived, TRUE, aad, error);
-  if (!context)
+  EVP_CIPHER_CTX *context = sealer->cipher;
+  if (!start_gcm (sealer, derived, TRUE, aad, error))
     return FALSE;
   guint8 *tag = to + keys->len + parts->len;
   if (EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) != 1 ||
@@ -166,10 +202,11 @@ static VtpmPayload *
 decrypt_payload (const SealKey *key, const VtpmWriter *aad, const guint8 *data, gsize len, GError **error)
 {
   int n;
-  g_autoptr (VtpmSecret) derived = derive (key, KEY_SIZE + NONCE_SIZE, error);
-  g_autoptr (EVP_CIPHER_CTX) context = derived ? start_gcm (derived, FALSE, aad, error) : NULL;
-  if (!context)
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, key, KEY_SIZE + NONCE_SIZE, error) : NULL;
+  if (!derived || !start_gcm (sealer, derived, FALSE, aad, error))
     return NULL;
+  EVP_CIPHER_CTX *context = sealer->cipher;
   g_autoptr (VtpmSecret) keys = decrypt_keys (context, data, len, error);
   if (!keys)
     return NULL;
@@ -190,14 +227,12 @@ record_mac (const VtpmSecret *dek, const VtpmRecord *record, const guint8 *body,
             guint8 mac[static VTPM_MAC_SIZE], GError **error)
 {
   SealKey key = { dek, PURPOSE_HEADER_MAC, &record->vtpm_id, record->epoch, salt };
-  g_autoptr (VtpmSecret) derived = derive (&key, KEY_SIZE, error);
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, &key, KEY_SIZE, error) : NULL;
   if (!derived)
     return FALSE;
-  guint mac_len = VTPM_MAC_SIZE;
-  /* BODY and the salt behind it stand in one piece */
-  if (!HMAC (EVP_sha256 (), derived->data, KEY_SIZE, body, len + VTPM_SALT_SIZE, mac, &mac_len))
-    return crypto_failed (error, "compute a MAC");
-  return TRUE;
+  const Piece input = { body, len + VTPM_SALT_SIZE }; /* the salt stands behind the body */
+  return hmac (sealer, derived->data, KEY_SIZE, &input, 1, mac) || crypto_failed (error, "compute a MAC");
 }
 
 void
@@ -206,17 +241,10 @@ vtpm_seal_warm_up (void)
   guint8 bytes[KEY_SIZE + NONCE_SIZE] = { 0 };
   int n;
   OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ADD_ALL_CIPHERS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
-  g_autoptr (EVP_KDF) kdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
-  g_autoptr (EVP_KDF_CTX) derivation = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
-  OSSL_PARAM params[] = {
-    OSSL_PARAM_construct_utf8_string (OSSL_KDF_PARAM_DIGEST, (char *) "SHA256", 0),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_KEY, bytes, KEY_SIZE),
-    OSSL_PARAM_construct_end (),
-  };
-  g_autoptr (EVP_CIPHER_CTX) cipher = EVP_CIPHER_CTX_new ();
-  if (!derivation || EVP_KDF_derive (derivation, bytes, sizeof bytes, params) != 1 || !cipher ||
-      EVP_CipherInit_ex (cipher, EVP_aes_256_gcm (), NULL, bytes, bytes + KEY_SIZE, 1) != 1 ||
-      EVP_CipherUpdate (cipher, bytes, &n, bytes, 16) != 1)
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (NULL);
+  if (!sealer || !hmac (sealer, bytes, KEY_SIZE, NULL, 0, bytes) ||
+      EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, bytes, bytes + KEY_SIZE, 1) != 1 ||
+      EVP_CipherUpdate (sealer->cipher, bytes, &n, bytes, 16) != 1)
     return; /* the first real use tells */
 }
 
@@ -275,12 +303,12 @@ slot_aad (const VtpmSlotHeader *header, guint slot, guint8 buf[static MAX_AAD])
 }
 
 VtpmSlotKey *
-vtpm_seal_slot_key (const VtpmSecret *dek, const VtpmUuid *vtpm_id, guint64 epoch, GError **error)
+vtpm_seal_slot_key (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmUuid *vtpm_id, guint64 epoch, GError **error)
 {
   VtpmSlotKey *key = g_new0 (VtpmSlotKey, 1);
   vtpm_random (key->salt, VTPM_SALT_SIZE);
   SealKey seal = { dek, PURPOSE_SLOT, vtpm_id, epoch, key->salt };
-  key->derived = derive (&seal, KEY_SIZE + NONCE_SIZE, error);
+  key->derived = derive (sealer, &seal, KEY_SIZE + NONCE_SIZE, error);
   if (key->derived)
     return key;
   g_free (key);
@@ -297,7 +325,7 @@ vtpm_slot_key_free (VtpmSlotKey *key)
 }
 
 VtpmBlob *
-vtpm_seal_slot_with (VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
 {
   g_autoptr (VtpmSlotKey) key = taken;
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
@@ -310,7 +338,7 @@ vtpm_seal_slot_with (VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, con
   vtpm_slot_header_encode (header, out->data);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = slot_aad (header, slot, buf);
-  if (!encrypt_payload (key->derived, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
+  if (!encrypt_payload (sealer, key->derived, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
     return NULL;
   return g_steal_pointer (&out);
 }
@@ -318,8 +346,9 @@ vtpm_seal_slot_with (VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, con
 VtpmBlob *
 vtpm_seal_slot (const VtpmSecret *dek, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
 {
-  VtpmSlotKey *key = vtpm_seal_slot_key (dek, &header->vtpm_id, header->epoch, error);
-  return key ? vtpm_seal_slot_with (key, header, slot, payload, error) : NULL;
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  VtpmSlotKey *key = sealer ? vtpm_seal_slot_key (sealer, dek, &header->vtpm_id, header->epoch, error) : NULL;
+  return key ? vtpm_seal_slot_with (sealer, key, header, slot, payload, error) : NULL;
 }
 
 VtpmPayload *
@@ -374,8 +403,9 @@ vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelop
   SealKey key = envelope_key (dek, record, &envelope);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, &envelope, buf);
-  g_autoptr (VtpmSecret) derived = derive (&key, KEY_SIZE + NONCE_SIZE, error);
-  if (!derived || !encrypt_payload (derived, &aad, keys, parts, sealed, error))
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, &key, KEY_SIZE + NONCE_SIZE, error) : NULL;
+  if (!derived || !encrypt_payload (sealer, derived, &aad, keys, parts, sealed, error))
     return NULL;
   return g_bytes_new_take (g_steal_pointer (&out), whole);
 }

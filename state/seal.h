@@ -22,6 +22,12 @@ gboolean vtpm_seal_record (const VtpmSecret *dek, VtpmRecord *record, GError **e
 /** Whether the MAC in RECORD->bytes was made with DEK. */
 gboolean vtpm_seal_verify_record (const VtpmSecret *dek, const VtpmRecord *record) G_GNUC_WARN_UNUSED_RESULT;
 
+/** OpenSSL's contexts, made once for many seals. One thread at a time. */
+typedef struct VtpmSealer VtpmSealer;
+VtpmSealer *vtpm_sealer_new (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vtpm_sealer_free (VtpmSealer *sealer);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmSealer, vtpm_sealer_free)
+
 /** The salt of a seal to come and the key derived from it: good for one seal, then freed. */
 typedef struct {
   guint8 salt[VTPM_SALT_SIZE];
@@ -29,11 +35,12 @@ typedef struct {
 } VtpmSlotKey;
 
 /** Derives the key of the next seal of a state slot ahead of time, so that a commit waits less. NULL: failed. */
-VtpmSlotKey *vtpm_seal_slot_key (const VtpmSecret *dek, const VtpmUuid *vtpm_id, guint64 epoch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmSlotKey *vtpm_seal_slot_key (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmUuid *vtpm_id, guint64 epoch,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_slot_key_free (VtpmSlotKey *key);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmSlotKey, vtpm_slot_key_free)
 /** vtpm_seal_slot() with a key derived ahead for the same DEK, vTPM id and epoch. Takes KEY. */
-VtpmBlob *vtpm_seal_slot_with (VtpmSlotKey *key, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload,
+VtpmBlob *vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *key, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The bytes of state slot SLOT (0 or 1) holding PAYLOAD. HEADER gives ids, generation and the final flag; its salt and length are filled in. */

@@ -235,6 +235,7 @@ vtpm_state_close (VtpmState *state)
   vtpm_payload_free (state->payload);
   vtpm_blob_free (state->write_back);
   vtpm_slot_key_free (state->next_key);
+  vtpm_sealer_free (state->sealer);
   g_free (state);
 }
 

@@ -30,6 +30,17 @@ erase_rest (VtpmStore *store, guint slot, gsize used, GError **error)
   return vtpm_store_sync (store, error);
 }
 
+/* The key of the next seal: made ahead, or now. */
+static VtpmSlotKey *
+next_key (VtpmState *state, GError **error)
+{
+  if (state->next_key)
+    return g_steal_pointer (&state->next_key);
+  if (!state->sealer && !(state->sealer = vtpm_sealer_new (error)))
+    return NULL;
+  return vtpm_seal_slot_key (state->sealer, state->dek, &state->record->vtpm_id, state->record->epoch, error);
+}
+
 gboolean
 vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, gboolean erase, GError **error)
 {
@@ -37,10 +48,8 @@ vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolea
                             .epoch = state->record->epoch,
                             .generation = generation,
                             .final = final };
-  VtpmSlotKey *key = g_steal_pointer (&state->next_key);
-  if (!key)
-    key = vtpm_seal_slot_key (state->dek, &header.vtpm_id, header.epoch, error);
-  g_autoptr (VtpmBlob) bytes = key ? vtpm_seal_slot_with (key, &header, slot, state->payload, error) : NULL;
+  VtpmSlotKey *key = next_key (state, error);
+  g_autoptr (VtpmBlob) bytes = key ? vtpm_seal_slot_with (state->sealer, key, &header, slot, state->payload, error) : NULL;
   if (!bytes)
     return FALSE;
   if (final)
@@ -66,8 +75,7 @@ vtpm_state_write_back (VtpmState *state, GError **error)
 void
 vtpm_state_prepare_commit (VtpmState *state)
 {
-  if (!state->next_key)
-    state->next_key = vtpm_seal_slot_key (state->dek, &state->record->vtpm_id, state->record->epoch, NULL);
+  state->next_key = next_key (state, NULL);
 }
 
 void

@@ -17,6 +17,7 @@ struct VtpmState {
   guint current;             /* the slot last known durable */
   gboolean maybe_final[2];   /* that slot may hold a final mark, as far as is known */
   gboolean both_final;       /* both slots hold this payload, final */
+  VtpmSealer *sealer;        /* made with the first seal */
   VtpmSlotKey *next_key;     /* derived ahead, or NULL */
   VtpmBlob *write_back;      /* the bytes that open chose: perhaps in the page cache only */
   VtpmSlotDamage damage;
