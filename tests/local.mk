@@ -59,6 +59,7 @@ tests_plainstate_SOURCES = tests/plainstate.c
 LDADD = $(VTPM_LIBS)
 
 tap_cases += \
+	tests/integration/test_docs.py \
 	tests/integration/test_commands.py \
 	tests/integration/test_ctl.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers $(tap_cases)

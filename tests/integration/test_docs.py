@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pages hold: README's first use runs as it stands there, links and files named exist, man pages are well formed."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+VTPM = os.path.abspath(os.environ.get('VTPM', './vtpm'))
+results = []
+
+
+def check(name, fine, detail=''):
+    results.append(fine)
+    print('%sok %d - %s' % ('' if fine else 'not ', len(results), name))
+    if not fine:
+        print('# ' + str(detail).replace('\n', '\n# '))
+
+
+def skip(name, reason):
+    results.append(True)
+    print('ok %d - %s # SKIP %s' % (len(results), name, reason))
+
+
+def read(path):
+    with open(os.path.join(TOP, path), encoding='utf-8') as f:
+        return f.read()
+
+
+def block(page, label):
+    found = re.search(r'^```sh %s\n(.*?)^```' % re.escape(label), page, re.M | re.S)
+    return found.group(1) if found else None
+
+
+def run_first_use(folder):
+    """Each line of the block is run by a shell, with this build's vtpm first in PATH."""
+    os.mkdir(os.path.join(folder, 'bin'))
+    os.symlink(VTPM, os.path.join(folder, 'bin', 'vtpm'))
+    env = dict(os.environ, PATH=os.path.join(folder, 'bin') + ':' + os.environ['PATH'], VTPM_DATA_DIR=os.path.join(folder, 'data'))
+    page = read('README.md')
+    lines = block(page, 'first-use').splitlines()
+    check('README: first use is five lines', len(lines) == 5, lines)
+    for line in lines:
+        done = subprocess.run(['sh', '-c', line], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=60)
+        check('README: ' + line[:60], done.returncode == 0, done.stdout)
+    return env
+
+
+def run_qemu(folder):
+    """QEMU takes the options of the page: it starts, finds the TPM and is told to quit."""
+    command = block(read('README.md'), 'qemu')
+    if not shutil.which('qemu-system-x86_64'):
+        skip('README: QEMU takes the options', 'no qemu-system-x86_64')
+        return
+    done = subprocess.run(['sh', '-c', command.strip() + ' -display none -S -monitor stdio'], cwd=folder, input='info tpm\nquit\n',
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    check('README: QEMU takes the options', done.returncode == 0 and 'tpm-crb' in done.stdout, done.stdout)
+
+
+def stop(folder, env):
+    subprocess.run([VTPM, 'ctl', 'unix:guest.tpm', 'shutdown'], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   timeout=60, check=False)
+
+
+def check_links():
+    pages = ['README.md'] + ['docs/' + p for p in sorted(os.listdir(os.path.join(TOP, 'docs'))) if p.endswith('.md')]
+    missing = []
+    for page in pages:
+        for target in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', read(page)):
+            if not os.path.exists(os.path.join(TOP, os.path.dirname(page), target)):
+                missing.append('%s: %s' % (page, target))
+    check('links between pages lead somewhere', not missing, missing)
+
+
+def check_architecture():
+    page, missing = read('docs/architecture.md'), []
+    sources = {}
+    for folder in ('base', 'state', 'src'):
+        for where, _, names in os.walk(os.path.join(TOP, folder)):
+            for name in names:
+                if name.endswith('.c'):
+                    with open(os.path.join(where, name), encoding='utf-8') as f:
+                        sources[name] = f.read()
+    whole = '\n'.join(sources.values())
+    for function in set(re.findall(r'`([a-z_]+) ?\(\)`', page)):
+        if not re.search(r'^%s \(' % function, whole, re.M):
+            missing.append(function)
+    for name in set(re.findall(r'`(?:[a-z]+/)*([a-z_]+\.c)`', page)):
+        if name not in sources:
+            missing.append(name)
+    check('architecture.md names functions and files that there are', not missing, missing)
+
+
+def check_manual():
+    if not shutil.which('mandoc'):
+        skip('man pages are well formed', 'no mandoc')
+        return
+    pages = [os.path.join(TOP, 'docs/man', p) for p in sorted(os.listdir(os.path.join(TOP, 'docs/man')))]
+    done = subprocess.run(['mandoc', '-T', 'lint', '-W', 'warning'] + pages, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    check('man pages are well formed', done.returncode == 0, done.stdout)
+
+
+def main():
+    folder = tempfile.mkdtemp(prefix='vtpm-docs.')
+    env = dict(os.environ)
+    try:
+        env = run_first_use(folder)
+        run_qemu(folder)
+    finally:
+        stop(folder, env)
+        shutil.rmtree(folder, ignore_errors=True)
+    check_links()
+    check_architecture()
+    check_manual()
+    print('1..%d' % len(results))
+    return 0 if all(results) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
