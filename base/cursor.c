@@ -52,13 +52,41 @@ read_be (VtpmReader *r, gsize len)
   return v;
 }
 
-guint8 vtpm_read_u8 (VtpmReader *r) { return (guint8) read_le (r, 1); }
-guint16 vtpm_read_le16 (VtpmReader *r) { return (guint16) read_le (r, 2); }
-guint32 vtpm_read_le32 (VtpmReader *r) { return (guint32) read_le (r, 4); }
-guint64 vtpm_read_le64 (VtpmReader *r) { return read_le (r, 8); }
-guint16 vtpm_read_be16 (VtpmReader *r) { return (guint16) read_be (r, 2); }
-guint32 vtpm_read_be32 (VtpmReader *r) { return (guint32) read_be (r, 4); }
-guint64 vtpm_read_be64 (VtpmReader *r) { return read_be (r, 8); }
+guint8
+vtpm_read_u8 (VtpmReader *r)
+{
+  return (guint8) read_le (r, 1);
+}
+guint16
+vtpm_read_le16 (VtpmReader *r)
+{
+  return (guint16) read_le (r, 2);
+}
+guint32
+vtpm_read_le32 (VtpmReader *r)
+{
+  return (guint32) read_le (r, 4);
+}
+guint64
+vtpm_read_le64 (VtpmReader *r)
+{
+  return read_le (r, 8);
+}
+guint16
+vtpm_read_be16 (VtpmReader *r)
+{
+  return (guint16) read_be (r, 2);
+}
+guint32
+vtpm_read_be32 (VtpmReader *r)
+{
+  return (guint32) read_be (r, 4);
+}
+guint64
+vtpm_read_be64 (VtpmReader *r)
+{
+  return read_be (r, 8);
+}
 
 /* Where the next LEN bytes go, or NULL with the writer full. */
 static guint8 *
@@ -106,10 +134,38 @@ write_be (VtpmWriter *w, guint64 v, gsize len)
     to[i] = (guint8) (v >> (8 * (len - 1 - i)));
 }
 
-void vtpm_write_u8 (VtpmWriter *w, guint8 v) { write_le (w, v, 1); }
-void vtpm_write_le16 (VtpmWriter *w, guint16 v) { write_le (w, v, 2); }
-void vtpm_write_le32 (VtpmWriter *w, guint32 v) { write_le (w, v, 4); }
-void vtpm_write_le64 (VtpmWriter *w, guint64 v) { write_le (w, v, 8); }
-void vtpm_write_be16 (VtpmWriter *w, guint16 v) { write_be (w, v, 2); }
-void vtpm_write_be32 (VtpmWriter *w, guint32 v) { write_be (w, v, 4); }
-void vtpm_write_be64 (VtpmWriter *w, guint64 v) { write_be (w, v, 8); }
+void
+vtpm_write_u8 (VtpmWriter *w, guint8 v)
+{
+  write_le (w, v, 1);
+}
+void
+vtpm_write_le16 (VtpmWriter *w, guint16 v)
+{
+  write_le (w, v, 2);
+}
+void
+vtpm_write_le32 (VtpmWriter *w, guint32 v)
+{
+  write_le (w, v, 4);
+}
+void
+vtpm_write_le64 (VtpmWriter *w, guint64 v)
+{
+  write_le (w, v, 8);
+}
+void
+vtpm_write_be16 (VtpmWriter *w, guint16 v)
+{
+  write_be (w, v, 2);
+}
+void
+vtpm_write_be32 (VtpmWriter *w, guint32 v)
+{
+  write_be (w, v, 4);
+}
+void
+vtpm_write_be64 (VtpmWriter *w, guint64 v)
+{
+  write_be (w, v, 8);
+}

@@ -9,14 +9,16 @@
 
 #include <glib.h>
 
-typedef struct {
+typedef struct
+{
   const guint8 *data;
   gsize size;
   gsize pos;
   gboolean bad; /* a read went past the end */
 } VtpmReader;
 
-typedef struct {
+typedef struct
+{
   guint8 *data;
   gsize size;
   gsize pos;

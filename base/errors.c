@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* TPM 1.2 result codes (TCG TPM Main part 2, section 16), which is what QEMU decodes for CMD_INIT. */
-enum {
+enum
+{
   INIT_KEYNOTFOUND = 0x0d,
   INIT_IOERROR = 0x1f,
   INIT_DECRYPT_ERROR = 0x21,
@@ -54,7 +55,7 @@ static const VtpmErrorRow rows[VTPM_N_ERRORS] = {
   [VTPM_ERROR_SOCKET_IN_USE] = { "socket-in-use", 6, INIT_IOERROR },
 };
 
-G_DEFINE_QUARK (vtpm-base-error-quark, vtpm_base_error)
+G_DEFINE_QUARK (vtpm_base_error_quark, vtpm_base_error)
 
 const VtpmErrorRow *
 vtpm_error_row (VtpmErrorCode code)
@@ -91,8 +92,7 @@ vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *f
 }
 
 void
-vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum,
-                      const char *format, ...)
+vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum, const char *format, ...)
 {
   va_list args;
   va_start (args, format);
@@ -107,8 +107,8 @@ vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int err
 VtpmErrorCode
 vtpm_error_code (const GError *error)
 {
-  if (error && error->code >= 0 && error->code < VTPM_N_ERRORS &&
-      g_str_has_prefix (g_quark_to_string (error->domain), "vtpm-"))
+  if (error && error->code >= 0 && error->code < VTPM_N_ERRORS
+      && g_str_has_prefix (g_quark_to_string (error->domain), "vtpm_"))
     return error->code;
   return VTPM_ERROR_FAILED;
 }

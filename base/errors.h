@@ -7,7 +7,8 @@
 
 #include <glib.h>
 
-typedef enum {
+typedef enum
+{
   VTPM_ERROR_FAILED,
   VTPM_ERROR_STORE_FULL,
   VTPM_ERROR_STORE_FAILED,
@@ -50,7 +51,8 @@ typedef enum {
 } VtpmErrorCode;
 
 /** One row of the table; rows stand in the order of VtpmErrorCode. */
-typedef struct {
+typedef struct
+{
   const char *word;    /* what scripts match, printed in brackets */
   int exit_status;     /* of the vtpm program */
   guint32 init_result; /* what CMD_INIT answers (TPM 1.2 result codes, as QEMU prints them) */
@@ -66,12 +68,12 @@ gboolean vtpm_error_from_word (const char *word, VtpmErrorCode *code);
  * Sets *ERROR to code CODE of DOMAIN. The message starts with the word in brackets;
  * FORMAT adds object, cause and the next step. Every domain of ours uses VtpmErrorCode.
  */
-void vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *format, ...)
-    G_GNUC_PRINTF (4, 5);
+void vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *format, ...) G_GNUC_PRINTF (4, 5);
 
-/** Likewise, and appends ": strerror(ERRNUM)" to the cause. ENOSPC and EDQUOT become store-full where CODE is store-failed. */
-void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum,
-                           const char *format, ...) G_GNUC_PRINTF (5, 6);
+/** Likewise, and appends ": strerror(ERRNUM)" to the cause. ENOSPC and EDQUOT become store-full where CODE is
+ * store-failed. */
+void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum, const char *format, ...)
+    G_GNUC_PRINTF (5, 6);
 
 /** The code of ERROR; VTPM_ERROR_FAILED for a domain that is not ours. */
 VtpmErrorCode vtpm_error_code (const GError *error);

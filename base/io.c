@@ -80,7 +80,8 @@ vtpm_write_full (int fd, const void *buf, gsize len)
 gboolean
 vtpm_send_with_fd (int sock, const void *buf, gsize len, int pass_fd)
 {
-  union {
+  union
+  {
     struct cmsghdr align;
     char space[CMSG_SPACE (sizeof (int))];
   } control = { 0 };
@@ -127,15 +128,14 @@ take_passed_fds (struct msghdr *msg, int *fd)
 ssize_t
 vtpm_recv_with_fd (int sock, void *buf, gsize len, int *fd)
 {
-  union {
+  union
+  {
     struct cmsghdr align;
     char space[CMSG_SPACE (8 * sizeof (int))];
   } control;
   struct iovec iov = { .iov_base = buf, .iov_len = len };
-  struct msghdr msg = { .msg_iov = &iov,
-                        .msg_iovlen = 1,
-                        .msg_control = control.space,
-                        .msg_controllen = sizeof control.space };
+  struct msghdr msg
+      = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space };
   *fd = -1;
   ssize_t n;
   do
@@ -194,8 +194,8 @@ vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode, g
   vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0)
     return FALSE;
-  if ((gid == (gid_t) -1 || fchown (fd, (uid_t) -1, gid) == 0) && fchmod (fd, mode) == 0 &&
-      vtpm_write_full (fd, data, len) && fsync (fd) == 0 && rename (temporary, path) == 0)
+  if ((gid == (gid_t) -1 || fchown (fd, (uid_t) -1, gid) == 0) && fchmod (fd, mode) == 0
+      && vtpm_write_full (fd, data, len) && fsync (fd) == 0 && rename (temporary, path) == 0)
     return sync_directory_of (path);
   int saved = errno;
   unlink (temporary); /* our own, never PATH */

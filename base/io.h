@@ -25,7 +25,8 @@ ssize_t vtpm_read_full (int fd, void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
 /** Writes exactly LEN bytes; FALSE with errno. Never raises SIGPIPE on a socket. Goes on after EINTR. */
 gboolean vtpm_write_full (int fd, const void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Writes LEN bytes (at least 1) to the stream socket SOCK; PASS_FD (or -1) travels with the first. FALSE with errno. */
+/** Writes LEN bytes (at least 1) to the stream socket SOCK; PASS_FD (or -1) travels with the first. FALSE with errno.
+ */
 gboolean vtpm_send_with_fd (int sock, const void *buf, gsize len, int pass_fd) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * One recvmsg of up to LEN bytes. A passed descriptor, close-on-exec, goes to *FD, which is

@@ -53,10 +53,26 @@ vtpm_json_init (VtpmJson *json)
   json->first = TRUE;
 }
 
-void vtpm_json_begin_object (VtpmJson *json, const char *name) { begin_group (json, name, '{'); }
-void vtpm_json_end_object (VtpmJson *json) { end_group (json, '}'); }
-void vtpm_json_begin_array (VtpmJson *json, const char *name) { begin_group (json, name, '['); }
-void vtpm_json_end_array (VtpmJson *json) { end_group (json, ']'); }
+void
+vtpm_json_begin_object (VtpmJson *json, const char *name)
+{
+  begin_group (json, name, '{');
+}
+void
+vtpm_json_end_object (VtpmJson *json)
+{
+  end_group (json, '}');
+}
+void
+vtpm_json_begin_array (VtpmJson *json, const char *name)
+{
+  begin_group (json, name, '[');
+}
+void
+vtpm_json_end_array (VtpmJson *json)
+{
+  end_group (json, ']');
+}
 
 void
 vtpm_json_string (VtpmJson *json, const char *name, const char *value)

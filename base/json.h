@@ -7,7 +7,8 @@
 
 #include <glib.h>
 
-typedef struct {
+typedef struct
+{
   GString *text;
   gboolean first; /* no comma before the next value */
 } VtpmJson;

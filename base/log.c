@@ -39,8 +39,7 @@ vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
   int fd = open (path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
   if (fd < 0)
     {
-      vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno,
-                            "cannot open the log %s", path);
+      vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot open the log %s", path);
       return FALSE;
     }
   log_fd = fd;

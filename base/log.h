@@ -7,7 +7,13 @@
 
 #include <glib.h>
 
-typedef enum { VTPM_LOG_ERROR, VTPM_LOG_WARNING, VTPM_LOG_INFO, VTPM_LOG_DEBUG } VtpmLogLevel;
+typedef enum
+{
+  VTPM_LOG_ERROR,
+  VTPM_LOG_WARNING,
+  VTPM_LOG_INFO,
+  VTPM_LOG_DEBUG
+} VtpmLogLevel;
 
 /** Reads error, warning, info or debug. */
 gboolean vtpm_log_level_parse (const char *text, VtpmLogLevel *level) G_GNUC_WARN_UNUSED_RESULT;

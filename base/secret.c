@@ -40,8 +40,7 @@ vtpm_secret_new (gsize len, GError **error)
   if (!secret)
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED,
-                      "no memory for a secret of %" G_GSIZE_FORMAT
-                      " bytes: the secure heap is exhausted", len);
+                      "no memory for a secret of %" G_GSIZE_FORMAT " bytes: the secure heap is exhausted", len);
       return NULL;
     }
   secret->len = len;

@@ -10,13 +10,15 @@
 #include <glib.h>
 
 /** Key bytes in the secure heap. */
-typedef struct {
+typedef struct
+{
   gsize len;
   guint8 data[];
 } VtpmSecret;
 
 /** TPM state in the clear: ordinary memory, wiped when freed. */
-typedef struct {
+typedef struct
+{
   gsize len;
   guint8 data[];
 } VtpmBlob;
@@ -44,7 +46,8 @@ VtpmBlob *vtpm_blob_copy (const void *data, gsize len);
 /** Wipes and frees. NULL is allowed. */
 void vtpm_blob_free (VtpmBlob *blob);
 
-/** Fills BUF with LEN bytes from getrandom(2); waits for the kernel's pool, so it cannot fail short of a broken kernel (then it aborts). */
+/** Fills BUF with LEN bytes from getrandom(2); waits for the kernel's pool, so it cannot fail short of a broken kernel
+ * (then it aborts). */
 void vtpm_random (void *buf, gsize len);
 
 /** Overwrites LEN bytes at BUF; not optimised away. */

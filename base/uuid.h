@@ -6,7 +6,8 @@
 
 #include <glib.h>
 
-typedef struct {
+typedef struct
+{
   guint8 bytes[16];
 } VtpmUuid;
 

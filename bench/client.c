@@ -83,13 +83,13 @@ now_ns (void)
 {
   struct timespec t;
   clock_gettime (CLOCK_MONOTONIC, &t);
-  return (gint64)t.tv_sec * 1000000000 + t.tv_nsec;
+  return (gint64) t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 static int
 compare_times (const void *a, const void *b)
 {
-  gint64 x = *(const gint64 *)a, y = *(const gint64 *)b;
+  gint64 x = *(const gint64 *) a, y = *(const gint64 *) b;
   return (x > y) - (x < y);
 }
 
@@ -98,7 +98,7 @@ static double
 median_us (gint64 *times, guint count)
 {
   qsort (times, count, sizeof times[0], compare_times);
-  return (double)times[count / 2] / 1e3;
+  return (double) times[count / 2] / 1e3;
 }
 
 /* Sends COMMAND, reads one response framed by its header. FALSE when the server is gone or answers nonsense. */
@@ -108,18 +108,18 @@ transact (int fd, const BenchCommand *command, guint32 *rc)
   guint8 response[MAX_RESPONSE];
   gsize have = 0, want = RESPONSE_HEADER;
 
-  if (write (fd, command->bytes, command->len) != (ssize_t)command->len)
+  if (write (fd, command->bytes, command->len) != (ssize_t) command->len)
     return FALSE;
   while (have < want)
     {
       ssize_t got = read (fd, response + have, sizeof response - have);
       if (got <= 0)
         return FALSE;
-      have += (gsize)got;
+      have += (gsize) got;
       if (have < RESPONSE_HEADER)
         continue;
       VtpmReader r = vtpm_reader (response, RESPONSE_HEADER);
-      (void)vtpm_read_be16 (&r);
+      (void) vtpm_read_be16 (&r);
       want = vtpm_read_be32 (&r);
       *rc = vtpm_read_be32 (&r);
       if (want < have || want > sizeof response)
@@ -171,11 +171,11 @@ make_listener (int *listener, int *connection)
 
   *listener = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   *connection = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (*listener < 0 || *connection < 0 || bind (*listener, (struct sockaddr *)&address, len) != 0)
+  if (*listener < 0 || *connection < 0 || bind (*listener, (struct sockaddr *) &address, len) != 0)
     return FALSE;
   len = sizeof address;
-  return getsockname (*listener, (struct sockaddr *)&address, &len) == 0 && listen (*listener, 1) == 0
-         && connect (*connection, (struct sockaddr *)&address, len) == 0;
+  return getsockname (*listener, (struct sockaddr *) &address, &len) == 0 && listen (*listener, 1) == 0
+         && connect (*connection, (struct sockaddr *) &address, len) == 0;
 }
 
 /* Its descriptor 3 is FD, its standard output is our standard error, its CPUs are those of servers. */
@@ -239,8 +239,8 @@ start (Bench *bench, const char *name, gboolean has_ctrl, char **argv)
   /* a server that dies now must be seen as an end of file */
   vtpm_fd_clear (&listener);
   if (server->pid > 0 && power_on (server, server_data, &init_at))
-    printf ("ok\t%d\t%.1f\t%.1f\n", (int)server->pid, (double)(init_at - begin) / 1e3,
-            (double)(now_ns () - begin) / 1e3);
+    printf ("ok\t%d\t%.1f\t%.1f\n", (int) server->pid, (double) (init_at - begin) / 1e3,
+            (double) (now_ns () - begin) / 1e3);
   else
     {
       if (server->pid > 0)
@@ -295,7 +295,7 @@ static void
 time_command (const Server *server, const char *what, guint count)
 {
   g_autofree gint64 *times = g_new (gint64, count);
-  guint64 salt = (guint64)now_ns ();
+  guint64 salt = (guint64) now_ns ();
   guint warm_up = MIN (count, WARM_UP);
   BenchCommand command;
 
@@ -337,7 +337,7 @@ time_disk (const char *path, guint count)
     {
       VtpmWriter w = vtpm_writer (block, sizeof block);
       gint64 begin = now_ns ();
-      vtpm_write_le64 (&w, (guint64)begin);
+      vtpm_write_le64 (&w, (guint64) begin);
       ok = pwritev2 (fd, &part, 1, 0, RWF_DSYNC) == sizeof block;
       times[i] = now_ns () - begin;
     }
@@ -390,10 +390,10 @@ obey (Bench *bench, char **words)
     start (bench, words[1], strcmp (words[2], "ctrl") == 0, words + 3);
   else if (n == 4 && strcmp (words[0], "time") == 0 && server
            && g_ascii_string_to_unsigned (words[3], 10, 1, MAX_COUNT, &count, NULL))
-    time_command (server, words[2], (guint)count);
+    time_command (server, words[2], (guint) count);
   else if (n == 3 && strcmp (words[0], "disk") == 0
            && g_ascii_string_to_unsigned (words[2], 10, 1, MAX_COUNT, &count, NULL))
-    time_disk (words[1], (guint)count);
+    time_disk (words[1], (guint) count);
   else if (n == 2 && strcmp (words[0], "stop") == 0 && server)
     stop (bench, server);
   else
@@ -404,7 +404,7 @@ obey (Bench *bench, char **words)
 int
 main (void)
 {
-  Bench bench = { .servers = g_ptr_array_new_with_free_func ((GDestroyNotify)server_free) };
+  Bench bench = { .servers = g_ptr_array_new_with_free_func ((GDestroyNotify) server_free) };
   g_autofree char *line = NULL;
   size_t size = 0;
   ssize_t len;

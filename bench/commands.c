@@ -48,7 +48,7 @@ static void
 command_end (BenchCommand *command, VtpmWriter *w)
 {
   VtpmWriter size = vtpm_writer (command->bytes + 2, 4);
-  vtpm_write_be32 (&size, (guint32)w->pos);
+  vtpm_write_be32 (&size, (guint32) w->pos);
   command->len = w->pos;
 }
 

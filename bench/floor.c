@@ -52,7 +52,7 @@ load_state (unsigned char **data, uint32_t *length, uint32_t number G_GNUC_UNUSE
     return TPM_RETRY;
   if (*length > STATE_SIZE - sizeof header || TPM_Malloc (data, *length) != 0)
     return TPM_FAIL;
-  return pread (state_fd, *data, *length, sizeof header) == (ssize_t)*length ? TPM_SUCCESS : TPM_FAIL;
+  return pread (state_fd, *data, *length, sizeof header) == (ssize_t) *length ? TPM_SUCCESS : TPM_FAIL;
 }
 
 static TPM_RESULT
@@ -61,11 +61,11 @@ store_state (const unsigned char *data, uint32_t length, uint32_t number G_GNUC_
   guint8 header[4];
   VtpmWriter w = vtpm_writer (header, sizeof header);
   vtpm_write_le32 (&w, length);
-  struct iovec parts[] = { { header, sizeof header }, { (void *)data, length } };
+  struct iovec parts[] = { { header, sizeof header }, { (void *) data, length } };
   if (length > STATE_SIZE - sizeof header)
     return TPM_FAIL;
   ssize_t written = pwritev2 (state_fd, parts, G_N_ELEMENTS (parts), 0, RWF_DSYNC);
-  return written == (ssize_t)(sizeof header + length) ? TPM_SUCCESS : TPM_FAIL;
+  return written == (ssize_t) (sizeof header + length) ? TPM_SUCCESS : TPM_FAIL;
 }
 
 static TPM_RESULT
@@ -113,7 +113,7 @@ read_command (int fd, guint8 command[static MAX_COMMAND])
       ssize_t got = read (fd, command + have, MAX_COMMAND - have);
       if (got <= 0)
         return 0;
-      have += (gsize)got;
+      have += (gsize) got;
       if (have >= COMMAND_HEADER)
         {
           VtpmReader r = vtpm_reader (command + 2, 4);
@@ -135,8 +135,8 @@ serve (int fd)
 
   while ((got = read_command (fd, command)) > 0)
     {
-      if (TPMLIB_Process (&response, &length, &size, command, (uint32_t)got) != TPM_SUCCESS
-          || write (fd, response, length) != (ssize_t)length)
+      if (TPMLIB_Process (&response, &length, &size, command, (uint32_t) got) != TPM_SUCCESS
+          || write (fd, response, length) != (ssize_t) length)
         return FALSE;
     }
   TPM_Free (response);

@@ -27,7 +27,7 @@
 #define INIT_WAIT_MS 30000
 #define STORE_WAIT_MS 10000
 
-G_DEFINE_QUARK (vtpm-config-error-quark, vtpm_config_error)
+G_DEFINE_QUARK (vtpm_config_error_quark, vtpm_config_error)
 
 void
 vtpm_config_free (VtpmConfig *config)
@@ -102,8 +102,8 @@ set_place (VtpmConfig *config)
       g_autofree char *runtime = path_from_environment ("XDG_RUNTIME_DIR");
       g_autofree char *data = g_build_filename (g_get_user_data_dir (), "vtpm", NULL);
       set_user_place (config, g_canonicalize_filename (data, NULL));
-      config->run_dir =
-          runtime ? g_build_filename (runtime, "vtpm", NULL) : g_build_filename (config->place.data_dir, "run", NULL);
+      config->run_dir
+          = runtime ? g_build_filename (runtime, "vtpm", NULL) : g_build_filename (config->place.data_dir, "run", NULL);
     }
   return system_place ? g_strdup (SYSTEM_CONFIG_FILE)
                       : g_build_filename (g_get_user_config_dir (), "vtpm", "vtpm.conf", NULL);
@@ -177,10 +177,9 @@ names_are_known (GKeyFile *text, const char *path, GError **error)
 static gboolean
 read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *helper_dirs, GError **error)
 {
-  return names_are_known (text, path, error) &&
-         read_seconds (text, path, KEY_INIT_WAIT, &config->init_wait_ms, error) &&
-         read_seconds (text, path, KEY_STORE_WAIT, &config->store_wait_ms, error) &&
-         read_helper_dirs (text, path, helper_dirs, error);
+  return names_are_known (text, path, error) && read_seconds (text, path, KEY_INIT_WAIT, &config->init_wait_ms, error)
+         && read_seconds (text, path, KEY_STORE_WAIT, &config->store_wait_ms, error)
+         && read_helper_dirs (text, path, helper_dirs, error);
 }
 
 static gboolean
@@ -200,8 +199,8 @@ read_file (VtpmConfig *config, const char *path, gboolean may_be_missing, GPtrAr
   g_autoptr (GError) cause = NULL;
   if (!g_utf8_validate_len ((const char *) bytes->data, bytes->len, NULL))
     return usage (error, path, "the whole file", "it is not UTF-8 text");
-  if (bytes->len > 0 &&
-      !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_NONE, &cause))
+  if (bytes->len > 0
+      && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_NONE, &cause))
     return usage (error, path, "at the line named", cause->message);
   return read_values (config, text, path, helper_dirs, error);
 }

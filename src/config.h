@@ -8,7 +8,8 @@
 
 #include "state/place.h"
 
-typedef struct {
+typedef struct
+{
   VtpmPlace place;
   char *run_dir;       /* where management sockets go: RUNSTATEDIR/vtpm, or below the user's runtime folder */
   gboolean is_system;  /* the system's places are in use, not a user's */

@@ -9,7 +9,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 
-G_DEFINE_QUARK (vtpm-link-error-quark, vtpm_link_error)
+G_DEFINE_QUARK (vtpm_link_error_quark, vtpm_link_error)
 
 /* type, number, then the lengths of text, DEK, record, keys and parts, which follow in this order */
 #define FIXED_SIZE (4 + 8 + 5 * 4)
@@ -29,7 +29,8 @@ vtpm_link_message_clear (VtpmLinkMessage *message)
 static gboolean
 gone (GError **error)
 {
-  vtpm_error_set (error, VTPM_LINK_ERROR, VTPM_ERROR_FAILED, "device and broker lost each other; start the TPM again and see the log");
+  vtpm_error_set (error, VTPM_LINK_ERROR, VTPM_ERROR_FAILED,
+                  "device and broker lost each other; start the TPM again and see the log");
   return FALSE;
 }
 
@@ -47,12 +48,12 @@ vtpm_link_send (int sock, const VtpmLinkMessage *message, GError **error)
   vtpm_write_le32 (&w, (guint32) record);
   vtpm_write_le32 (&w, message->keys ? (guint32) message->keys->len : 0);
   vtpm_write_le32 (&w, message->parts ? (guint32) message->parts->len : 0);
-  gboolean fine = vtpm_send_with_fd (sock, fixed, sizeof fixed, message->fd) &&
-                  (!text || vtpm_write_full (sock, message->text, text)) &&
-                  (!message->dek || vtpm_write_full (sock, message->dek->data, message->dek->len)) &&
-                  (!record || vtpm_write_full (sock, g_bytes_get_data (message->record, NULL), record)) &&
-                  (!message->keys || vtpm_write_full (sock, message->keys->data, message->keys->len)) &&
-                  (!message->parts || vtpm_write_full (sock, message->parts->data, message->parts->len));
+  gboolean fine = vtpm_send_with_fd (sock, fixed, sizeof fixed, message->fd)
+                  && (!text || vtpm_write_full (sock, message->text, text))
+                  && (!message->dek || vtpm_write_full (sock, message->dek->data, message->dek->len))
+                  && (!record || vtpm_write_full (sock, g_bytes_get_data (message->record, NULL), record))
+                  && (!message->keys || vtpm_write_full (sock, message->keys->data, message->keys->len))
+                  && (!message->parts || vtpm_write_full (sock, message->parts->data, message->parts->len));
   return fine || gone (error);
 }
 

@@ -10,7 +10,8 @@
 #include "base/secret.h"
 #include "state/format.h"
 
-typedef enum {
+typedef enum
+{
   /* broker to device */
   VTPM_LINK_ASKING = 1, /* file and identity are fine; the providers are being asked */
   VTPM_LINK_STATE,      /* here is the file and its DEK */
@@ -22,15 +23,16 @@ typedef enum {
   VTPM_LINK_MAKE,   /* record, DEK, state: make the file of an incoming TPM */
 } VtpmLinkType;
 
-typedef struct {
+typedef struct
+{
   VtpmLinkType type;
-  guint64 number;        /* STATE: epoch; FAILED: error code; MAKE: generation */
-  char *text;            /* FAILED */
-  VtpmSecret *dek;       /* STATE, BLOB_KEY, MAKE */
-  GBytes *record;        /* UNLOCK, MAKE: a sealed record */
-  VtpmSecret *keys;      /* MAKE: first piece of the payload */
-  VtpmBlob *parts;       /* MAKE: second piece */
-  int fd;                /* STATE; -1 without one */
+  guint64 number;   /* STATE: epoch; FAILED: error code; MAKE: generation */
+  char *text;       /* FAILED */
+  VtpmSecret *dek;  /* STATE, BLOB_KEY, MAKE */
+  GBytes *record;   /* UNLOCK, MAKE: a sealed record */
+  VtpmSecret *keys; /* MAKE: first piece of the payload */
+  VtpmBlob *parts;  /* MAKE: second piece */
+  int fd;           /* STATE; -1 without one */
 } VtpmLinkMessage;
 
 void vtpm_link_message_clear (VtpmLinkMessage *message);

@@ -20,11 +20,14 @@ static const VtpmCommand commands[] = {
 static void
 print_help (FILE *to)
 {
-  fputs ("Usage: vtpm COMMAND [OPTION...]\n\nA TPM 2.0 for a virtual machine, its state sealed by a key provider.\n\nCommands:\n", to);
+  fputs ("Usage: vtpm COMMAND [OPTION...]\n\nA TPM 2.0 for a virtual machine, its state sealed by a key "
+         "provider.\n\nCommands:\n",
+         to);
   for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
     fprintf (to, "  %-9s %s\n", commands[i].name, commands[i].summary);
   fputs ("  help      show the options of a command: vtpm help COMMAND\n\n"
-         "vtpm --version prints the version. The manual: man vtpm, man vtpm-run, man vtpm.conf\n", to);
+         "vtpm --version prints the version. The manual: man vtpm, man vtpm-run, man vtpm.conf\n",
+         to);
 }
 
 static const VtpmCommand *

@@ -9,13 +9,14 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 
-G_DEFINE_QUARK (vtpm-format-error-quark, vtpm_format_error)
+G_DEFINE_QUARK (vtpm_format_error_quark, vtpm_format_error)
 
 #define SLOT_MAGIC "vtpm-slt"
 #define SLOT_FLAG_FINAL 0x0001
 #define CRITICAL 0x8000 /* of a TLV or part type: who does not know it may not go on */
 
-enum {
+enum
+{
   PART_FORMER_KEYS = 0x8001,
   PART_PERMANENT = 0x8002,
   PART_VOLATILE = 0x8003,
@@ -79,8 +80,8 @@ vtpm_slot_header_decode (const void *data, gsize len, VtpmSlotHeader *header)
   header->epoch = vtpm_read_le64 (&r);
   header->generation = vtpm_read_le64 (&r);
   vtpm_read_into (&r, header->salt, VTPM_SALT_SIZE);
-  if (r.bad || memcmp (magic, SLOT_MAGIC, 8) != 0 || version != VTPM_FORMAT_VERSION ||
-      (flags & ~SLOT_FLAG_FINAL) || header->length > VTPM_MAX_PAYLOAD)
+  if (r.bad || memcmp (magic, SLOT_MAGIC, 8) != 0 || version != VTPM_FORMAT_VERSION || (flags & ~SLOT_FLAG_FINAL)
+      || header->length > VTPM_MAX_PAYLOAD)
     return VTPM_PART_DAMAGED;
   return VTPM_PART_GOOD;
 }
@@ -178,8 +179,8 @@ vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error)
   if (len + keys > VTPM_MAX_PAYLOAD)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STORE_FULL,
-                      "the TPM's state of %" G_GSIZE_FORMAT " bytes is larger than a state slot holds (%d)",
-                      len + keys, VTPM_MAX_PAYLOAD);
+                      "the TPM's state of %" G_GSIZE_FORMAT " bytes is larger than a state slot holds (%d)", len + keys,
+                      VTPM_MAX_PAYLOAD);
       return NULL;
     }
   VtpmBlob *parts = vtpm_blob_new (len);
@@ -231,7 +232,9 @@ decode_keys (VtpmPayload *payload, const VtpmSecret *keys, GError **error)
 static gboolean
 take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, GByteArray *unknown, GError **error)
 {
-  VtpmBlob **place = type == PART_PERMANENT ? &payload->permanent : type == PART_VOLATILE ? &payload->volatile_state : NULL;
+  VtpmBlob **place = type == PART_PERMANENT  ? &payload->permanent
+                     : type == PART_VOLATILE ? &payload->volatile_state
+                                             : NULL;
   if (place && !*place)
     {
       *place = vtpm_blob_copy (data, len);
@@ -239,13 +242,16 @@ take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, GB
     }
   if (place || type == PART_FORMER_KEYS)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED, "part 0x%04x stands twice in the sealed state", type);
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                      "part 0x%04x stands twice in the sealed state", type);
       return FALSE;
     }
   if (type & CRITICAL)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                      "the sealed state has a part of type 0x%04x that this vtpm does not know; use the newer vtpm that wrote it", type);
+      vtpm_error_set (
+          error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+          "the sealed state has a part of type 0x%04x that this vtpm does not know; use the newer vtpm that wrote it",
+          type);
       return FALSE;
     }
   guint8 header[VTPM_PART_HEADER_SIZE];
@@ -271,7 +277,8 @@ vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **err
       const guint8 *data = vtpm_read_bytes (&r, len);
       if (r.bad)
         {
-          vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED, "part 0x%04x of the sealed state is cut off", type);
+          vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                          "part 0x%04x of the sealed state is cut off", type);
           return NULL;
         }
       if (!take_part (payload, type, data, len, unknown, error))

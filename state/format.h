@@ -14,9 +14,9 @@
 #define VTPM_FORMAT_VERSION 1 /* written; a reader older than "oldest reader" in the bytes stops */
 
 #define VTPM_HEADER_AREA (64 * 1024)
-#define VTPM_HEADER_OFFSET(copy) ((guint64) (copy) * VTPM_HEADER_AREA)
+#define VTPM_HEADER_OFFSET(copy) ((guint64) (copy) *VTPM_HEADER_AREA)
 #define VTPM_SLOT_AREA (256 * 1024)
-#define VTPM_SLOT_OFFSET(slot) (2 * (guint64) VTPM_HEADER_AREA + (guint64) (slot) * VTPM_SLOT_AREA)
+#define VTPM_SLOT_OFFSET(slot) (2 * (guint64) VTPM_HEADER_AREA + (guint64) (slot) *VTPM_SLOT_AREA)
 #define VTPM_FILE_SIZE VTPM_SLOT_OFFSET (2)
 #define VTPM_BLANK_SIZE (16 * 1024) /* of each part: written once when the file is made; all zero means blank */
 
@@ -38,7 +38,8 @@
 #define VTPM_MAX_ENVELOPE (VTPM_ENVELOPE_HEADER_SIZE + VTPM_MAX_RECORD + VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE)
 
 /** What happens when the state file meets another VM UUID (DESIGN section 5). */
-typedef enum {
+typedef enum
+{
   VTPM_POLICY_NONE, /* nothing said: the site default, then refuse */
   VTPM_POLICY_REFUSE,
   VTPM_POLICY_COPY,
@@ -51,21 +52,23 @@ const char *vtpm_policy_name (VtpmPolicy policy);
 gboolean vtpm_policy_parse (const char *text, VtpmPolicy *policy) G_GNUC_WARN_UNUSED_RESULT;
 
 /** One wrapped copy of the DEK. */
-typedef struct {
+typedef struct
+{
   VtpmUuid provider;
   guint32 key_version; /* of the provider's key, from 1 */
   char *key_id;        /* the provider's name for its key, UTF-8, in the clear; at most 255 bytes */
   GBytes *wrapped;
 } VtpmKeySlot;
 
-VtpmKeySlot *vtpm_key_slot_new (const VtpmUuid *provider, guint32 key_version, const char *key_id,
-                                const void *wrapped, gsize len);
+VtpmKeySlot *vtpm_key_slot_new (const VtpmUuid *provider, guint32 key_version, const char *key_id, const void *wrapped,
+                                gsize len);
 VtpmKeySlot *vtpm_key_slot_copy (const VtpmKeySlot *slot);
 void vtpm_key_slot_free (VtpmKeySlot *slot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmKeySlot, vtpm_key_slot_free)
 
 /** Where a rebound vTPM came from. */
-typedef struct {
+typedef struct
+{
   VtpmUuid vtpm_id;
   guint64 time; /* seconds since 1970 */
   VtpmPolicy policy;
@@ -74,7 +77,8 @@ typedef struct {
 #define VTPM_RECORD_AWAITS_INCOMING 0x1u /* made in wait of an incoming TPM; no guest command has reached it */
 
 /** One epoch: one DEK, one identity. */
-typedef struct {
+typedef struct
+{
   guint64 epoch;
   guint64 sequence; /* counts the changes of this epoch's record */
   VtpmUuid vtpm_id;
@@ -104,20 +108,23 @@ GBytes *vtpm_record_encode_body (const VtpmRecord *record, GError **error) G_GNU
 VtpmRecord *vtpm_record_decode (const void *data, gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** What one header copy turned out to be. */
-typedef enum {
-  VTPM_PART_BLANK,   /* its first 16 KiB are zero */
+typedef enum
+{
+  VTPM_PART_BLANK, /* its first 16 KiB are zero */
   VTPM_PART_GOOD,
   VTPM_PART_DAMAGED,
-  VTPM_PART_NEWER,   /* needs a newer vtpm */
+  VTPM_PART_NEWER, /* needs a newer vtpm */
 } VtpmPartStatus;
 
-/** A header copy of 1 or 2 sealed records, newest first: exactly what is written, without padding. NULL (usage) when it does not fit. */
+/** A header copy of 1 or 2 sealed records, newest first: exactly what is written, without padding. NULL (usage) when it
+ * does not fit. */
 GBytes *vtpm_header_encode (GPtrArray *records, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Reads a header copy; its records (never NULL when GOOD) are for the caller to unref. */
 VtpmPartStatus vtpm_header_decode (const void *data, gsize len, GPtrArray **records);
 
 /** The part of a state slot that stands in the clear. */
-typedef struct {
+typedef struct
+{
   VtpmUuid vtpm_id;
   guint64 epoch;
   guint64 generation;
@@ -131,17 +138,20 @@ void vtpm_slot_header_encode (const VtpmSlotHeader *header, guint8 out[static VT
 VtpmPartStatus vtpm_slot_header_decode (const void *data, gsize len, VtpmSlotHeader *header);
 
 /** The DEK of a former epoch, so that older snapshots still open. */
-typedef struct {
+typedef struct
+{
   VtpmUuid vtpm_id;
   guint64 epoch;
   VtpmSecret *dek;
 } VtpmFormerKey;
 
-VtpmFormerKey *vtpm_former_key_new (const VtpmUuid *vtpm_id, guint64 epoch, const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmFormerKey *vtpm_former_key_new (const VtpmUuid *vtpm_id, guint64 epoch, const VtpmSecret *dek,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_former_key_free (VtpmFormerKey *key);
 
 /** What is sealed. */
-typedef struct {
+typedef struct
+{
   VtpmBlob *permanent;      /* NULL where there is none */
   VtpmBlob *volatile_state; /* NULL where there is none */
   GPtrArray *former_keys;   /* of VtpmFormerKey, newest first; never NULL */
@@ -167,12 +177,18 @@ VtpmBlob *vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error)
 /** How long the first piece is, told by its first VTPM_PART_HEADER_SIZE bytes; 0 when they start none. */
 gsize vtpm_payload_keys_length (const guint8 start[static VTPM_PART_HEADER_SIZE]);
 /** NULL: state-damaged, or state-newer-version for a critical part not known here. */
-VtpmPayload *vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmPayload *vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-typedef enum { VTPM_ENVELOPE_PERMANENT = 1, VTPM_ENVELOPE_VOLATILE = 2 } VtpmEnvelopePart;
+typedef enum
+{
+  VTPM_ENVELOPE_PERMANENT = 1,
+  VTPM_ENVELOPE_VOLATILE = 2
+} VtpmEnvelopePart;
 
 /** A state blob as it travels: one record and one sealed part. */
-typedef struct {
+typedef struct
+{
   VtpmEnvelopePart part;
   VtpmUuid pair; /* the same in the permanent and the volatile blob of one request */
   guint64 generation;
@@ -190,7 +206,8 @@ void vtpm_envelope_header_encode (const VtpmEnvelope *envelope, guint8 out[stati
  */
 gboolean vtpm_envelope_length (const void *data, gsize len, gsize *whole, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Reads a whole envelope; ENVELOPE points into DATA. FALSE: blob-mismatch, state-newer-version. */
-gboolean vtpm_envelope_decode (const void *data, gsize len, VtpmEnvelope *envelope, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_envelope_decode (const void *data, gsize len, VtpmEnvelope *envelope,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_format_error_quark (void);
 #define VTPM_FORMAT_ERROR (vtpm_format_error_quark ())

@@ -50,9 +50,9 @@ read_header (VtpmReader *r, VtpmEnvelope *envelope, GError **error)
                       "the state blob was written by a newer vtpm; update this host");
       return FALSE;
     }
-  if ((envelope->part != VTPM_ENVELOPE_PERMANENT && envelope->part != VTPM_ENVELOPE_VOLATILE) ||
-      envelope->record_length > VTPM_MAX_RECORD || envelope->sealed_length < VTPM_TAG_SIZE ||
-      envelope->sealed_length > VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE)
+  if ((envelope->part != VTPM_ENVELOPE_PERMANENT && envelope->part != VTPM_ENVELOPE_VOLATILE)
+      || envelope->record_length > VTPM_MAX_RECORD || envelope->sealed_length < VTPM_TAG_SIZE
+      || envelope->sealed_length > VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH, "the header of the state blob is damaged");
       return FALSE;
@@ -84,7 +84,8 @@ vtpm_envelope_decode (const void *data, gsize len, VtpmEnvelope *envelope, GErro
   envelope->sealed = vtpm_read_bytes (&r, envelope->sealed_length);
   if (r.bad || vtpm_reader_left (&r) != 0)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH, "the state blob has another length than its header says");
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                      "the state blob has another length than its header says");
       return FALSE;
     }
   return TRUE;

@@ -16,7 +16,8 @@
 #define CHECKSUM_SIZE 32
 #define CRITICAL 0x8000
 
-enum {
+enum
+{
   TLV_EPOCH = 0x8001,
   TLV_SEQUENCE = 0x8002,
   TLV_VTPM_ID = 0x8003,
@@ -156,14 +157,16 @@ check_limits (const VtpmRecord *record, GError **error)
       if (key_slot_size (slot) > VTPM_MAX_KEY_SLOT || strlen (slot->key_id) > 255)
         {
           vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
-                          "key slot %u needs %" G_GSIZE_FORMAT " bytes, but %d is the limit: choose a shorter key id or wrapping",
+                          "key slot %u needs %" G_GSIZE_FORMAT
+                          " bytes, but %d is the limit: choose a shorter key id or wrapping",
                           i, key_slot_size (slot), VTPM_MAX_KEY_SLOT);
           return FALSE;
         }
     }
   if (record->public_part && g_bytes_get_size (record->public_part) > VTPM_MAX_PUBLIC_PART)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE, "certificates of %" G_GSIZE_FORMAT " bytes, but %d is the limit",
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
+                      "certificates of %" G_GSIZE_FORMAT " bytes, but %d is the limit",
                       g_bytes_get_size (record->public_part), VTPM_MAX_PUBLIC_PART);
       return FALSE;
     }
@@ -199,15 +202,17 @@ vtpm_record_encode_body (const VtpmRecord *record, GError **error)
   for (guint i = 0; i < record->key_slots->len; i++)
     write_key_slot (&w, record->key_slots->pdata[i]);
   if (record->public_part)
-    write_tlv (&w, TLV_PUBLIC_PART, g_bytes_get_data (record->public_part, NULL), g_bytes_get_size (record->public_part));
+    write_tlv (&w, TLV_PUBLIC_PART, g_bytes_get_data (record->public_part, NULL),
+               g_bytes_get_size (record->public_part));
   write_tlv_u32 (&w, TLV_LIBRARY_VERSION, record->library_version);
   if (record->flags)
     write_tlv_u32 (&w, TLV_FLAGS, record->flags);
   vtpm_write_bytes (&w, record->unknown->data, record->unknown->len);
   if (w.full)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE, "the record of epoch %" G_GUINT64_FORMAT " is larger than %d bytes",
-                      record->epoch, VTPM_MAX_RECORD);
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
+                      "the record of epoch %" G_GUINT64_FORMAT " is larger than %d bytes", record->epoch,
+                      VTPM_MAX_RECORD);
       return NULL;
     }
   VtpmWriter length = vtpm_writer (buf, 4);
@@ -225,8 +230,8 @@ read_key_slot (VtpmReader *r, VtpmRecord *record)
   const guint8 *id = vtpm_read_bytes (r, id_len);
   guint16 wrapped_len = vtpm_read_le16 (r);
   const guint8 *wrapped = vtpm_read_bytes (r, wrapped_len);
-  if (r->bad || id_len > 255 || r->size > VTPM_MAX_KEY_SLOT || record->key_slots->len == VTPM_MAX_KEY_SLOTS ||
-      memchr (id, 0, id_len) || !g_utf8_validate ((const char *) id, id_len, NULL))
+  if (r->bad || id_len > 255 || r->size > VTPM_MAX_KEY_SLOT || record->key_slots->len == VTPM_MAX_KEY_SLOTS
+      || memchr (id, 0, id_len) || !g_utf8_validate ((const char *) id, id_len, NULL))
     return FALSE;
   g_autofree char *key_id = g_strndup ((const char *) id, id_len);
   g_ptr_array_add (record->key_slots, vtpm_key_slot_new (&provider, version, key_id, wrapped, wrapped_len));
@@ -335,8 +340,8 @@ read_tlvs (VtpmRecord *record, const guint8 *data, gsize len)
       if (!read_tlv (record, type, &inner, &all))
         return FALSE;
     }
-  const guint32 needed = bit_of (TLV_EPOCH) | bit_of (TLV_SEQUENCE) | bit_of (TLV_VTPM_ID) | bit_of (TLV_KEY_SLOT) |
-                         bit_of (TLV_LIBRARY_VERSION);
+  const guint32 needed = bit_of (TLV_EPOCH) | bit_of (TLV_SEQUENCE) | bit_of (TLV_VTPM_ID) | bit_of (TLV_KEY_SLOT)
+                         | bit_of (TLV_LIBRARY_VERSION);
   return (seen & needed) == needed;
 }
 
@@ -387,7 +392,8 @@ vtpm_header_encode (GPtrArray *records, GError **error)
     }
   if (w.full)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE, "the header does not fit its %d bytes", VTPM_HEADER_AREA);
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE, "the header does not fit its %d bytes",
+                      VTPM_HEADER_AREA);
       return NULL;
     }
   VtpmWriter fixed = vtpm_writer (buf + 12, 4);

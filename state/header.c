@@ -5,7 +5,7 @@
 #include "base/errors.h"
 #include "state/seal.h"
 
-G_DEFINE_QUARK (vtpm-header-error-quark, vtpm_header_error)
+G_DEFINE_QUARK (vtpm_header_error_quark, vtpm_header_error)
 
 #define FIRST_READ 4096
 
@@ -29,7 +29,8 @@ read_whole (VtpmStore *store, guint64 offset, guint8 *buf, gsize len, GError **e
   if (got == len)
     return TRUE;
   vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_TRUNCATED,
-                  "%s ends after %" G_GUINT64_FORMAT " bytes, a state file has %" G_GUINT64_FORMAT "; restore it from a backup",
+                  "%s ends after %" G_GUINT64_FORMAT " bytes, a state file has %" G_GUINT64_FORMAT
+                  "; restore it from a backup",
                   store->name, offset + got, (guint64) VTPM_FILE_SIZE);
   return FALSE;
 }
@@ -79,7 +80,8 @@ read_copy (VtpmStore *store, guint copy, guint8 *buf, gsize *len, GError **error
   if (!read_start (store, VTPM_HEADER_OFFSET (copy), buf, len, error))
     return FALSE;
   VtpmReader r = vtpm_reader (buf + 12, 4);
-  return vtpm_read_le32 (&r) <= *len || read_up_to (store, VTPM_HEADER_OFFSET (copy), buf, len, VTPM_HEADER_AREA, error);
+  return vtpm_read_le32 (&r) <= *len
+         || read_up_to (store, VTPM_HEADER_OFFSET (copy), buf, len, VTPM_HEADER_AREA, error);
 }
 
 static gboolean
@@ -101,7 +103,8 @@ merge_copies (VtpmHeader *header, GPtrArray *copies[2])
     for (guint i = 0; copies[c] && i < copies[c]->len; i++, total++)
       if (!g_ptr_array_find_with_equal_func (header->records, copies[c]->pdata[i], same_record, NULL))
         g_ptr_array_add (header->records, g_steal_pointer (&copies[c]->pdata[i]));
-  header->copies_differ = copies[0] && copies[1] && (copies[0]->len != copies[1]->len || header->records->len * 2 != total);
+  header->copies_differ
+      = copies[0] && copies[1] && (copies[0]->len != copies[1]->len || header->records->len * 2 != total);
   g_ptr_array_sort (header->records, newest_first);
   return header->records->len > 0;
 }
@@ -110,8 +113,10 @@ static void
 set_no_copy (VtpmStore *store, const VtpmHeader *header, GError **error)
 {
   if (header->copy[0] == VTPM_PART_BLANK && header->copy[1] == VTPM_PART_BLANK)
-    vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "%s holds no TPM: both header copies are blank; restore it from a backup, or make one under another name", store->name);
+    vtpm_error_set (
+        error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+        "%s holds no TPM: both header copies are blank; restore it from a backup, or make one under another name",
+        store->name);
   else
     vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
                     "%s: neither header copy reads as one; restore it from a backup", store->name);
@@ -133,8 +138,8 @@ read_parts (VtpmStore *store, VtpmHeader *header, guint8 *buf, GPtrArray *copies
     if (!read_slot_header (store, header, s, buf, error))
       return FALSE;
   /* the last byte stands for the whole length */
-  return vtpm_store_read (store, VTPM_FILE_SIZE - 1, buf, 1, &got, error) &&
-         (got == 1 || read_whole (store, VTPM_FILE_SIZE - 1, buf, 1, error));
+  return vtpm_store_read (store, VTPM_FILE_SIZE - 1, buf, 1, &got, error)
+         && (got == 1 || read_whole (store, VTPM_FILE_SIZE - 1, buf, 1, error));
 }
 
 VtpmHeader *
@@ -185,8 +190,8 @@ vtpm_header_find (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek
 gboolean
 vtpm_header_slot_names (const VtpmHeader *header, guint slot, const VtpmRecord *record)
 {
-  return header->slot[slot] == VTPM_PART_GOOD && header->slot_header[slot].epoch == record->epoch &&
-         vtpm_uuid_equal (&header->slot_header[slot].vtpm_id, &record->vtpm_id);
+  return header->slot[slot] == VTPM_PART_GOOD && header->slot_header[slot].epoch == record->epoch
+         && vtpm_uuid_equal (&header->slot_header[slot].vtpm_id, &record->vtpm_id);
 }
 
 static gboolean
@@ -208,9 +213,9 @@ vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArray *record
   gsize len;
   const void *data = g_bytes_get_data (bytes, &len);
   guint first = header->copy[0] == VTPM_PART_GOOD && header->copy[1] != VTPM_PART_GOOD ? 1 : 0;
-  return write_back (store, header, 1 - first, error) &&
-         vtpm_store_write (store, VTPM_HEADER_OFFSET (first), data, len, TRUE, error) &&
-         vtpm_store_write (store, VTPM_HEADER_OFFSET (1 - first), data, len, TRUE, error);
+  return write_back (store, header, 1 - first, error)
+         && vtpm_store_write (store, VTPM_HEADER_OFFSET (first), data, len, TRUE, error)
+         && vtpm_store_write (store, VTPM_HEADER_OFFSET (1 - first), data, len, TRUE, error);
 }
 
 /* BASE is the record of its epoch, and no other epoch is in the header. */
@@ -224,7 +229,8 @@ still_stands (VtpmStore *store, const VtpmHeader *header, const VtpmSecret *dek,
   if (newest && newest->unknown_critical)
     {
       vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it", store->name);
+                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
+                      store->name);
       return FALSE;
     }
   if (newest && alone && g_bytes_equal (newest->bytes, base->bytes))
@@ -235,7 +241,8 @@ still_stands (VtpmStore *store, const VtpmHeader *header, const VtpmSecret *dek,
 }
 
 gboolean
-vtpm_header_change (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base, VtpmRecord *changed, GError **error)
+vtpm_header_change (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base, VtpmRecord *changed,
+                    GError **error)
 {
   if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
     return FALSE;

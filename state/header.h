@@ -8,7 +8,8 @@
 #include "state/format.h"
 #include "state/store.h"
 
-typedef struct {
+typedef struct
+{
   VtpmPartStatus copy[2];
   GBytes *copy_bytes[2];  /* of a good copy, as read */
   gboolean copies_differ; /* both are good, but not the same */
@@ -40,7 +41,8 @@ gboolean vtpm_header_slot_names (const VtpmHeader *header, guint slot, const Vtp
  * the page cache only, left there by a process that was killed. The caller holds the header
  * lock and has read HEADER under it.
  */
-gboolean vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArray *records, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArray *records,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Changes a record without touching the state: key slots (shallow rekey, add, drop), policy,

@@ -8,7 +8,7 @@
 #include "base/errors.h"
 #include "state/seal.h"
 
-G_DEFINE_QUARK (vtpm-keyslot-error-quark, vtpm_keyslot_error)
+G_DEFINE_QUARK (vtpm_keyslot_error_quark, vtpm_keyslot_error)
 
 #define WRAP_SIZE (VTPM_DEK_SIZE + VTPM_CONTEXT_SIZE)
 
@@ -21,7 +21,8 @@ vtpm_keyslot_context (const VtpmRecord *record)
 }
 
 VtpmKeySlot *
-vtpm_keyslot_wrap (VtpmProvider *provider, const VtpmRecord *record, const VtpmSecret *dek, int timeout_ms, GError **error)
+vtpm_keyslot_wrap (VtpmProvider *provider, const VtpmRecord *record, const VtpmSecret *dek, int timeout_ms,
+                   GError **error)
 {
   VtpmWrapContext context = vtpm_keyslot_context (record);
   g_autoptr (VtpmSecret) plain = vtpm_secret_new (WRAP_SIZE, error);

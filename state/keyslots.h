@@ -16,8 +16,10 @@ VtpmWrapContext vtpm_keyslot_context (const VtpmRecord *record);
 VtpmKeySlot *vtpm_keyslot_wrap (VtpmProvider *provider, const VtpmRecord *record, const VtpmSecret *dek, int timeout_ms,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** The DEK in what a provider unwrapped (PLAIN) of a slot of RECORD. NULL (key-slot-damaged): it is another vTPM's, or nonsense. */
-VtpmSecret *vtpm_keyslot_accept (const VtpmRecord *record, const VtpmSecret *plain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The DEK in what a provider unwrapped (PLAIN) of a slot of RECORD. NULL (key-slot-damaged): it is another vTPM's, or
+ * nonsense. */
+VtpmSecret *vtpm_keyslot_accept (const VtpmRecord *record, const VtpmSecret *plain,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Proves that SLOT gives DEK: a cold unwrap by PROVIDER. FALSE: the provider's word, key-slot-damaged. */
 gboolean vtpm_keyslot_prove (VtpmProvider *provider, const VtpmRecord *record, const VtpmKeySlot *slot,

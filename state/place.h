@@ -8,17 +8,22 @@
 #include <glib.h>
 #include <sys/types.h>
 
-typedef struct {
-  char *data_dir;     /* absolute; may not exist yet */
-  mode_t dir_mode;    /* 02770 below the system place, 0700 below a user's */
-  mode_t file_mode;   /* 0660 or 0600 */
-  gid_t group;        /* of what is made; (gid_t) -1 leaves it */
-  GStrv helper_dirs;  /* where vtpm-provider-KIND is looked for, in this order; never PATH */
+typedef struct
+{
+  char *data_dir;    /* absolute; may not exist yet */
+  mode_t dir_mode;   /* 02770 below the system place, 0700 below a user's */
+  mode_t file_mode;  /* 0660 or 0600 */
+  gid_t group;       /* of what is made; (gid_t) -1 leaves it */
+  GStrv helper_dirs; /* where vtpm-provider-KIND is looked for, in this order; never PATH */
 } VtpmPlace;
 
-/** Makes DATA_DIR/SUBDIR (SUBDIR may be NULL) with the place's owner and mode, whatever the umask. FALSE (access-denied, failed). */
+/** Makes DATA_DIR/SUBDIR (SUBDIR may be NULL) with the place's owner and mode, whatever the umask. FALSE
+ * (access-denied, failed). */
 gboolean vtpm_place_make_dir (const VtpmPlace *place, const char *subdir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Replaces DATA_DIR/NAME whole (base/io.h), with the place's owner and mode. FALSE: store-full, access-denied, failed; the old file stands. */
-gboolean vtpm_place_replace (const VtpmPlace *place, const char *name, const void *data, gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Takes the write lock DATA_DIR/NAME.lock, waiting up to 10 s (rekey-pending after). Gives a descriptor whose close ends it, or -1. */
+/** Replaces DATA_DIR/NAME whole (base/io.h), with the place's owner and mode. FALSE: store-full, access-denied, failed;
+ * the old file stands. */
+gboolean vtpm_place_replace (const VtpmPlace *place, const char *name, const void *data, gsize len,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes the write lock DATA_DIR/NAME.lock, waiting up to 10 s (rekey-pending after). Gives a descriptor whose close
+ * ends it, or -1. */
 int vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

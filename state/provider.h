@@ -17,7 +17,8 @@ typedef struct VtpmProvider VtpmProvider;
 #define VTPM_CONTEXT_SIZE 32
 
 /** What a provider that knows associated data binds the wrapped bytes to. */
-typedef struct {
+typedef struct
+{
   VtpmUuid vtpm_id;
   guint8 digest[VTPM_CONTEXT_SIZE];
 } VtpmWrapContext;
@@ -28,7 +29,8 @@ typedef struct {
  * other descriptors but stderr closed). Does not wait for it. NULL: provider-failed (no such
  * program, with the directories searched).
  */
-VtpmProvider *vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmProvider *vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Ends the helper: closes its stdin, kills it when it has not gone within 100 ms, reaps it. NULL is allowed. */
 void vtpm_provider_free (VtpmProvider *provider);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProvider, vtpm_provider_free)
@@ -37,27 +39,34 @@ const VtpmProviderEntry *vtpm_provider_entry (const VtpmProvider *provider);
 
 /* Asynchronous: begin, wait for POLLIN on the descriptor, step, take. */
 
-gboolean vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *context,
-                                     const VtpmKeySlot *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmKeySlot *slot,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-typedef enum { VTPM_PROVIDER_WAITING, VTPM_PROVIDER_ANSWERED, VTPM_PROVIDER_REFUSED } VtpmProviderProgress;
+typedef enum
+{
+  VTPM_PROVIDER_WAITING,
+  VTPM_PROVIDER_ANSWERED,
+  VTPM_PROVIDER_REFUSED
+} VtpmProviderProgress;
 
 /** The descriptor to poll for POLLIN; -1: the answer is there, step at once. */
 int vtpm_provider_fd (const VtpmProvider *provider);
-/** Reads what is there without waiting. REFUSED sets ERROR: the helper's word, or provider-failed (died, spoke nonsense, too long a line). */
+/** Reads what is there without waiting. REFUSED sets ERROR: the helper's word, or provider-failed (died, spoke
+ * nonsense, too long a line). */
 VtpmProviderProgress vtpm_provider_step (VtpmProvider *provider, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** After ANSWERED: what begin_unwrap asked for. NULL (key-slot-damaged) when it is not base64 of 1 to 256 bytes. */
 VtpmSecret *vtpm_provider_take_plain (VtpmProvider *provider, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Waiting; TIMEOUT_MS bounds the whole call (provider-timeout, the helper is then ended). */
 
-VtpmSecret *vtpm_provider_unwrap (VtpmProvider *provider, const VtpmWrapContext *context,
-                                  const VtpmKeySlot *slot, int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmSecret *vtpm_provider_unwrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmKeySlot *slot,
+                                  int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Wraps PLAIN (64 bytes) under the provider's current key version. */
-VtpmKeySlot *vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context,
-                                 const VtpmSecret *plain, int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmKeySlot *vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmSecret *plain,
+                                 int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Any other request of the protocol (status, versions, rotate, ...): the text after "ok ", or NULL. */
-char *vtpm_provider_request (VtpmProvider *provider, const char *request, int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+char *vtpm_provider_request (VtpmProvider *provider, const char *request, int timeout_ms,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_provider_error_quark (void);
 #define VTPM_PROVIDER_ERROR (vtpm_provider_error_quark ())

@@ -8,7 +8,7 @@
 
 #define MAX_TEXT 1000 /* of an error, in the log */
 
-G_DEFINE_QUARK (vtpm-provider-error-quark, vtpm_provider_error)
+G_DEFINE_QUARK (vtpm_provider_error_quark, vtpm_provider_error)
 
 void
 vtpm_provider_set_error (GError **error, const VtpmProviderEntry *entry, VtpmErrorCode code, const char *format, ...)

@@ -15,7 +15,7 @@
 #define GROUP_PREFIX "provider "
 #define DEFAULT_NAME "native"
 
-G_DEFINE_QUARK (vtpm-registry-error-quark, vtpm_registry_error)
+G_DEFINE_QUARK (vtpm_registry_error_quark, vtpm_registry_error)
 
 VtpmProviderEntry *
 vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kind, const char *const *options)

@@ -11,7 +11,8 @@
 #include "base/uuid.h"
 #include "state/place.h"
 
-typedef struct {
+typedef struct
+{
   VtpmUuid uuid;
   char *name;    /* a local label; the same name with another UUID is another provider */
   char *kind;    /* native, or KIND of a program vtpm-provider-KIND */
@@ -26,7 +27,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderEntry, vtpm_provider_entry_free)
 /** Whether KIND can be part of a program's name: 1 to 32 characters of a-z 0-9 -, so never a path. */
 gboolean vtpm_provider_kind_is_valid (const char *kind);
 
-typedef struct {
+typedef struct
+{
   GPtrArray *entries; /* of VtpmProviderEntry, sorted by name */
   gboolean has_default;
   VtpmUuid default_uuid;
@@ -49,7 +51,8 @@ const VtpmProviderEntry *vtpm_registry_find_name (const VtpmRegistry *registry, 
  * Adds ENTRY on disk, under the lock and on the newest contents; it becomes the default where
  * there is none. FALSE: usage (name or UUID taken, name not [A-Za-z0-9._-]{1,64}), store-full, access-denied, failed.
  */
-gboolean vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Where the registry has no default: makes the native provider "native" (key store first,

@@ -10,7 +10,7 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 
-G_DEFINE_QUARK (vtpm-seal-error-quark, vtpm_seal_error)
+G_DEFINE_QUARK (vtpm_seal_error_quark, vtpm_seal_error)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_MAC, EVP_MAC_free)
 
 #define KEY_SIZE 32
@@ -25,7 +25,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_MAC, EVP_MAC_free)
 #define PURPOSE_BLOB_VOLATILE "blob-volatile"
 
 /* What a seal is bound to beside its purpose. */
-typedef struct {
+typedef struct
+{
   const VtpmSecret *dek;
   const char *purpose;
   const VtpmUuid *vtpm_id;
@@ -56,7 +57,8 @@ crypto_failed (GError **error, const char *what)
   return FALSE;
 }
 
-struct VtpmSealer {
+struct VtpmSealer
+{
   EVP_MAC_CTX *hmac; /* HMAC-SHA256, the key still to be set */
   EVP_CIPHER *gcm;
   EVP_CIPHER_CTX *cipher;
@@ -78,7 +80,8 @@ vtpm_sealer_new (GError **error)
 {
   g_autoptr (VtpmSealer) sealer = g_new0 (VtpmSealer, 1);
   g_autoptr (EVP_MAC) hmac = EVP_MAC_fetch (NULL, "HMAC", NULL);
-  OSSL_PARAM digest[] = { OSSL_PARAM_construct_utf8_string (OSSL_MAC_PARAM_DIGEST, (char *) "SHA256", 0), OSSL_PARAM_construct_end () };
+  OSSL_PARAM digest[]
+      = { OSSL_PARAM_construct_utf8_string (OSSL_MAC_PARAM_DIGEST, (char *) "SHA256", 0), OSSL_PARAM_construct_end () };
   sealer->hmac = hmac ? EVP_MAC_CTX_new (hmac) : NULL;
   sealer->gcm = EVP_CIPHER_fetch (NULL, "AES-256-GCM", NULL);
   sealer->cipher = EVP_CIPHER_CTX_new ();
@@ -88,14 +91,16 @@ vtpm_sealer_new (GError **error)
   return NULL;
 }
 
-typedef struct {
+typedef struct
+{
   const void *data;
   gsize len;
 } Piece;
 
 /* HMAC-SHA256 of the pieces one after another. */
 static gboolean
-hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const Piece *pieces, guint n, guint8 out[static VTPM_MAC_SIZE])
+hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const Piece *pieces, guint n,
+      guint8 out[static VTPM_MAC_SIZE])
 {
   gsize len;
   gboolean fine = EVP_MAC_init (sealer->hmac, key, key_len, NULL) == 1;
@@ -122,8 +127,9 @@ derive (VtpmSealer *sealer, const SealKey *key, gsize len, GError **error)
   const Piece input = { key->dek->data, key->dek->len };
   const Piece first[] = { { info, w.pos }, { "\1", 1 } };
   const Piece second[] = { { out->data, VTPM_MAC_SIZE }, { info, w.pos }, { "\2", 1 } };
-  if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk->data) || !hmac (sealer, prk->data, prk->len, first, 2, out->data) ||
-      (len > VTPM_MAC_SIZE && !hmac (sealer, prk->data, prk->len, second, 3, out->data + VTPM_MAC_SIZE)))
+  if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk->data)
+      || !hmac (sealer, prk->data, prk->len, first, 2, out->data)
+      || (len > VTPM_MAC_SIZE && !hmac (sealer, prk->data, prk->len, second, 3, out->data + VTPM_MAC_SIZE)))
     {
       crypto_failed (error, "derive a key (HKDF-SHA256)");
       return NULL;
@@ -137,8 +143,8 @@ start_gcm (VtpmSealer *sealer, const VtpmSecret *derived, gboolean encrypt, cons
 {
   int n;
   g_assert (!aad->full);
-  if (EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, derived->data, derived->data + KEY_SIZE, encrypt) == 1 &&
-      EVP_CipherUpdate (sealer->cipher, NULL, &n, aad->data, (int) aad->pos) == 1)
+  if (EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, derived->data, derived->data + KEY_SIZE, encrypt) == 1
+      && EVP_CipherUpdate (sealer->cipher, NULL, &n, aad->data, (int) aad->pos) == 1)
     return TRUE;
   return crypto_failed (error, "start AES-256-GCM");
 }
@@ -153,10 +159,10 @@ encrypt_payload (VtpmSealer *sealer, const VtpmSecret *derived, const VtpmWriter
   if (!start_gcm (sealer, derived, TRUE, aad, error))
     return FALSE;
   guint8 *tag = to + keys->len + parts->len;
-  if (EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) != 1 ||
-      EVP_CipherUpdate (context, to + keys->len, &n, parts->data, (int) parts->len) != 1 ||
-      EVP_CipherFinal_ex (context, tag, &n) != 1 ||
-      EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) != 1)
+  if (EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) != 1
+      || EVP_CipherUpdate (context, to + keys->len, &n, parts->data, (int) parts->len) != 1
+      || EVP_CipherFinal_ex (context, tag, &n) != 1
+      || EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) != 1)
     return crypto_failed (error, "encrypt");
   return TRUE;
 }
@@ -164,7 +170,8 @@ encrypt_payload (VtpmSealer *sealer, const VtpmSecret *derived, const VtpmWriter
 static void
 does_not_verify (GError **error)
 {
-  vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_STATE_DAMAGED, "the sealed state does not verify: bytes were changed, or belong elsewhere");
+  vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                  "the sealed state does not verify: bytes were changed, or belong elsewhere");
 }
 
 /* Decrypts the first piece, whose own start says how long it is, into the secure heap. */
@@ -188,7 +195,8 @@ decrypt_keys (EVP_CIPHER_CTX *context, const guint8 *data, gsize len, GError **e
   if (!keys)
     return NULL;
   memcpy (keys->data, start, sizeof start);
-  if (EVP_CipherUpdate (context, keys->data + sizeof start, &n, data + sizeof start, (int) (keys_len - sizeof start)) != 1)
+  if (EVP_CipherUpdate (context, keys->data + sizeof start, &n, data + sizeof start, (int) (keys_len - sizeof start))
+      != 1)
     {
       vtpm_secret_free (keys);
       crypto_failed (error, "decrypt");
@@ -212,9 +220,9 @@ decrypt_payload (const SealKey *key, const VtpmWriter *aad, const guint8 *data, 
     return NULL;
   g_autoptr (VtpmBlob) parts = vtpm_blob_new (len - keys->len);
   guint8 unused[16];
-  if (EVP_CipherUpdate (context, parts->data, &n, data + keys->len, (int) parts->len) != 1 ||
-      EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) (data + len)) != 1 ||
-      EVP_CipherFinal_ex (context, unused, &n) != 1)
+  if (EVP_CipherUpdate (context, parts->data, &n, data + keys->len, (int) parts->len) != 1
+      || EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) (data + len)) != 1
+      || EVP_CipherFinal_ex (context, unused, &n) != 1)
     {
       does_not_verify (error);
       return NULL;
@@ -240,11 +248,12 @@ vtpm_seal_warm_up (void)
 {
   guint8 bytes[KEY_SIZE + NONCE_SIZE] = { 0 };
   int n;
-  OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ADD_ALL_CIPHERS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
+  OPENSSL_init_crypto (
+      OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ADD_ALL_CIPHERS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
   g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (NULL);
-  if (!sealer || !hmac (sealer, bytes, KEY_SIZE, NULL, 0, bytes) ||
-      EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, bytes, bytes + KEY_SIZE, 1) != 1 ||
-      EVP_CipherUpdate (sealer->cipher, bytes, &n, bytes, 16) != 1)
+  if (!sealer || !hmac (sealer, bytes, KEY_SIZE, NULL, 0, bytes)
+      || EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, bytes, bytes + KEY_SIZE, 1) != 1
+      || EVP_CipherUpdate (sealer->cipher, bytes, &n, bytes, 16) != 1)
     return; /* the first real use tells */
 }
 
@@ -265,7 +274,9 @@ vtpm_seal_record (const VtpmSecret *dek, VtpmRecord *record, GError **error)
   if (!back)
     {
       vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_USAGE,
-                      "the record of epoch %" G_GUINT64_FORMAT " holds a value that would not read again; nothing was written", record->epoch);
+                      "the record of epoch %" G_GUINT64_FORMAT
+                      " holds a value that would not read again; nothing was written",
+                      record->epoch);
       return FALSE;
     }
   g_clear_pointer (&record->bytes, g_bytes_unref);
@@ -280,8 +291,8 @@ vtpm_seal_verify_record (const VtpmSecret *dek, const VtpmRecord *record)
   guint8 mac[VTPM_MAC_SIZE];
   const guint8 *bytes = g_bytes_get_data (record->bytes, &whole);
   gsize len = whole - VTPM_SALT_SIZE - VTPM_MAC_SIZE;
-  return record_mac (dek, record, bytes, len, bytes + len, mac, NULL) &&
-         CRYPTO_memcmp (mac, bytes + len + VTPM_SALT_SIZE, VTPM_MAC_SIZE) == 0;
+  return record_mac (dek, record, bytes, len, bytes + len, mac, NULL)
+         && CRYPTO_memcmp (mac, bytes + len + VTPM_SALT_SIZE, VTPM_MAC_SIZE) == 0;
 }
 
 static SealKey
@@ -325,7 +336,8 @@ vtpm_slot_key_free (VtpmSlotKey *key)
 }
 
 VtpmBlob *
-vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload, GError **error)
+vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *taken, VtpmSlotHeader *header, guint slot,
+                     const VtpmPayload *payload, GError **error)
 {
   g_autoptr (VtpmSlotKey) key = taken;
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
@@ -391,7 +403,9 @@ vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelop
   g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
   if (!parts)
     return NULL;
-  VtpmEnvelope envelope = { .part = part, .pair = *pair, .generation = generation,
+  VtpmEnvelope envelope = { .part = part,
+                            .pair = *pair,
+                            .generation = generation,
                             .record_length = (guint32) g_bytes_get_size (record->bytes),
                             .sealed_length = (guint32) (keys->len + parts->len + VTPM_TAG_SIZE) };
   vtpm_random (envelope.salt, VTPM_SALT_SIZE);
@@ -417,7 +431,8 @@ vtpm_seal_open_envelope (const VtpmSecret *dek, const VtpmRecord *record, const 
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, envelope, buf);
   g_autoptr (GError) cause = NULL;
-  VtpmPayload *payload = decrypt_payload (&key, &aad, envelope->sealed, envelope->sealed_length - VTPM_TAG_SIZE, &cause);
+  VtpmPayload *payload
+      = decrypt_payload (&key, &aad, envelope->sealed, envelope->sealed_length - VTPM_TAG_SIZE, &cause);
   if (payload)
     return payload;
   if (vtpm_error_code (cause) == VTPM_ERROR_STATE_DAMAGED)

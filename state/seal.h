@@ -29,7 +29,8 @@ void vtpm_sealer_free (VtpmSealer *sealer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmSealer, vtpm_sealer_free)
 
 /** The salt of a seal to come and the key derived from it: good for one seal, then freed. */
-typedef struct {
+typedef struct
+{
   guint8 salt[VTPM_SALT_SIZE];
   VtpmSecret *derived;
 } VtpmSlotKey;
@@ -40,10 +41,11 @@ VtpmSlotKey *vtpm_seal_slot_key (VtpmSealer *sealer, const VtpmSecret *dek, cons
 void vtpm_slot_key_free (VtpmSlotKey *key);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmSlotKey, vtpm_slot_key_free)
 /** vtpm_seal_slot() with a key derived ahead for the same DEK, vTPM id and epoch. Takes KEY. */
-VtpmBlob *vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *key, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload,
-                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmBlob *vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *key, VtpmSlotHeader *header, guint slot,
+                               const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** The bytes of state slot SLOT (0 or 1) holding PAYLOAD. HEADER gives ids, generation and the final flag; its salt and length are filled in. */
+/** The bytes of state slot SLOT (0 or 1) holding PAYLOAD. HEADER gives ids, generation and the final flag; its salt and
+ * length are filled in. */
 VtpmBlob *vtpm_seal_slot (const VtpmSecret *dek, VtpmSlotHeader *header, guint slot, const VtpmPayload *payload,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Opens slot SLOT from DATA (at least header, ciphertext and tag). NULL: state-damaged, state-newer-version. */
@@ -51,9 +53,11 @@ VtpmPayload *vtpm_seal_open_slot (const VtpmSecret *dek, const VtpmSlotHeader *h
                                   gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** An envelope of RECORD (sealed) and PAYLOAD: PART says which blob it is, PAIR ties the two of one request. */
-GBytes *vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair,
-                            guint64 generation, const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Opens what ENVELOPE seals; RECORD is its decoded record. NULL: blob-mismatch (does not verify), state-newer-version. */
+GBytes *vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part,
+                            const VtpmUuid *pair, guint64 generation, const VtpmPayload *payload,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Opens what ENVELOPE seals; RECORD is its decoded record. NULL: blob-mismatch (does not verify), state-newer-version.
+ */
 VtpmPayload *vtpm_seal_open_envelope (const VtpmSecret *dek, const VtpmRecord *record, const VtpmEnvelope *envelope,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -7,12 +7,13 @@
 #include "base/errors.h"
 #include "state/seal.h"
 
-G_DEFINE_QUARK (vtpm-state-error-quark, vtpm_state_error)
+G_DEFINE_QUARK (vtpm_state_error_quark, vtpm_state_error)
 
 #define FIRST_READ 8192
 
 /* One slot as open found it. */
-typedef struct {
+typedef struct
+{
   VtpmPartStatus status; /* GOOD: it verified */
   gboolean foreign;
   VtpmSlotHeader header;
@@ -73,8 +74,8 @@ read_whole_slot (VtpmStore *store, guint slot, VtpmPartStatus *status, VtpmSlotH
         return NULL;
       *status = vtpm_slot_header_decode (bytes->data, got, header);
       gsize whole = *status == VTPM_PART_GOOD ? VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE
-                    : bytes->data[0] == 0   ? VTPM_BLANK_SIZE
-                                            : 0;
+                    : bytes->data[0] == 0     ? VTPM_BLANK_SIZE
+                                              : 0;
       if (whole <= want)
         {
           bytes->len = *status == VTPM_PART_GOOD ? MIN (whole, got) : got;
@@ -140,11 +141,14 @@ set_unopened (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *ke
   for (guint i = 0; i < n_keys; i++)
     verified |= vtpm_header_find (header, keys[i].epoch, keys[i].dek) != NULL;
   if (!verified)
-    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "%s: the header was changed without its key (no record's MAC verifies); restore the file from a backup", store->name);
+    vtpm_error_set (
+        error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+        "%s: the header was changed without its key (no record's MAC verifies); restore the file from a backup",
+        store->name);
   else if (found[0].foreign || found[1].foreign)
     vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_FOREIGN_SLOT,
-                    "%s: a state slot belongs to another vTPM and no other one opens; restore the file from a backup", store->name);
+                    "%s: a state slot belongs to another vTPM and no other one opens; restore the file from a backup",
+                    store->name);
   else
     vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
                     "%s: neither state slot verifies under its key; restore the file from a backup", store->name);
@@ -156,10 +160,9 @@ note_damage (VtpmState *state, const FoundSlot found[static 2], guint current)
   const FoundSlot *other = &found[1 - current];
   if (other->status == VTPM_PART_GOOD || other->status == VTPM_PART_BLANK)
     return;
-  state->damage = (VtpmSlotDamage){ .found = TRUE,
-                                    .slot = 1 - current,
-                                    .final_survivor = found[current].header.final,
-                                    .foreign = other->foreign };
+  state->damage = (VtpmSlotDamage){
+    .found = TRUE, .slot = 1 - current, .final_survivor = found[current].header.final, .foreign = other->foreign
+  };
 }
 
 static void
@@ -173,8 +176,8 @@ take_found (VtpmState *state, FoundSlot found[static 2], guint current)
   state->write_back = g_steal_pointer (&found[current].bytes);
   state->maybe_final[current] = chosen->final;
   state->maybe_final[1 - current] = other->status != VTPM_PART_GOOD || other->header.final;
-  state->both_final = chosen->final && other->status == VTPM_PART_GOOD && other->header.final &&
-                      other->header.generation == chosen->generation && other->header.epoch == chosen->epoch;
+  state->both_final = chosen->final && other->status == VTPM_PART_GOOD && other->header.final
+                      && other->header.generation == chosen->generation && other->header.epoch == chosen->epoch;
   if (state->both_final) /* then slot 0 was durable before slot 1 was begun */
     g_clear_pointer (&state->write_back, vtpm_blob_free);
   note_damage (state, found, current);
@@ -186,8 +189,8 @@ vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey 
   FoundSlot found[2] = { 0 };
   g_autoptr (VtpmState) state = NULL;
   int current = -1;
-  if (look_at_slot (store, header, 0, keys, n_keys, &found[0], error) &&
-      look_at_slot (store, header, 1, keys, n_keys, &found[1], error))
+  if (look_at_slot (store, header, 0, keys, n_keys, &found[0], error)
+      && look_at_slot (store, header, 1, keys, n_keys, &found[1], error))
     {
       current = choose (found);
       if (current < 0)
@@ -216,7 +219,8 @@ vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey 
   if (state && state->record->unknown_critical)
     {
       vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it", store->name);
+                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
+                      store->name);
       return NULL;
     }
   if (state)
@@ -239,13 +243,41 @@ vtpm_state_close (VtpmState *state)
   g_free (state);
 }
 
-VtpmStore *vtpm_state_store (VtpmState *state) { return state->store; }
-const VtpmRecord *vtpm_state_record (const VtpmState *state) { return state->record; }
-const VtpmSecret *vtpm_state_dek (const VtpmState *state) { return state->dek; }
-guint64 vtpm_state_generation (const VtpmState *state) { return state->generation; }
-const VtpmPayload *vtpm_state_payload (const VtpmState *state) { return state->payload; }
-VtpmSlotDamage vtpm_state_damage (const VtpmState *state) { return state->damage; }
-gboolean vtpm_state_is_final (const VtpmState *state) { return state->both_final; }
+VtpmStore *
+vtpm_state_store (VtpmState *state)
+{
+  return state->store;
+}
+const VtpmRecord *
+vtpm_state_record (const VtpmState *state)
+{
+  return state->record;
+}
+const VtpmSecret *
+vtpm_state_dek (const VtpmState *state)
+{
+  return state->dek;
+}
+guint64
+vtpm_state_generation (const VtpmState *state)
+{
+  return state->generation;
+}
+const VtpmPayload *
+vtpm_state_payload (const VtpmState *state)
+{
+  return state->payload;
+}
+VtpmSlotDamage
+vtpm_state_damage (const VtpmState *state)
+{
+  return state->damage;
+}
+gboolean
+vtpm_state_is_final (const VtpmState *state)
+{
+  return state->both_final;
+}
 
 const VtpmSecret *
 vtpm_state_find_dek (const VtpmState *state, const VtpmUuid *vtpm_id, guint64 epoch)

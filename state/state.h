@@ -13,13 +13,15 @@
 typedef struct VtpmState VtpmState;
 
 /** The DEK of one epoch, as the key slots gave it. */
-typedef struct {
+typedef struct
+{
   guint64 epoch;
   const VtpmSecret *dek;
 } VtpmEpochKey;
 
 /** A slot that is neither blank nor readable beside one that is. */
-typedef struct {
+typedef struct
+{
   gboolean found;
   guint slot;
   gboolean final_survivor; /* the other one is the whole orderly end: nothing is missing */
@@ -53,7 +55,8 @@ const VtpmPayload *vtpm_state_payload (const VtpmState *state);
 VtpmSlotDamage vtpm_state_damage (const VtpmState *state);
 /** Whether both slots hold the orderly end: a stop has nothing to write. */
 gboolean vtpm_state_is_final (const VtpmState *state);
-/** The DEK of (VTPM_ID, EPOCH): this epoch's or a former one that is kept. NULL when it is not at hand. Owned by the state. */
+/** The DEK of (VTPM_ID, EPOCH): this epoch's or a former one that is kept. NULL when it is not at hand. Owned by the
+ * state. */
 const VtpmSecret *vtpm_state_find_dek (const VtpmState *state, const VtpmUuid *vtpm_id, guint64 epoch);
 
 /**

@@ -22,8 +22,8 @@ erase_rest (VtpmStore *store, guint slot, gsize used, GError **error)
       gsize got, len = MIN (ERASE_BLOCK - at % ERASE_BLOCK, VTPM_SLOT_AREA - at);
       if (!vtpm_store_read (store, VTPM_SLOT_OFFSET (slot) + at, block, len, &got, error))
         return FALSE;
-      if (memcmp (block, zeros, got) != 0 &&
-          !vtpm_store_write (store, VTPM_SLOT_OFFSET (slot) + at, zeros, got, FALSE, error))
+      if (memcmp (block, zeros, got) != 0
+          && !vtpm_store_write (store, VTPM_SLOT_OFFSET (slot) + at, zeros, got, FALSE, error))
         return FALSE;
       at += len;
     }
@@ -44,12 +44,11 @@ next_key (VtpmState *state, GError **error)
 gboolean
 vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, gboolean erase, GError **error)
 {
-  VtpmSlotHeader header = { .vtpm_id = state->record->vtpm_id,
-                            .epoch = state->record->epoch,
-                            .generation = generation,
-                            .final = final };
+  VtpmSlotHeader header
+      = { .vtpm_id = state->record->vtpm_id, .epoch = state->record->epoch, .generation = generation, .final = final };
   VtpmSlotKey *key = next_key (state, error);
-  g_autoptr (VtpmBlob) bytes = key ? vtpm_seal_slot_with (state->sealer, key, &header, slot, state->payload, error) : NULL;
+  g_autoptr (VtpmBlob) bytes
+      = key ? vtpm_seal_slot_with (state->sealer, key, &header, slot, state->payload, error) : NULL;
   if (!bytes)
     return FALSE;
   if (final)
@@ -66,7 +65,8 @@ vtpm_state_write_back (VtpmState *state, GError **error)
 {
   if (!state->write_back)
     return TRUE;
-  if (!vtpm_store_write (state->store, VTPM_SLOT_OFFSET (state->current), state->write_back->data, state->write_back->len, TRUE, error))
+  if (!vtpm_store_write (state->store, VTPM_SLOT_OFFSET (state->current), state->write_back->data,
+                         state->write_back->len, TRUE, error))
     return FALSE;
   g_clear_pointer (&state->write_back, vtpm_blob_free);
   return TRUE;
@@ -128,8 +128,8 @@ vtpm_state_commit_final (VtpmState *state, GError **error)
   if (state->both_final)
     return TRUE;
   /* Slot 0 is written first, always: an open that finds both final knows it durable. */
-  if (!vtpm_state_write_back (state, error) ||
-      (state->current == 0 && !advance (state, 1, next_generation (state), FALSE, error)))
+  if (!vtpm_state_write_back (state, error)
+      || (state->current == 0 && !advance (state, 1, next_generation (state), FALSE, error)))
     return FALSE;
   guint64 generation = next_generation (state);
   if (!advance (state, 0, generation, TRUE, error) || !vtpm_state_write_slot (state, 1, generation, TRUE, FALSE, error))

@@ -23,8 +23,8 @@ static gboolean
 mirror_other_slot (VtpmState *state, const VtpmHeader *header, gboolean final, GError **error)
 {
   gboolean erase = header->records->len > 1;
-  if (!vtpm_state_write_back (state, error) ||
-      !vtpm_state_write_slot (state, 1 - state->current, state->generation, FALSE, erase, error))
+  if (!vtpm_state_write_back (state, error)
+      || !vtpm_state_write_slot (state, 1 - state->current, state->generation, FALSE, erase, error))
     return FALSE;
   return !final || vtpm_state_commit_final (state, error);
 }
@@ -38,8 +38,8 @@ recover_locked (VtpmState *state, const VtpmHeader *header, GError **error)
   gboolean other_epoch = FALSE;
   for (guint i = 0; i < header->records->len; i++)
     other_epoch |= ((const VtpmRecord *) header->records->pdata[i])->epoch != state->record->epoch;
-  gboolean slot_left = other_epoch && header->slot[other] != VTPM_PART_BLANK &&
-                       !(vtpm_header_slot_names (header, other, state->record) && !state->damage.found);
+  gboolean slot_left = other_epoch && header->slot[other] != VTPM_PART_BLANK
+                       && !(vtpm_header_slot_names (header, other, state->record) && !state->damage.found);
   gboolean repair = state->damage.found && state->damage.final_survivor;
   if ((slot_left || repair) && !mirror_other_slot (state, header, final, error))
     return FALSE;
@@ -104,8 +104,8 @@ move_to_epoch (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, V
   state->record = vtpm_record_copy (record);
   state->record->bytes = g_bytes_ref (record->bytes);
   state->dek = dek;
-  if (!vtpm_state_write_slot (state, 0, generation, TRUE, TRUE, error) ||
-      !vtpm_state_write_slot (state, 1, generation, TRUE, TRUE, error))
+  if (!vtpm_state_write_slot (state, 0, generation, TRUE, TRUE, error)
+      || !vtpm_state_write_slot (state, 1, generation, TRUE, TRUE, error))
     return FALSE;
   state->current = 0;
   state->generation = generation;
@@ -117,8 +117,8 @@ move_to_epoch (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, V
 static gboolean
 make_slot_1_current (VtpmState *state, GError **error)
 {
-  if (!vtpm_state_write_back (state, error) ||
-      (state->current == 0 && !vtpm_state_write_slot (state, 1, state->generation, FALSE, FALSE, error)))
+  if (!vtpm_state_write_back (state, error)
+      || (state->current == 0 && !vtpm_state_write_slot (state, 1, state->generation, FALSE, FALSE, error)))
     return FALSE;
   state->current = 1;
   return TRUE;
@@ -134,19 +134,21 @@ change_epoch_locked (VtpmState *state, VtpmRecord *record, VtpmSecret *dek, gboo
   const VtpmRecord *old = header->records->pdata[0];
   if (header->records->len != 1 || !g_bytes_equal (old->bytes, state->record->bytes))
     {
-      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_REKEY_PENDING, "the keys of %s were changed meanwhile; try again", state->store->name);
+      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_REKEY_PENDING,
+                      "the keys of %s were changed meanwhile; try again", state->store->name);
       return FALSE;
     }
   g_autoptr (GPtrArray) both = g_ptr_array_new ();
   g_ptr_array_add (both, record);
   g_ptr_array_add (both, state->record);
-  return vtpm_seal_record (dek, record, error) && make_slot_1_current (state, error) &&
-         change_former_keys (state, keep_former, error) && vtpm_header_write (state->store, header, both, error) &&
-         move_to_epoch (state, header, record, g_steal_pointer (&owned), error);
+  return vtpm_seal_record (dek, record, error) && make_slot_1_current (state, error)
+         && change_former_keys (state, keep_former, error) && vtpm_header_write (state->store, header, both, error)
+         && move_to_epoch (state, header, record, g_steal_pointer (&owned), error);
 }
 
 gboolean
-vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, gboolean keep_former, GError **error)
+vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, gboolean keep_former,
+                         GError **error)
 {
   g_assert (record->epoch == state->record->epoch + 1);
   VtpmSecret *copy = vtpm_secret_copy (dek->data, dek->len, error);
@@ -179,7 +181,8 @@ write_new_slots (VtpmStore *store, const VtpmRecord *record, const VtpmSecret *d
 {
   for (guint slot = 0; slot < 2; slot++)
     {
-      VtpmSlotHeader header = { .vtpm_id = record->vtpm_id, .epoch = record->epoch, .generation = generation, .final = TRUE };
+      VtpmSlotHeader header
+          = { .vtpm_id = record->vtpm_id, .epoch = record->epoch, .generation = generation, .final = TRUE };
       g_autoptr (VtpmBlob) bytes = vtpm_seal_slot (dek, &header, slot, payload, error);
       if (!bytes || !write_part (store, VTPM_SLOT_OFFSET (slot), bytes->data, bytes->len, error))
         return FALSE;
@@ -200,9 +203,9 @@ vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, 
     return FALSE;
   gsize len;
   const void *data = g_bytes_get_data (header, &len);
-  return write_part (store, VTPM_HEADER_OFFSET (0), data, len, error) &&
-         write_part (store, VTPM_HEADER_OFFSET (1), data, len, error) && vtpm_store_sync (store, error) &&
-         vtpm_store_publish (store, error);
+  return write_part (store, VTPM_HEADER_OFFSET (0), data, len, error)
+         && write_part (store, VTPM_HEADER_OFFSET (1), data, len, error) && vtpm_store_sync (store, error)
+         && vtpm_store_publish (store, error);
 }
 
 gboolean
@@ -211,8 +214,8 @@ vtpm_state_destroy (VtpmStore *store, GError **error)
   g_autoptr (VtpmBlob) zeros = vtpm_blob_new (VTPM_HEADER_AREA);
   /* header copies first: without the wrapped keys the rest is noise */
   for (guint64 offset = 0; offset < VTPM_FILE_SIZE; offset += zeros->len)
-    if (!vtpm_store_write (store, offset, zeros->data, zeros->len, FALSE, error) ||
-        (offset == VTPM_HEADER_OFFSET (1) && !vtpm_store_sync (store, error)))
+    if (!vtpm_store_write (store, offset, zeros->data, zeros->len, FALSE, error)
+        || (offset == VTPM_HEADER_OFFSET (1) && !vtpm_store_sync (store, error)))
       return FALSE;
   return vtpm_store_sync (store, error) && vtpm_store_remove (store, error);
 }

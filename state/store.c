@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "state/store.h"
 
-G_DEFINE_QUARK (vtpm-store-error-quark, vtpm_store_error)
+G_DEFINE_QUARK (vtpm_store_error_quark, vtpm_store_error)
 
 gboolean
 vtpm_store_read (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got, GError **error)

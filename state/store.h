@@ -8,7 +8,8 @@
 #include <glib.h>
 
 /** Bytes of the file that are locked (open file description locks), DESIGN section 4. */
-typedef enum {
+typedef enum
+{
   VTPM_LOCK_OWNER = 0,  /* held by run and by every operation on state */
   VTPM_LOCK_HEADER = 1, /* held while a header is read, checked, changed and written */
   VTPM_LOCK_REKEY = 3,  /* held by tools that change key slots or epochs */
@@ -16,7 +17,8 @@ typedef enum {
 
 typedef struct VtpmStore VtpmStore;
 
-typedef struct {
+typedef struct
+{
   gboolean (*read) (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got, GError **error);
   gboolean (*write) (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboolean durable, GError **error);
   gboolean (*sync) (VtpmStore *store, GError **error);
@@ -27,23 +29,29 @@ typedef struct {
   void (*close) (VtpmStore *store);
 } VtpmStoreOps;
 
-struct VtpmStore {
+struct VtpmStore
+{
   const VtpmStoreOps *ops;
   char *name; /* for messages */
 };
 
 /** Reads up to LEN bytes at OFFSET; *GOT is less only at the end of the file. FALSE: store-failed. */
-gboolean vtpm_store_read (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Writes all of LEN bytes; with DURABLE they are on stable storage when it returns TRUE. FALSE (store-full, store-failed): any part may have been written. */
-gboolean vtpm_store_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboolean durable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_store_read (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Writes all of LEN bytes; with DURABLE they are on stable storage when it returns TRUE. FALSE (store-full,
+ * store-failed): any part may have been written. */
+gboolean vtpm_store_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboolean durable,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Makes all earlier writes durable. */
 gboolean vtpm_store_sync (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Gives a new store its name, durably, unless that name is taken (state-exists). */
 gboolean vtpm_store_publish (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes the name away, durably. Only vtpm_state_destroy() calls this. */
 gboolean vtpm_store_remove (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Takes a lock, waiting up to WAIT_MS; again when held already is fine. FALSE: in-use (owner: names the pid), rekey-pending, store-failed. */
-gboolean vtpm_store_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes a lock, waiting up to WAIT_MS; again when held already is fine. FALSE: in-use (owner: names the pid),
+ * rekey-pending, store-failed. */
+gboolean vtpm_store_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_store_unlock (VtpmStore *store, VtpmLockByte byte);
 /** Closes and frees; a new store that was not published leaves nothing behind. NULL is allowed. */
 void vtpm_store_close (VtpmStore *store);
@@ -51,13 +59,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmStore, vtpm_store_close)
 
 /** Opens an existing plain file. NULL: state-missing, access-denied, usage (no regular file), store-failed. */
 VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** A new plain file of VTPM_FILE_SIZE zero bytes under a temporary name beside PATH. NULL: state-exists, store-full, access-denied, failed. */
+/** A new plain file of VTPM_FILE_SIZE zero bytes under a temporary name beside PATH. NULL: state-exists, store-full,
+ * access-denied, failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes over FD, a description of the plain file NAME opened (and locked) by another process of ours. */
 VtpmStore *vtpm_store_file_adopt (int fd, const char *name);
 /** The descriptor of a plain file's store, still owned by it. */
 int vtpm_store_file_fd (VtpmStore *store);
-/** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing). After the last fork. */
+/** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing).
+ * After the last fork. */
 void vtpm_store_file_tell_pid (VtpmStore *store);
 
 GQuark vtpm_store_error_quark (void);

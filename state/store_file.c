@@ -18,7 +18,8 @@
 #define PID_BYTE 2 /* F_OFD_GETLK does not tell a pid, F_GETLK does */
 #define LOCK_POLL_US 1000
 
-typedef struct {
+typedef struct
+{
   VtpmStore store;
   int fd;
   char *temporary; /* its name until it is published, else NULL */
@@ -109,7 +110,8 @@ static void
 set_exists (GError **error, const char *path)
 {
   vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_EXISTS,
-                  "%s is there already and was left as it is; choose another name, or remove it with 'vtpm destroy'", path);
+                  "%s is there already and was left as it is; choose another name, or remove it with 'vtpm destroy'",
+                  path);
 }
 
 static gboolean
@@ -121,7 +123,8 @@ file_publish (VtpmStore *store, GError **error)
       if (errno == EEXIST)
         set_exists (error, store->name);
       else
-        vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot name the new file %s", store->name);
+        vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot name the new file %s",
+                              store->name);
       return FALSE;
     }
   unlink (file->temporary);
@@ -133,10 +136,11 @@ static gboolean
 file_remove (VtpmStore *store, GError **error)
 {
   struct stat named, opened;
-  if (lstat (store->name, &named) != 0 || fstat (file_store (store)->fd, &opened) != 0 || named.st_dev != opened.st_dev ||
-      named.st_ino != opened.st_ino)
+  if (lstat (store->name, &named) != 0 || fstat (file_store (store)->fd, &opened) != 0 || named.st_dev != opened.st_dev
+      || named.st_ino != opened.st_ino)
     {
-      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_FAILED, "%s is another file now than the one that was wiped; look at it yourself", store->name);
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_FAILED,
+                      "%s is another file now than the one that was wiped; look at it yourself", store->name);
       return FALSE;
     }
   if (unlink (store->name) != 0)
@@ -158,14 +162,19 @@ set_locked (VtpmStore *store, VtpmLockByte byte, GError **error)
 {
   if (byte == VTPM_LOCK_REKEY)
     {
-      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_REKEY_PENDING, "another tool is changing the keys of %s; try again when it is done", store->name);
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_REKEY_PENDING,
+                      "another tool is changing the keys of %s; try again when it is done", store->name);
       return;
     }
   struct flock owner = lock_of (F_WRLCK, PID_BYTE);
-  if (byte == VTPM_LOCK_OWNER && fcntl (file_store (store)->fd, F_GETLK, &owner) == 0 && owner.l_type != F_UNLCK && owner.l_pid > 0)
-    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first", store->name, (int) owner.l_pid);
+  if (byte == VTPM_LOCK_OWNER && fcntl (file_store (store)->fd, F_GETLK, &owner) == 0 && owner.l_type != F_UNLCK
+      && owner.l_pid > 0)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first",
+                    store->name, (int) owner.l_pid);
   else
-    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by another process (lock on byte %d); stop it, or try again", store->name, (int) byte);
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE,
+                    "%s is in use by another process (lock on byte %d); stop it, or try again", store->name,
+                    (int) byte);
 }
 
 static gboolean
@@ -239,12 +248,14 @@ vtpm_store_file_open (const char *path, gboolean writable, GError **error)
   if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
     {
       vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING, errno,
-                            "there is no state file %s; restore it from a backup, or make a new TPM with 'vtpm create'", path);
+                            "there is no state file %s; restore it from a backup, or make a new TPM with 'vtpm create'",
+                            path);
       return NULL;
     }
   if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
     {
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno, "cannot open %s; see its owner and mode, and its folders'", path);
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno,
+                            "cannot open %s; see its owner and mode, and its folders'", path);
       return NULL;
     }
   if (fd < 0 || fstat (fd, &info) != 0)
@@ -276,7 +287,8 @@ vtpm_store_file_create (const char *path, GError **error)
   if (fd < 0)
     {
       VtpmErrorCode code = errno == EACCES || errno == EPERM || errno == EROFS ? VTPM_ERROR_ACCESS_DENIED
-                           : errno == ENOENT || errno == ENOTDIR ? VTPM_ERROR_USAGE : VTPM_ERROR_STORE_FAILED;
+                           : errno == ENOENT || errno == ENOTDIR               ? VTPM_ERROR_USAGE
+                                                                               : VTPM_ERROR_STORE_FAILED;
       vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot make a file in %s", folder);
       return NULL;
     }

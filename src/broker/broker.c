@@ -17,9 +17,10 @@
 #include "state/seal.h"
 #include "state/state.h"
 
-G_DEFINE_QUARK (vtpm-broker-error-quark, vtpm_broker_error)
+G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
 
-typedef struct {
+typedef struct
+{
   const VtpmBrokerOptions *options;
   int sock;
 } Broker;
@@ -31,7 +32,8 @@ vm_uuid_of (const VtpmBrokerOptions *options)
 }
 
 static gboolean
-check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record, VtpmIdentity *identity, GError **error)
+check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record, VtpmIdentity *identity,
+                GError **error)
 {
   *identity = vtpm_identity_of (record, vm_uuid_of (options));
   if (*identity != VTPM_IDENTITY_OTHER)
@@ -45,10 +47,11 @@ check_version (const char *name, const VtpmRecord *record, GError **error)
 {
   if (record->library_version <= vtpm_engine_version ())
     return TRUE;
-  vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                  "%s was last written with libtpms %u.%u.%u, this host has %u.%u.%u; run it there, or update this host", name,
-                  record->library_version >> 16, record->library_version >> 8 & 0xff, record->library_version & 0xff,
-                  vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff);
+  vtpm_error_set (
+      error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+      "%s was last written with libtpms %u.%u.%u, this host has %u.%u.%u; run it there, or update this host", name,
+      record->library_version >> 16, record->library_version >> 8 & 0xff, record->library_version & 0xff,
+      vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff);
   return FALSE;
 }
 
@@ -56,12 +59,12 @@ static gboolean
 check_at_least (const VtpmBrokerOptions *options, const VtpmState *state, GError **error)
 {
   guint64 epoch = vtpm_state_record (state)->epoch, generation = vtpm_state_generation (state);
-  if (!options->has_at_least || epoch > options->at_least_epoch ||
-      (epoch == options->at_least_epoch && generation >= options->at_least_generation))
+  if (!options->has_at_least || epoch > options->at_least_epoch
+      || (epoch == options->at_least_epoch && generation >= options->at_least_generation))
     return TRUE;
   vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_OLDER,
-                  "%s is at %" G_GUINT64_FORMAT ".%" G_GUINT64_FORMAT ", --at-least wants %" G_GUINT64_FORMAT ".%" G_GUINT64_FORMAT
-                  ": it is an older copy; find the newest one",
+                  "%s is at %" G_GUINT64_FORMAT ".%" G_GUINT64_FORMAT ", --at-least wants %" G_GUINT64_FORMAT
+                  ".%" G_GUINT64_FORMAT ": it is an older copy; find the newest one",
                   options->path, epoch, generation, options->at_least_epoch, options->at_least_generation);
   return FALSE;
 }
@@ -74,8 +77,9 @@ tell_damage (const VtpmBrokerOptions *options, const VtpmState *state)
     return;
   vtpm_log (VTPM_LOG_WARNING, "[state-slot-unreadable] %s: state slot %u %s; %s", options->path, damage.slot,
             damage.foreign ? "belongs to another vTPM" : "does not verify",
-            damage.final_survivor ? "the other one holds the orderly end and nothing is missing: it was written anew from that"
-                                  : "the last acknowledged command may be missing: compare with a backup");
+            damage.final_survivor
+                ? "the other one holds the orderly end and nothing is missing: it was written anew from that"
+                : "the last acknowledged command may be missing: compare with a backup");
 }
 
 /* A library that is newer than the one that wrote the state is told to older hosts before it writes. */
@@ -96,9 +100,9 @@ put_in_order (Broker *broker, VtpmState *state, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   VtpmIdentity identity;
-  if (!check_version (options->path, vtpm_state_record (state), error) ||
-      !check_identity (options, options->path, vtpm_state_record (state), &identity, error) ||
-      !check_at_least (options, state, error) || !vtpm_state_recover (state, error))
+  if (!check_version (options->path, vtpm_state_record (state), error)
+      || !check_identity (options, options->path, vtpm_state_record (state), &identity, error)
+      || !check_at_least (options, state, error) || !vtpm_state_recover (state, error))
     return FALSE;
   tell_damage (options, state);
   if (identity == VTPM_IDENTITY_UNCHECKED)
@@ -137,7 +141,8 @@ hand_over (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const Vtp
   return put_in_order (broker, state, error) && send_state (broker, state, error);
 }
 
-/* Opens the file, or makes it; the owner lock is held after. NULL without an error: there is none yet, and that is fine. */
+/* Opens the file, or makes it; the owner lock is held after. NULL without an error: there is none yet, and that is
+ * fine. */
 static VtpmStore *
 open_or_make (const VtpmBrokerOptions *options, GError **error)
 {
@@ -185,8 +190,8 @@ start (Broker *broker, GError **error)
   if (!store)
     return say (broker, VTPM_LINK_NO_FILE, error);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
-  if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error) ||
-      !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
+  if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error)
+      || !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return FALSE;
   return hand_over (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
@@ -198,7 +203,9 @@ unlock_blob (Broker *broker, const VtpmLinkMessage *request, GError **error)
   VtpmIdentity identity;
   g_auto (VtpmLinkMessage) reply = { .type = VTPM_LINK_BLOB_KEY, .fd = -1 };
   g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
-  VtpmRecord *record = request->record ? vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error) : NULL;
+  VtpmRecord *record = request->record ? vtpm_record_decode (g_bytes_get_data (request->record, NULL),
+                                                             g_bytes_get_size (request->record), error)
+                                       : NULL;
   if (!record)
     return FALSE;
   g_ptr_array_add (records, record);
@@ -215,7 +222,8 @@ make_file (Broker *broker, const VtpmLinkMessage *request, GError **error)
   const VtpmBrokerOptions *options = broker->options;
   if (!request->record || !request->dek || !request->keys || !request->parts)
     return FALSE;
-  g_autoptr (VtpmRecord) record = vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error);
+  g_autoptr (VtpmRecord) record
+      = vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error);
   g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
   g_autoptr (VtpmStore) store = payload ? vtpm_store_file_create (options->path, error) : NULL;
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error))
@@ -230,7 +238,8 @@ make_file (Broker *broker, const VtpmLinkMessage *request, GError **error)
 static gboolean
 send_failure (Broker *broker, const GError *cause)
 {
-  VtpmLinkMessage message = { .type = VTPM_LINK_FAILED, .number = vtpm_error_code (cause), .text = cause->message, .fd = -1 };
+  VtpmLinkMessage message
+      = { .type = VTPM_LINK_FAILED, .number = vtpm_error_code (cause), .text = cause->message, .fd = -1 };
   return vtpm_link_send (broker->sock, &message, NULL);
 }
 
@@ -244,9 +253,11 @@ serve (Broker *broker)
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
       gboolean fine = request.type == VTPM_LINK_UNLOCK ? unlock_blob (broker, &request, &error)
-                      : request.type == VTPM_LINK_MAKE ? make_file (broker, &request, &error) : FALSE;
+                      : request.type == VTPM_LINK_MAKE ? make_file (broker, &request, &error)
+                                                       : FALSE;
       if (!fine && !error)
-        vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED, "the broker was asked for something that it does not know");
+        vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
+                        "the broker was asked for something that it does not know");
       if (!fine && !send_failure (broker, error))
         return;
     }

@@ -9,7 +9,8 @@
 #include "src/config.h"
 #include "state/format.h"
 
-typedef struct {
+typedef struct
+{
   const VtpmConfig *config;
   const char *path;
   gboolean has_vm_uuid;
@@ -21,7 +22,8 @@ typedef struct {
   guint64 at_least_epoch, at_least_generation;
 } VtpmBrokerOptions;
 
-/** Runs the broker on its end of the socketpair until the other end closes; never returns. Called in the forked process. */
+/** Runs the broker on its end of the socketpair until the other end closes; never returns. Called in the forked
+ * process. */
 void vtpm_broker_run (const VtpmBrokerOptions *options, int sock) G_GNUC_NORETURN;
 
 GQuark vtpm_broker_error_quark (void);

@@ -11,7 +11,8 @@
 
 #define VTPM_READER_TRIES 5
 
-typedef struct {
+typedef struct
+{
   VtpmHeader *header;
   VtpmState *state;      /* only to be asked, never to be changed */
   VtpmSlotDamage damage; /* as the state has it, unless that slot is only busy: the owner commits to it */

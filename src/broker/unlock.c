@@ -13,10 +13,11 @@
 #include "state/seal.h"
 #include "state/state.h"
 
-G_DEFINE_QUARK (vtpm-unlock-error-quark, vtpm_unlock_error)
+G_DEFINE_QUARK (vtpm_unlock_error_quark, vtpm_unlock_error)
 
 /* One slot and what became of it. */
-typedef struct {
+typedef struct
+{
   const VtpmRecord *record;
   const VtpmKeySlot *slot;
   VtpmWrapContext context;
@@ -25,7 +26,8 @@ typedef struct {
   gboolean forged;        /* it gave a DEK, under which no record's MAC verifies */
 } Attempt;
 
-typedef struct {
+typedef struct
+{
   const VtpmConfig *config;
   const VtpmUnlockTimes *times;
   VtpmRegistry *registry;
@@ -60,10 +62,10 @@ static gboolean
 same_question (gconstpointer a, gconstpointer b)
 {
   const Attempt *left = a, *right = b;
-  return memcmp (left->context.digest, right->context.digest, sizeof left->context.digest) == 0 &&
-         vtpm_uuid_equal (&left->slot->provider, &right->slot->provider) &&
-         left->slot->key_version == right->slot->key_version && g_str_equal (left->slot->key_id, right->slot->key_id) &&
-         g_bytes_equal (left->slot->wrapped, right->slot->wrapped);
+  return memcmp (left->context.digest, right->context.digest, sizeof left->context.digest) == 0
+         && vtpm_uuid_equal (&left->slot->provider, &right->slot->provider)
+         && left->slot->key_version == right->slot->key_version && g_str_equal (left->slot->key_id, right->slot->key_id)
+         && g_bytes_equal (left->slot->wrapped, right->slot->wrapped);
 }
 
 static void
@@ -113,8 +115,8 @@ ask_next (Unlock *unlock)
   const VtpmProviderEntry *entry = vtpm_registry_find (unlock->registry, &attempt->slot->provider, &attempt->error);
   if (entry)
     attempt->provider = vtpm_provider_open (&unlock->config->place, entry, &attempt->error);
-  if (!attempt->provider ||
-      !vtpm_provider_begin_unwrap (attempt->provider, &attempt->context, attempt->slot, &attempt->error))
+  if (!attempt->provider
+      || !vtpm_provider_begin_unwrap (attempt->provider, &attempt->context, attempt->slot, &attempt->error))
     end_attempt (unlock, attempt);
 }
 

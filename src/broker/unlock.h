@@ -21,17 +21,21 @@
  * -failed, token-missing), else of the first slot; state-damaged when a DEK was had but no
  * record's MAC verifies (the header was changed without the key).
  */
-VtpmSecret *vtpm_unlock_epoch (const VtpmConfig *config, GPtrArray *records, guint64 epoch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmSecret *vtpm_unlock_epoch (const VtpmConfig *config, GPtrArray *records, guint64 epoch,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The unlocked epochs that vtpm_state_open() needs. */
-typedef struct {
+typedef struct
+{
   guint n;
   guint64 epoch[2];
   VtpmSecret *dek[2];
 } VtpmUnlocked;
 
-/** Unlocks all epochs that HEADER's slots name (vtpm_state_epochs). FALSE: locked is not absent; never falls back to an older epoch. */
-gboolean vtpm_unlock_header (const VtpmConfig *config, const VtpmHeader *header, VtpmUnlocked *unlocked, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Unlocks all epochs that HEADER's slots name (vtpm_state_epochs). FALSE: locked is not absent; never falls back to an
+ * older epoch. */
+gboolean vtpm_unlock_header (const VtpmConfig *config, const VtpmHeader *header, VtpmUnlocked *unlocked,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_unlocked_clear (VtpmUnlocked *unlocked);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmUnlocked, vtpm_unlocked_clear)
 

@@ -6,7 +6,8 @@
 
 #include "src/broker/unlock.h"
 
-typedef struct {
+typedef struct
+{
   int next_ms;  /* without an answer for so long, the next slot is asked as well */
   int total_ms; /* in all */
 } VtpmUnlockTimes;

@@ -26,7 +26,7 @@ struct VtpmClient
   VtpmBlob *data; /* of the last reply; a blob may be plain TPM state */
 };
 
-G_DEFINE_QUARK (vtpm-client-error-quark, vtpm_client_error)
+G_DEFINE_QUARK (vtpm_client_error_quark, vtpm_client_error)
 
 static const char *const command_names[VTPM_CONTROL_N_COMMANDS] = {
   [VTPM_CONTROL_GET_CAPABILITY] = "GET_CAPABILITY",
@@ -98,7 +98,7 @@ wait_ready (int fd, short events, gint64 deadline)
     {
       gint64 left = deadline - vtpm_now_ms ();
       struct pollfd p = { .fd = fd, .events = events };
-      int n = poll (&p, 1, (int)CLAMP (left, 0, G_MAXINT));
+      int n = poll (&p, 1, (int) CLAMP (left, 0, G_MAXINT));
       if (n > 0)
         return TRUE;
       if (n == 0)
@@ -121,7 +121,7 @@ send_all (int fd, const guint8 *data, gsize len, gint64 deadline)
       if (n > 0)
         {
           data += n;
-          len -= (gsize)n;
+          len -= (gsize) n;
         }
     }
   return TRUE;
@@ -140,7 +140,7 @@ receive_all (int fd, guint8 *data, gsize len, gint64 deadline, gsize *got)
         errno = ECONNRESET;
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
         return FALSE;
-      *got += n > 0 ? (gsize)n : 0;
+      *got += n > 0 ? (gsize) n : 0;
     }
   return TRUE;
 }
@@ -174,7 +174,7 @@ connect_unix (const char *path, const char *address, gint64 deadline, GError **e
     }
   memcpy (to.sun_path, path, strlen (path));
   vtpm_autofd int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd >= 0 && finish_connect (fd, (const struct sockaddr *)&to, sizeof to, deadline))
+  if (fd >= 0 && finish_connect (fd, (const struct sockaddr *) &to, sizeof to, deadline))
     return vtpm_fd_steal (&fd);
   vtpm_error_set_errno (error, VTPM_CLIENT_ERROR, VTPM_ERROR_FAILED, errno,
                         "no connection to %s; check that the TPM runs, that this is its control socket and that you "
@@ -192,7 +192,7 @@ connect_any (const struct addrinfo *found, gint64 deadline)
       if (fd < 0 || !finish_connect (fd, a->ai_addr, a->ai_addrlen, deadline))
         continue;
       int on = 1;
-      (void)setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* only slower without */
+      (void) setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* only slower without */
       return vtpm_fd_steal (&fd);
     }
   return -1;
@@ -209,7 +209,7 @@ split_host_port (const char *text, char **host, char **port)
   guint64 number;
   if (!g_ascii_string_to_unsigned (colon + 1, 10, 1, G_MAXUINT16, &number, NULL))
     return FALSE;
-  *host = brackets ? g_strndup (text + 1, (gsize)(colon - text) - 2) : g_strndup (text, (gsize)(colon - text));
+  *host = brackets ? g_strndup (text + 1, (gsize) (colon - text) - 2) : g_strndup (text, (gsize) (colon - text));
   *port = g_strdup (colon + 1);
   return brackets || !strchr (*host, ':');
 }
@@ -384,7 +384,7 @@ fetch (VtpmClient *client, VtpmControlRequest *request, guint32 *flags, GError *
   do
     {
       VtpmControlReply reply;
-      request->offset = (guint32)got;
+      request->offset = (guint32) got;
       if (!vtpm_client_command (client, request, &reply, error))
         return NULL;
       if (!whole && reply.total <= VTPM_CONTROL_MAX_BLOB)
@@ -436,7 +436,7 @@ vtpm_client_set_blob (VtpmClient *client, guint32 type, const VtpmBlob *blob, GE
                                  .flags = looks_encrypted (blob) ? VTPM_CONTROL_BLOB_ENCRYPTED : 0,
                                  .blob_type = type,
                                  .data = blob->data,
-                                 .length = (guint32)blob->len };
+                                 .length = (guint32) blob->len };
   return vtpm_client_command (client, &request, &reply, error);
 }
 
@@ -446,5 +446,5 @@ vtpm_client_get_info (VtpmClient *client, guint64 info_flags, GError **error)
   VtpmControlRequest request = { .command = VTPM_CONTROL_GET_INFO, .info_flags = info_flags };
   guint32 flags = 0;
   g_autoptr (VtpmBlob) text = fetch (client, &request, &flags, error);
-  return text ? g_strndup ((const char *)text->data, text->len) : NULL;
+  return text ? g_strndup ((const char *) text->data, text->len) : NULL;
 }

@@ -16,7 +16,8 @@
 
 #define PROVIDER_WAIT_MS 20000
 
-typedef struct {
+typedef struct
+{
   const VtpmConfig *config;
   const VtpmReading *reading;
   const char *path;
@@ -197,8 +198,8 @@ vtpm_command_check (int argc, char **argv)
   int exit_status = 0;
   if (!vtpm_command_parse (entries, "STATE",
                            "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.", 1, 1,
-                           &argc, &argv, &error) ||
-      !check (config, argv[1], &exit_status, &error))
+                           &argc, &argv, &error)
+      || !check (config, argv[1], &exit_status, &error))
     return vtpm_command_fail ("check", error);
   return exit_status;
 }

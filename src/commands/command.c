@@ -5,7 +5,7 @@
 
 #include "base/errors.h"
 
-G_DEFINE_QUARK (vtpm-command-error-quark, vtpm_command_error)
+G_DEFINE_QUARK (vtpm_command_error_quark, vtpm_command_error)
 
 int
 vtpm_command_fail (const char *command, const GError *error)
@@ -15,8 +15,8 @@ vtpm_command_fail (const char *command, const GError *error)
 }
 
 gboolean
-vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description, int min,
-                    int max, int *argc, char ***argv, GError **error)
+vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description, int min, int max,
+                    int *argc, char ***argv, GError **error)
 {
   const char *name = (*argv)[0];
   g_autofree char *program = g_strdup_printf ("vtpm %s", name);
@@ -27,8 +27,7 @@ vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const ch
   g_option_context_set_summary (context, description);
   if (!g_option_context_parse (context, argc, argv, &cause))
     {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s; see 'vtpm %s --help'",
-                      cause->message, name);
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s; see 'vtpm %s --help'", cause->message, name);
       return FALSE;
     }
   /* "--" ends the options and is no argument itself */
@@ -40,8 +39,8 @@ vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const ch
     }
   if (*argc - 1 < min || *argc - 1 > max)
     {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "wants: vtpm %s %s; see 'vtpm %s --help'",
-                      name, arguments, name);
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "wants: vtpm %s %s; see 'vtpm %s --help'", name,
+                      arguments, name);
       return FALSE;
     }
   return TRUE;

@@ -7,7 +7,8 @@
 
 #include <glib.h>
 
-typedef struct {
+typedef struct
+{
   const char *name;
   int (*run) (int argc, char **argv);
   const char *summary; /* one line for vtpm --help */
@@ -27,8 +28,8 @@ int vtpm_command_fail (const char *command, const GError *error);
  * Parses the options of one command (argv[0] is its name). --help prints and exits 0. FALSE
  * (usage) for an unknown option or where the arguments left in *ARGV are not MIN to MAX many.
  */
-gboolean vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description,
-                             int min, int max, int *argc, char ***argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description, int min,
+                             int max, int *argc, char ***argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_command_error_quark (void);
 #define VTPM_COMMAND_ERROR (vtpm_command_error_quark ())

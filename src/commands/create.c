@@ -85,8 +85,8 @@ vtpm_command_create (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   VtpmCreateOptions options = { 0 };
   if (!vtpm_command_parse (entries, "STATE", "Makes the state file STATE with a new TPM in it. Never over anything.", 1,
-                           1, &argc, &argv, &error) ||
-      !read_options (vm_uuid, on_clone, &options, &error))
+                           1, &argc, &argv, &error)
+      || !read_options (vm_uuid, on_clone, &options, &error))
     return vtpm_command_fail ("create", error);
   options.provider = provider;
   return create (config, argv[1], &options, &error) ? 0 : vtpm_command_fail ("create", error);

@@ -154,7 +154,7 @@ read_number (const char *text, guint64 max, guint32 *number, GError **error)
   guint64 n;
   if (!g_ascii_string_to_unsigned (text, 10, 0, max, &n, NULL))
     return usage (error, "'%s' is no number from 0 to %" G_GUINT64_FORMAT, text, max);
-  *number = (guint32)n;
+  *number = (guint32) n;
   return TRUE;
 }
 
@@ -179,7 +179,7 @@ send_locality (const Ctl *ctl, guint32 command, GError **error)
   VtpmControlReply reply;
   if (!read_number (ctl->args[0], 4, &locality, error))
     return FALSE;
-  VtpmControlRequest request = { .command = command, .locality = (guint8)locality };
+  VtpmControlRequest request = { .command = command, .locality = (guint8) locality };
   return vtpm_client_command (ctl->client, &request, &reply, error);
 }
 
@@ -235,7 +235,7 @@ hash_rest (const Ctl *ctl, int fd, GError **error)
   ssize_t n;
   while ((n = vtpm_read_full (fd, piece, sizeof piece)) > 0)
     {
-      VtpmControlRequest request = { .command = VTPM_CONTROL_HASH_DATA, .data = piece, .length = (guint32)n };
+      VtpmControlRequest request = { .command = VTPM_CONTROL_HASH_DATA, .data = piece, .length = (guint32) n };
       if (!vtpm_client_command (ctl->client, &request, &reply, error))
         return FALSE;
     }
@@ -321,7 +321,7 @@ run_save (const Ctl *ctl, GError **error)
       return FALSE;
     }
   gboolean written
-      = ctl->force ? vtpm_replace_file (path, blob->data, blob->len, 0600, (gid_t)-1) : write_new (path, blob);
+      = ctl->force ? vtpm_replace_file (path, blob->data, blob->len, 0600, (gid_t) -1) : write_new (path, blob);
   if (!written)
     return errno == EEXIST ? fail_exists (path, error) : fail_file (path, errno, error);
   if (!encrypted)
@@ -427,7 +427,7 @@ run (int *argc, char ***argv, char **name, GError **error)
   *name = g_strdup_printf ("ctl %s", command->name);
   if (!check_arguments (command, &ctl, error))
     return FALSE;
-  g_autoptr (VtpmClient) client = vtpm_client_connect ((*argv)[1], (guint)timeout * 1000, error);
+  g_autoptr (VtpmClient) client = vtpm_client_connect ((*argv)[1], (guint) timeout * 1000, error);
   if (!client)
     return FALSE;
   ctl.client = client;

@@ -57,15 +57,15 @@ destroy (const char *path, gboolean yes, GError **error)
       return FALSE;
     }
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (!store || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error) ||
-      !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+  if (!store || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error)
+      || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);
   g_autoptr (VtpmHeader) header = read_header (store, error);
   if (!header || (!yes && !confirm (path, header->records->pdata[0], error)))
     return FALSE;
-  return vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error) &&
-         vtpm_state_destroy (store, error);
+  return vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error)
+         && vtpm_state_destroy (store, error);
 }
 
 int
@@ -78,8 +78,8 @@ vtpm_command_destroy (int argc, char **argv)
   };
   g_autoptr (GError) error = NULL;
   if (!vtpm_command_parse (entries, "STATE", "Overwrites the key slots and the state in STATE, then removes it.", 1, 1,
-                           &argc, &argv, &error) ||
-      !destroy (argv[1], yes, &error))
+                           &argc, &argv, &error)
+      || !destroy (argv[1], yes, &error))
     return vtpm_command_fail ("destroy", error);
   return 0;
 }

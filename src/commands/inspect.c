@@ -15,12 +15,14 @@
 #include "state/registry.h"
 #include "state/state.h"
 
-typedef struct {
+typedef struct
+{
   VtpmErrorCode code;
   char *text;
 } Problem;
 
-typedef struct {
+typedef struct
+{
   const char *path;
   guint64 size, allocated;
   VtpmHeader *header;     /* of a damaged file, what could be read of it */
@@ -128,8 +130,8 @@ read_view (View *view, VtpmStore *store, GError **error)
   if (!view->header)
     {
       VtpmErrorCode code = vtpm_error_code (cause);
-      gboolean of_file = code == VTPM_ERROR_STATE_TRUNCATED || code == VTPM_ERROR_STATE_DAMAGED ||
-                         code == VTPM_ERROR_STATE_NEWER_VERSION;
+      gboolean of_file = code == VTPM_ERROR_STATE_TRUNCATED || code == VTPM_ERROR_STATE_DAMAGED
+                         || code == VTPM_ERROR_STATE_NEWER_VERSION;
       view->header = of_file ? salvage (store, error) : NULL;
       if (of_file && !view->header)
         return FALSE;
@@ -476,8 +478,8 @@ vtpm_command_inspect (int argc, char **argv)
   };
   g_autoptr (GError) error = NULL;
   if (!vtpm_command_parse (entries, "STATE", "Shows what can be known of STATE without a key. The TPM may run.", 1, 1,
-                           &argc, &argv, &error) ||
-      !inspect (config, argv[1], as_json, &error))
+                           &argc, &argv, &error)
+      || !inspect (config, argv[1], as_json, &error))
     return vtpm_command_fail ("inspect", error);
   return 0;
 }

@@ -24,13 +24,15 @@
 #include "state/seal.h"
 
 /* The command line as it was given. */
-typedef struct {
+typedef struct
+{
   char *config, *vm_uuid, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
   gboolean create, init, terminate, daemon, incoming;
 } Arguments;
 
 /* A daemon's start: the first process waits here for its exit status. */
-typedef struct {
+typedef struct
+{
   int notify; /* -1: not a daemon */
 } Start;
 
@@ -59,8 +61,9 @@ parse_at_least (const Arguments *arguments, VtpmBrokerOptions *broker, GError **
     return TRUE;
   g_auto (GStrv) words = g_strsplit (arguments->at_least, ".", -1);
   broker->has_at_least = TRUE;
-  if (g_strv_length (words) != 2 || !g_ascii_string_to_unsigned (words[0], 10, 0, G_MAXUINT64, &broker->at_least_epoch, NULL) ||
-      !g_ascii_string_to_unsigned (words[1], 10, 0, G_MAXUINT64, &broker->at_least_generation, NULL))
+  if (g_strv_length (words) != 2
+      || !g_ascii_string_to_unsigned (words[0], 10, 0, G_MAXUINT64, &broker->at_least_epoch, NULL)
+      || !g_ascii_string_to_unsigned (words[1], 10, 0, G_MAXUINT64, &broker->at_least_generation, NULL))
     return usage (error, "--at-least wants EPOCH.GENERATION, as 'vtpm inspect' shows them");
   return TRUE;
 }
@@ -86,8 +89,8 @@ parse_endpoints (const Arguments *arguments, VtpmServerOptions *server, GError *
 {
   if (!arguments->ctrl)
     return usage (error, "--ctrl is missing");
-  if (!vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error) ||
-      (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
+  if (!vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error)
+      || (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
     return FALSE;
   server->default_manage = !arguments->manage;
   if (!arguments->manage || g_str_equal (arguments->manage, "none"))
@@ -240,10 +243,10 @@ static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
   VtpmServerOptions server = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
-  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming,
-                               .daemon = arguments->daemon };
-  if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error) ||
-      !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
+  VtpmBrokerOptions broker
+      = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .daemon = arguments->daemon };
+  if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
+      || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;
   if (arguments->create && arguments->incoming)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
@@ -262,11 +265,14 @@ vtpm_command_run (int argc, char **argv)
   Arguments a = { 0 };
   /* FILENAME also for what is none: STRING would load the locale's converter at every start */
   const GOptionEntry entries[] = {
-    { "vm-uuid", 0, 0, G_OPTION_ARG_FILENAME, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to", "UUID" },
+    { "vm-uuid", 0, 0, G_OPTION_ARG_FILENAME, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to",
+      "UUID" },
     { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
-    { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD", "ENDPOINT" },
+    { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD",
+      "ENDPOINT" },
     { "create", 0, 0, G_OPTION_ARG_NONE, &a.create, "make the state file where there is none", NULL },
-    { "incoming", 0, 0, G_OPTION_ARG_NONE, &a.incoming, "the state comes by the control channel; the file may not be there yet", NULL },
+    { "incoming", 0, 0, G_OPTION_ARG_NONE, &a.incoming,
+      "the state comes by the control channel; the file may not be there yet", NULL },
     { "at-least", 0, 0, G_OPTION_ARG_FILENAME, &a.at_least, "refuse an older copy of the state", "EPOCH.GENERATION" },
     { "init", 0, 0, G_OPTION_ARG_NONE, &a.init, "power on without waiting for INIT", NULL },
     { "startup", 0, 0, G_OPTION_ARG_FILENAME, &a.startup, "power on and send TPM2_Startup", "clear|state" },
@@ -280,7 +286,8 @@ vtpm_command_run (int argc, char **argv)
     G_OPTION_ENTRY_NULL,
   };
   g_autoptr (GError) error = NULL;
-  if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT", "Serves the TPM in STATE to one virtual machine.", 1, 1, &argc, &argv, &error))
+  if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT", "Serves the TPM in STATE to one virtual machine.", 1, 1,
+                           &argc, &argv, &error))
     return vtpm_command_fail ("run", error);
   int status = run (&a, argv[1], &error);
   return status >= 0 ? status : vtpm_command_fail ("run", error);

@@ -7,17 +7,19 @@
 #include "state/seal.h"
 
 /* One of the two blobs on its way in. */
-typedef struct {
+typedef struct
+{
   GByteArray *bytes; /* pieces so far; NULL before the first */
   gboolean whole;
   VtpmUuid pair;
 } Arriving;
 
-struct VtpmBlobs {
+struct VtpmBlobs
+{
   VtpmDevice *device;
   VtpmBlobUnlock unlock;
   gpointer unlock_data;
-  GBytes *out[2]; /* the pair given last: permanent, volatile (NULL where there is none) */
+  GBytes *out[2];       /* the pair given last: permanent, volatile (NULL where there is none) */
   guint64 out_commands; /* how many commands had run then */
   Arriving in[2];
   VtpmIncoming incoming;
@@ -79,7 +81,8 @@ newest_record (VtpmState *state)
 }
 
 static GBytes *
-seal_one (VtpmState *state, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair, VtpmBlob *blob, GError **error)
+seal_one (VtpmState *state, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair, VtpmBlob *blob,
+          GError **error)
 {
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
   GPtrArray *former = vtpm_state_payload (state)->former_keys;
@@ -93,7 +96,8 @@ seal_one (VtpmState *state, const VtpmRecord *record, VtpmEnvelopePart part, con
     }
   VtpmBlob **place = part == VTPM_ENVELOPE_PERMANENT ? &payload->permanent : &payload->volatile_state;
   *place = blob; /* lent for the call */
-  GBytes *envelope = vtpm_seal_envelope (vtpm_state_dek (state), record, part, pair, vtpm_state_generation (state), payload, error);
+  GBytes *envelope
+      = vtpm_seal_envelope (vtpm_state_dek (state), record, part, pair, vtpm_state_generation (state), payload, error);
   *place = NULL;
   return envelope;
 }
@@ -191,14 +195,16 @@ check_identity (VtpmState *state, const VtpmRecord *record, GError **error)
     {
       char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                      "the state blob is of vTPM %s, this device runs %s; start it on another state file, or without one with --incoming",
+                      "the state blob is of vTPM %s, this device runs %s; start it on another state file, or without "
+                      "one with --incoming",
                       vtpm_uuid_format (&record->vtpm_id, theirs), vtpm_uuid_format (&own->vtpm_id, ours));
       return FALSE;
     }
   if (record->has_vm_uuid && (!own->has_vm_uuid || !vtpm_uuid_equal (&own->vm_uuid, &record->vm_uuid)))
     {
       char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
-      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER, "the state blob is bound to VM %s, this device to %s",
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                      "the state blob is bound to VM %s, this device to %s",
                       vtpm_uuid_format (&record->vm_uuid, theirs),
                       own->has_vm_uuid ? vtpm_uuid_format (&own->vm_uuid, ours) : "none");
       return FALSE;
@@ -211,7 +217,8 @@ static VtpmSecret *
 find_dek (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
 {
   const VtpmIncoming *incoming = &blobs->incoming;
-  if (incoming->record && incoming->record->epoch == record->epoch && vtpm_uuid_equal (&incoming->record->vtpm_id, &record->vtpm_id))
+  if (incoming->record && incoming->record->epoch == record->epoch
+      && vtpm_uuid_equal (&incoming->record->vtpm_id, &record->vtpm_id))
     return vtpm_secret_copy (incoming->dek->data, incoming->dek->len, error);
   VtpmState *state = blobs->device->state; /* set by this thread alone */
   if (state && !check_identity (state, record, error))
@@ -228,14 +235,15 @@ check_version (const VtpmRecord *record, GError **error)
   if (record->library_version <= vtpm_engine_version () && !record->unknown_critical)
     return TRUE;
   vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                  "the state blob was written with libtpms %u.%u.%u or a newer vtpm; update this host", record->library_version >> 16,
-                  record->library_version >> 8 & 0xff, record->library_version & 0xff);
+                  "the state blob was written with libtpms %u.%u.%u or a newer vtpm; update this host",
+                  record->library_version >> 16, record->library_version >> 8 & 0xff, record->library_version & 0xff);
   return FALSE;
 }
 
 /* The permanent blob says whose state it is; the volatile one adds to it. */
 static gboolean
-accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *record, VtpmSecret *dek, VtpmPayload *payload, GError **error)
+accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *record, VtpmSecret *dek,
+                VtpmPayload *payload, GError **error)
 {
   VtpmIncoming *incoming = &blobs->incoming;
   g_autoptr (VtpmRecord) own_record = record;
@@ -286,7 +294,8 @@ open_arrived (VtpmBlobs *blobs, guint index, GError **error)
     return FALSE;
   arriving->whole = TRUE;
   arriving->pair = envelope.pair;
-  return accept_payload (blobs, &envelope, g_steal_pointer (&record), g_steal_pointer (&dek), g_steal_pointer (&payload), error);
+  return accept_payload (blobs, &envelope, g_steal_pointer (&record), g_steal_pointer (&dek),
+                         g_steal_pointer (&payload), error);
 }
 
 /* TRUE with *WHOLE set once the last piece is there. */

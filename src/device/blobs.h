@@ -22,13 +22,16 @@ void vtpm_blobs_free (VtpmBlobs *blobs);
  * call. Offset 0 takes it anew: the permanent blob begins a pair, and a volatile blob asked for
  * next, with no command between, belongs to it. Gives the result for GET_STATEBLOB.
  */
-guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len, guint32 *total);
+guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len,
+                        guint32 *total);
 
-/** Takes the next piece of a blob; it is checked and opened when whole. Gives the result for SET_STATEBLOB; the TPM must be off. */
+/** Takes the next piece of a blob; it is checked and opened when whole. Gives the result for SET_STATEBLOB; the TPM
+ * must be off. */
 guint32 vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsize len);
 
 /** What came in and waits for INIT. */
-typedef struct {
+typedef struct
+{
   VtpmRecord *record; /* the permanent envelope's */
   VtpmSecret *dek;
   VtpmPayload *payload; /* permanent, and volatile where it came */

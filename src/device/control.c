@@ -22,9 +22,10 @@ init (VtpmControl *control, const VtpmControlRequest *request)
   if (!vtpm_device_has_state (control->device))
     {
       if (!vtpm_blobs_pending (control->blobs))
-        vtpm_error_set (&error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING, "INIT came before the state that --incoming waits for");
-      if (error || !vtpm_blobs_ready (control->blobs, &error) ||
-          !control->hooks->make_file (control->data, vtpm_blobs_incoming (control->blobs), &error))
+        vtpm_error_set (&error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING,
+                        "INIT came before the state that --incoming waits for");
+      if (error || !vtpm_blobs_ready (control->blobs, &error)
+          || !control->hooks->make_file (control->data, vtpm_blobs_incoming (control->blobs), &error))
         {
           vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
           vtpm_blobs_clear (control->blobs);
@@ -77,14 +78,17 @@ static guint32
 set_blob (VtpmControl *control, const VtpmControlRequest *request)
 {
   guint32 verdict = control->hooks->init_verdict (control->data);
-  return verdict != VTPM_CONTROL_OK ? verdict : vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);
+  return verdict != VTPM_CONTROL_OK
+             ? verdict
+             : vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);
 }
 
 static guint32
 get_blob (VtpmControl *control, const VtpmControlRequest *request, VtpmControlReply *reply)
 {
   reply->flags = VTPM_CONTROL_BLOB_ENCRYPTED;
-  return vtpm_blobs_get (control->blobs, request->blob_type, request->offset, &reply->data, &reply->length, &reply->total);
+  return vtpm_blobs_get (control->blobs, request->blob_type, request->offset, &reply->data, &reply->length,
+                         &reply->total);
 }
 
 static guint32

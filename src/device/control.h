@@ -9,7 +9,8 @@
 #include "src/device/device.h"
 
 /** What control asks of the process around it. */
-typedef struct {
+typedef struct
+{
   /** Takes a data connection that came with SET_DATAFD; gives its result. */
   guint32 (*take_data_fd) (gpointer data, int fd);
   /**
@@ -25,7 +26,8 @@ typedef struct {
 
 #define VTPM_CONTROL_WAIT 0xffffffffu
 
-typedef struct {
+typedef struct
+{
   VtpmDevice *device;
   VtpmBlobs *blobs;
   const VtpmControlHooks *hooks;
@@ -33,7 +35,8 @@ typedef struct {
   char *info; /* kept while its reply is sent */
 } VtpmControl;
 
-typedef enum {
+typedef enum
+{
   VTPM_CONTROL_ANSWER,
   VTPM_CONTROL_LATER,          /* it waits for the key: ask again with the same request */
   VTPM_CONTROL_ANSWER_AND_END, /* SHUTDOWN: answer, then the process ends */

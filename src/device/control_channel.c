@@ -12,7 +12,8 @@
 #define KEEP_SIZE (16 * 1024) /* a buffer that grew for a blob is given back beyond this */
 #define SEND_TIMEOUT_S 10
 
-struct VtpmControlChannel {
+struct VtpmControlChannel
+{
   VtpmControl *control;
   int fd;
   int passed_fd;
@@ -71,7 +72,8 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
   channel->last_command = command;
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
-  return vtpm_write_full (channel->fd, header, len) && (!reply->length || vtpm_write_full (channel->fd, reply->data, reply->length));
+  return vtpm_write_full (channel->fd, header, len)
+         && (!reply->length || vtpm_write_full (channel->fd, reply->data, reply->length));
 }
 
 /* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */
@@ -92,8 +94,8 @@ vtpm_control_channel_resume (VtpmControlChannel *channel)
       VtpmControlReply reply = { 0 };
       VtpmControlOutcome outcome = VTPM_CONTROL_ANSWER;
       VtpmControlParser before = channel->parser;
-      VtpmControlParse parse = vtpm_control_parse (&channel->parser, channel->in + channel->start, channel->end - channel->start,
-                                                   &used, &request, &reply.result);
+      VtpmControlParse parse = vtpm_control_parse (&channel->parser, channel->in + channel->start,
+                                                   channel->end - channel->start, &used, &request, &reply.result);
       if (parse == VTPM_CONTROL_REQUEST)
         outcome = vtpm_control_handle (channel->control, &request, &channel->passed_fd, &reply);
       if (outcome == VTPM_CONTROL_LATER)

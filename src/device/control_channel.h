@@ -14,7 +14,8 @@ VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, int fd);
 void vtpm_control_channel_free (VtpmControlChannel *channel);
 int vtpm_control_channel_fd (VtpmControlChannel *channel);
 
-typedef enum {
+typedef enum
+{
   VTPM_CHANNEL_OPEN,
   VTPM_CHANNEL_WAITING, /* an INIT waits for the key: call vtpm_control_channel_resume() when that changed */
   VTPM_CHANNEL_LOST,

@@ -57,7 +57,7 @@ max_data (guint32 command)
 static void
 pass_over (VtpmControlParser *parser, VtpmReader *r)
 {
-  gsize n = (gsize)MIN (parser->skip, (guint64)vtpm_reader_left (r));
+  gsize n = (gsize) MIN (parser->skip, (guint64) vtpm_reader_left (r));
   if (n > 0)
     vtpm_read_bytes (r, n);
   parser->skip -= n;

@@ -14,7 +14,8 @@
 #define VTPM_CONTROL_MAX_REQUEST (16 + VTPM_CONTROL_MAX_BLOB)
 #define VTPM_CONTROL_MAX_REPLY_HEADER 16
 
-typedef enum {
+typedef enum
+{
   VTPM_CONTROL_GET_CAPABILITY = 1,
   VTPM_CONTROL_INIT,
   VTPM_CONTROL_SHUTDOWN,
@@ -38,7 +39,8 @@ typedef enum {
 } VtpmControlCommand;
 
 /** Result codes of the control channel (TPM 1.2 numbers, see interfaces of swtpm). */
-enum {
+enum
+{
   VTPM_CONTROL_OK = 0,
   VTPM_CONTROL_BAD_PARAMETER = 0x03,
   VTPM_CONTROL_FAIL = 0x09,
@@ -51,9 +53,15 @@ enum {
 #define VTPM_CONTROL_INIT_DELETE_VOLATILE 1u /* flag of INIT */
 #define VTPM_CONTROL_BLOB_DECRYPTED 1u       /* flag of GET_STATEBLOB: asked for; we never comply */
 #define VTPM_CONTROL_BLOB_ENCRYPTED 2u       /* flag of a blob's reply and of SET_STATEBLOB */
-enum { VTPM_CONTROL_BLOB_PERMANENT = 1, VTPM_CONTROL_BLOB_VOLATILE = 2, VTPM_CONTROL_BLOB_SAVESTATE = 3 };
+enum
+{
+  VTPM_CONTROL_BLOB_PERMANENT = 1,
+  VTPM_CONTROL_BLOB_VOLATILE = 2,
+  VTPM_CONTROL_BLOB_SAVESTATE = 3
+};
 
-typedef struct {
+typedef struct
+{
   guint32 command;
   guint32 flags;       /* INIT, GET_STATEBLOB, SET_STATEBLOB */
   guint8 locality;     /* SET_LOCALITY, RESET_TPMESTABLISHED */
@@ -66,7 +74,8 @@ typedef struct {
   guint32 length;      /* of data */
 } VtpmControlRequest;
 
-typedef struct {
+typedef struct
+{
   guint32 result;
   guint32 capabilities;             /* GET_CAPABILITY */
   guint8 established;               /* GET_TPMESTABLISHED */
@@ -78,12 +87,14 @@ typedef struct {
 } VtpmControlReply;
 
 /** What is left over between two requests of one connection. Zero it for a new connection. */
-typedef struct {
-  guint64 skip;               /* bytes of a refused request still to be passed over */
+typedef struct
+{
+  guint64 skip;                /* bytes of a refused request still to be passed over */
   gboolean padding_may_follow; /* SET_LOCALITY and RESET_TPMESTABLISHED come with 1 byte (tpm2-tss) or 4 (QEMU) */
 } VtpmControlParser;
 
-typedef enum {
+typedef enum
+{
   VTPM_CONTROL_NEED_MORE, /* no whole request is there; *USED bytes may be dropped all the same */
   VTPM_CONTROL_REQUEST,   /* *REQUEST is one; it took *USED bytes */
   VTPM_CONTROL_REFUSED,   /* *REQUEST has the command only; answer *RESULT; *USED bytes are done with */
@@ -111,7 +122,10 @@ gsize vtpm_control_encode_reply (guint32 command, const VtpmControlReply *reply,
 
 /** A request without its data, which the caller sends right after it. At most 24 bytes; gives the length. */
 gsize vtpm_control_encode_request (const VtpmControlRequest *request, guint8 out[static 24]);
-/** The length of the reply header to COMMAND when it answers RESULT: 4 until RESULT is known to be 0, or what COMMAND always has. */
+/** The length of the reply header to COMMAND when it answers RESULT: 4 until RESULT is known to be 0, or what COMMAND
+ * always has. */
 gsize vtpm_control_reply_size (guint32 command, guint32 result);
-/** Reads a reply header of vtpm_control_reply_size() bytes; LENGTH says how much data follows it, DATA stays NULL. FALSE when it is short. */
-gboolean vtpm_control_decode_reply (guint32 command, const guint8 *data, gsize len, VtpmControlReply *reply) G_GNUC_WARN_UNUSED_RESULT;
+/** Reads a reply header of vtpm_control_reply_size() bytes; LENGTH says how much data follows it, DATA stays NULL.
+ * FALSE when it is short. */
+gboolean vtpm_control_decode_reply (guint32 command, const guint8 *data, gsize len,
+                                    VtpmControlReply *reply) G_GNUC_WARN_UNUSED_RESULT;

@@ -24,7 +24,8 @@
 #define MAX_LOCALITY 4 /* libtpms 0.9.2 takes 34 for 2, and so on: it shifts a bit by the number */
 #define BUFFER_SIZE (2 * VTPM_ENGINE_MAX_BUFFER)
 
-struct VtpmDataChannel {
+struct VtpmDataChannel
+{
   VtpmDevice *device;
   pthread_t thread;
   pthread_mutex_t lock;
@@ -37,7 +38,8 @@ struct VtpmDataChannel {
 };
 
 /* What one connection has sent and was not run yet. */
-typedef struct {
+typedef struct
+{
   int fd;
   guint8 in[BUFFER_SIZE];
   gsize start, end;
@@ -45,7 +47,8 @@ typedef struct {
   guint8 out[4 + VTPM_ENGINE_MAX_BUFFER + SUFFIX_SIZE];
 } Connection;
 
-typedef struct {
+typedef struct
+{
   gboolean prefixed;
   int locality; /* -1: what SET_LOCALITY said */
   gsize header; /* bytes before the command */
@@ -138,7 +141,7 @@ run_commands (VtpmDataChannel *channel, Connection *connection)
       gboolean possible = frame.size >= VTPM_TPM_HEADER_SIZE && frame.size <= VTPM_ENGINE_MAX_BUFFER;
       if (possible && connection->end - connection->start < frame.header + frame.size)
         return TRUE;
-      gboolean written = !possible ? refuse (connection, &frame, VTPM_RC_COMMAND_SIZE)
+      gboolean written = !possible                       ? refuse (connection, &frame, VTPM_RC_COMMAND_SIZE)
                          : frame.locality > MAX_LOCALITY ? refuse (connection, &frame, VTPM_RC_LOCALITY)
                                                          : run_command (channel, connection, &frame);
       if (!written)
@@ -216,7 +219,8 @@ vtpm_data_channel_new (VtpmDevice *device, GError **error)
   pthread_sigmask (SIG_SETMASK, &before, NULL);
   if (result == 0 && channel->wake_fd >= 0)
     return channel;
-  vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, result ? result : errno, "cannot start the data thread");
+  vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, result ? result : errno,
+                        "cannot start the data thread");
   if (result != 0)
     g_free (channel);
   return NULL;
@@ -252,7 +256,8 @@ vtpm_data_channel_events (VtpmDataChannel *channel)
 {
   eventfd_t count;
   eventfd_read (channel->wake_fd, &count);
-  return (VtpmDataEvents){ .lost = atomic_exchange (&channel->lost, FALSE), .announced = atomic_exchange (&channel->announced, FALSE) };
+  return (VtpmDataEvents){ .lost = atomic_exchange (&channel->lost, FALSE),
+                           .announced = atomic_exchange (&channel->announced, FALSE) };
 }
 
 gboolean

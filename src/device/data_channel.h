@@ -17,7 +17,8 @@ void vtpm_data_channel_free (VtpmDataChannel *channel);
 /** Readable after a connection ended, or the announced command came; vtpm_data_channel_events() empties it. */
 int vtpm_data_channel_wake_fd (VtpmDataChannel *channel);
 
-typedef struct {
+typedef struct
+{
   gboolean lost;      /* a connection has ended */
   gboolean announced; /* the command that was to be announced came */
 } VtpmDataEvents;

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "src/tpm/tpm_commands.h"
 
-G_DEFINE_QUARK (vtpm-device-error-quark, vtpm_device_error)
+G_DEFINE_QUARK (vtpm_device_error_quark, vtpm_device_error)
 
 #define COMMIT_RETRY_MS 100
 #define CANCEL_AHEAD_MS 50

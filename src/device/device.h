@@ -43,7 +43,8 @@ gboolean vtpm_device_guest_runs (VtpmDevice *device);
  * in memory: the caller has the file made (vtpm_blobs_payload) and adopted before this.
  */
 guint32 vtpm_device_init (VtpmDevice *device, gboolean delete_volatile);
-/** TPM2_Shutdown if the guest sent none, and power off. Does not wait for a commit; a command that does is answered TPM_RC_FAILURE first. */
+/** TPM2_Shutdown if the guest sent none, and power off. Does not wait for a commit; a command that does is answered
+ * TPM_RC_FAILURE first. */
 guint32 vtpm_device_stop (VtpmDevice *device);
 /** The orderly end: as stop, then the final commit, tried for the store wait. FALSE (store-failed, store-full). */
 gboolean vtpm_device_finish (VtpmDevice *device, GError **error) G_GNUC_WARN_UNUSED_RESULT;

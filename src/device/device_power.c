@@ -24,8 +24,9 @@ power_off (VtpmDevice *device)
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   if (!device->powered)
     return;
-  if (!vtpm_state_payload (device->state)->volatile_state && device->last_code != VTPM_CC_SHUTDOWN &&
-      vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_STATE, command)) != VTPM_RC_SUCCESS)
+  if (!vtpm_state_payload (device->state)->volatile_state && device->last_code != VTPM_CC_SHUTDOWN
+      && vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_STATE, command))
+             != VTPM_RC_SUCCESS)
     vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_CLEAR, command));
   vtpm_engine_power_off ();
   device->powered = FALSE;
@@ -52,7 +53,8 @@ let_answer (VtpmDevice *device)
 }
 
 /* What the TPM is to be powered on with. */
-typedef struct {
+typedef struct
+{
   const VtpmBlob *permanent, *volatile_state;
   const VtpmIncoming *incoming; /* or NULL */
 } PowerOn;
@@ -68,12 +70,13 @@ static void
 take_incoming (VtpmDevice *device, const VtpmIncoming *incoming)
 {
   const VtpmPayload *held = vtpm_state_payload (device->state);
-  gboolean same = vtpm_state_generation (device->state) == incoming->generation &&
-                  vtpm_state_record (device->state)->epoch == incoming->record->epoch && !held->volatile_state &&
-                  !device->commit_open && same_bytes (held->permanent, incoming->payload->permanent);
+  gboolean same = vtpm_state_generation (device->state) == incoming->generation
+                  && vtpm_state_record (device->state)->epoch == incoming->record->epoch && !held->volatile_state
+                  && !device->commit_open && same_bytes (held->permanent, incoming->payload->permanent);
   if (same)
     return;
-  vtpm_state_take (device->state, vtpm_blob_copy (incoming->payload->permanent->data, incoming->payload->permanent->len), NULL);
+  vtpm_state_take (device->state,
+                   vtpm_blob_copy (incoming->payload->permanent->data, incoming->payload->permanent->len), NULL);
   vtpm_state_raise_generation (device->state, incoming->generation);
   device->commit_open = TRUE;
 }
@@ -236,7 +239,9 @@ vtpm_device_store_volatile (VtpmDevice *device)
           vtpm_state_take (device->state, vtpm_blob_copy (permanent->data, permanent->len), volatile_state);
           device->commit_open = TRUE;
         }
-      result = !volatile_state ? VTPM_CONTROL_FAIL : vtpm_device_wait_commit (device, FALSE) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+      result = !volatile_state                           ? VTPM_CONTROL_FAIL
+               : vtpm_device_wait_commit (device, FALSE) ? VTPM_CONTROL_OK
+                                                         : VTPM_CONTROL_IOERROR;
     }
   vtpm_device_leave (device);
   return result;
@@ -268,7 +273,12 @@ vtpm_device_reset_established (VtpmDevice *device, guint8 locality)
   return result;
 }
 
-typedef enum { HASH_START, HASH_DATA, HASH_END } HashStep;
+typedef enum
+{
+  HASH_START,
+  HASH_DATA,
+  HASH_END
+} HashStep;
 
 static guint32
 hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
@@ -278,13 +288,15 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
   if (device->powered && vtpm_device_try_commit (device))
     {
       vtpm_device_drop_volatile (device);
-      gboolean fine = step == HASH_START ? vtpm_engine_hash_start ()
+      gboolean fine = step == HASH_START  ? vtpm_engine_hash_start ()
                       : step == HASH_DATA ? vtpm_engine_hash_data (data, len)
                                           : vtpm_engine_hash_end ();
       atomic_store (&device->established, vtpm_engine_established ());
       device->commands++;
       vtpm_device_take_stored (device);
-      result = !fine ? VTPM_CONTROL_FAIL : vtpm_device_wait_commit (device, FALSE) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+      result = !fine                                     ? VTPM_CONTROL_FAIL
+               : vtpm_device_wait_commit (device, FALSE) ? VTPM_CONTROL_OK
+                                                         : VTPM_CONTROL_IOERROR;
     }
   else if (device->powered)
     result = VTPM_CONTROL_IOERROR;
@@ -292,8 +304,16 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
   return result;
 }
 
-guint32 vtpm_device_hash_start (VtpmDevice *device) { return hash (device, HASH_START, NULL, 0); }
-guint32 vtpm_device_hash_end (VtpmDevice *device) { return hash (device, HASH_END, NULL, 0); }
+guint32
+vtpm_device_hash_start (VtpmDevice *device)
+{
+  return hash (device, HASH_START, NULL, 0);
+}
+guint32
+vtpm_device_hash_end (VtpmDevice *device)
+{
+  return hash (device, HASH_END, NULL, 0);
+}
 
 guint32
 vtpm_device_hash_data (VtpmDevice *device, const guint8 *data, gsize len)
@@ -321,9 +341,10 @@ vtpm_device_status (VtpmDevice *device)
   else
     {
       const VtpmRecord *record = vtpm_state_record (device->state);
-      line = g_strdup_printf ("ok state=open vtpm-id=%s epoch=%" G_GUINT64_FORMAT " generation=%" G_GUINT64_FORMAT " power=%s commit=%s",
-                              vtpm_uuid_format (&record->vtpm_id, vtpm_id), record->epoch, vtpm_state_generation (device->state),
-                              device->powered ? "on" : "off", device->commit_open ? "open" : "durable");
+      line = g_strdup_printf (
+          "ok state=open vtpm-id=%s epoch=%" G_GUINT64_FORMAT " generation=%" G_GUINT64_FORMAT " power=%s commit=%s",
+          vtpm_uuid_format (&record->vtpm_id, vtpm_id), record->epoch, vtpm_state_generation (device->state),
+          device->powered ? "on" : "off", device->commit_open ? "open" : "durable");
     }
   vtpm_device_leave (device);
   return line;

@@ -11,21 +11,23 @@
 #include "src/device/control_codec.h"
 #include "src/device/device.h"
 
-typedef struct {
+typedef struct
+{
   pthread_mutex_t lock;
   gboolean armed;
-  guint64 target;      /* number of the command that is to end */
-  guint64 started;     /* commands begun and ended so far */
+  guint64 target;  /* number of the command that is to end */
+  guint64 started; /* commands begun and ended so far */
   guint64 ended;
-  gint64 deadline_ms;  /* for a command that has not come yet */
+  gint64 deadline_ms; /* for a command that has not come yet */
 } VtpmCancel;
 
-struct VtpmDevice {
+struct VtpmDevice
+{
   pthread_mutex_t turn; /* taken for a moment before lock, so that neither thread starves the other */
   pthread_mutex_t lock; /* everything below but what is atomic or says otherwise */
   pthread_cond_t changed;
-  VtpmState *state;    /* NULL until the key is there */
-  VtpmBlobs *blobs;    /* set once by vtpm_blobs_new; control thread only */
+  VtpmState *state; /* NULL until the key is there */
+  VtpmBlobs *blobs; /* set once by vtpm_blobs_new; control thread only */
   gboolean powered;
   gboolean finished;
   gboolean commit_open;     /* bytes were taken that are not known durable */

@@ -15,7 +15,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 
-G_DEFINE_QUARK (vtpm-endpoint-error-quark, vtpm_endpoint_error)
+G_DEFINE_QUARK (vtpm_endpoint_error_quark, vtpm_endpoint_error)
 
 #define BACKLOG 4
 
@@ -33,7 +33,8 @@ parse_option (VtpmEndpoint *endpoint, const char *option)
   guint64 value;
   const char *equals = strchr (option, '=');
   gboolean is_mode = g_str_has_prefix (option, "mode=");
-  if (!equals || !g_ascii_string_to_unsigned (equals + 1, is_mode ? 8 : 10, 0, is_mode ? 0777 : G_MAXINT32, &value, NULL))
+  if (!equals
+      || !g_ascii_string_to_unsigned (equals + 1, is_mode ? 8 : 10, 0, is_mode ? 0777 : G_MAXINT32, &value, NULL))
     return FALSE;
   if (is_mode)
     endpoint->mode = (mode_t) value;
@@ -114,7 +115,8 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
     return errno == ENOENT || failed (error, "look at", path);
   if (!S_ISSOCK (info.st_mode))
     {
-      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "%s is there and is no socket; it was left alone", path);
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "%s is there and is no socket; it was left alone",
+                      path);
       return FALSE;
     }
   /* Of the other type: told EPROTOTYPE where somebody listens, it disturbs nobody. One that
@@ -124,7 +126,8 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
     return failed (error, "make a socket for", path);
   if (connect (probe, (const struct sockaddr *) address, sizeof *address) != 0 && errno == ECONNREFUSED)
     return unlink (path) == 0 || failed (error, "remove the stale socket", path);
-  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_SOCKET_IN_USE, "another process answers at %s; stop it or choose another path", path);
+  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_SOCKET_IN_USE,
+                  "another process answers at %s; stop it or choose another path", path);
   return FALSE;
 }
 
@@ -134,8 +137,8 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
   struct sockaddr_un address = { .sun_family = AF_UNIX };
   if (strlen (endpoint->path) >= sizeof address.sun_path)
     {
-      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "the socket path %s is longer than %zu bytes", endpoint->path,
-                      sizeof address.sun_path - 1);
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "the socket path %s is longer than %zu bytes",
+                      endpoint->path, sizeof address.sun_path - 1);
       return FALSE;
     }
   strcpy (address.sun_path, endpoint->path);
@@ -147,8 +150,8 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
   if (bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
     return failed (error, "make the socket", endpoint->path);
   gboolean owned = endpoint->uid == (uid_t) -1 && endpoint->gid == (gid_t) -1;
-  if (chmod (endpoint->path, endpoint->mode) != 0 || (!owned && chown (endpoint->path, endpoint->uid, endpoint->gid) != 0) ||
-      listen (fd, BACKLOG) != 0)
+  if (chmod (endpoint->path, endpoint->mode) != 0
+      || (!owned && chown (endpoint->path, endpoint->uid, endpoint->gid) != 0) || listen (fd, BACKLOG) != 0)
     {
       failed (error, "set up the socket", endpoint->path);
       unlink (endpoint->path); /* made a moment ago, by us */
@@ -175,7 +178,8 @@ open_tcp (VtpmEndpoint *endpoint, GError **error)
   int cause = errno;
   freeaddrinfo (found);
   if (!fine && cause == EADDRINUSE)
-    vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_SOCKET_IN_USE, "another process listens on %s; stop it or choose another port", name);
+    vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_SOCKET_IN_USE,
+                    "another process listens on %s; stop it or choose another port", name);
   else if (!fine)
     vtpm_error_set_errno (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_FAILED, cause, "cannot listen on %s", name);
   else
@@ -189,8 +193,8 @@ vtpm_endpoint_take_connection (int fd)
   struct sockaddr_storage peer;
   socklen_t peer_len = sizeof peer, type_len = sizeof (int);
   int type;
-  if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 || type != SOCK_STREAM ||
-      getpeername (fd, (struct sockaddr *) &peer, &peer_len) != 0)
+  if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 || type != SOCK_STREAM
+      || getpeername (fd, (struct sockaddr *) &peer, &peer_len) != 0)
     return FALSE;
   if (peer.ss_family != AF_UNIX)
     setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof (int));
@@ -205,7 +209,8 @@ open_inherited (VtpmEndpoint *endpoint, GError **error)
   socklen_t len = sizeof listens;
   if (getsockopt (endpoint->fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) != 0)
     {
-      vtpm_error_set_errno (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, errno, "descriptor %d is no socket", endpoint->fd);
+      vtpm_error_set_errno (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, errno, "descriptor %d is no socket",
+                            endpoint->fd);
       endpoint->fd = -1;
       return FALSE;
     }
@@ -213,7 +218,8 @@ open_inherited (VtpmEndpoint *endpoint, GError **error)
   endpoint->listens = listens != 0;
   if (endpoint->listens || vtpm_endpoint_take_connection (endpoint->fd))
     return TRUE;
-  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "descriptor %d neither listens nor is connected", endpoint->fd);
+  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "descriptor %d neither listens nor is connected",
+                  endpoint->fd);
   return FALSE;
 }
 

@@ -7,9 +7,16 @@
 #include <glib.h>
 #include <sys/types.h>
 
-typedef enum { VTPM_ENDPOINT_NONE, VTPM_ENDPOINT_UNIX, VTPM_ENDPOINT_TCP, VTPM_ENDPOINT_FD } VtpmEndpointKind;
+typedef enum
+{
+  VTPM_ENDPOINT_NONE,
+  VTPM_ENDPOINT_UNIX,
+  VTPM_ENDPOINT_TCP,
+  VTPM_ENDPOINT_FD
+} VtpmEndpointKind;
 
-typedef struct {
+typedef struct
+{
   VtpmEndpointKind kind;
   char *path; /* unix */
   mode_t mode;
@@ -25,10 +32,12 @@ typedef struct {
 gboolean vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * Makes it listen (or finds out whether an inherited socket does). A unix socket that exists
- * is removed when nobody answers there. FALSE: socket-in-use, usage (not a socket, path too long, no socket at fd N), failed.
+ * is removed when nobody answers there. FALSE: socket-in-use, usage (not a socket, path too long, no socket at fd N),
+ * failed.
  */
 gboolean vtpm_endpoint_open (VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Makes a connection that another process made one for us: blocking, without delay. FALSE: FD is no connected stream socket. */
+/** Makes a connection that another process made one for us: blocking, without delay. FALSE: FD is no connected stream
+ * socket. */
 gboolean vtpm_endpoint_take_connection (int fd) G_GNUC_WARN_UNUSED_RESULT;
 /** A new connection, close-on-exec, or -1. */
 int vtpm_endpoint_accept (VtpmEndpoint *endpoint);

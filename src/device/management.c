@@ -56,7 +56,8 @@ vtpm_management_serve (VtpmEndpoint *endpoint, VtpmDevice *device)
   vtpm_autofd int fd = vtpm_endpoint_accept (endpoint);
   if (fd < 0 || !may_ask (endpoint, fd) || !read_request (fd, request))
     return;
-  g_autofree char *status = g_str_equal (request, "status") ? vtpm_device_status (device) : g_strdup ("error usage wanted is: status");
+  g_autofree char *status
+      = g_str_equal (request, "status") ? vtpm_device_status (device) : g_strdup ("error usage wanted is: status");
   g_autofree char *answer = g_strconcat (status, "\n", NULL);
   if (!vtpm_write_full (fd, answer, strlen (answer)))
     vtpm_log (VTPM_LOG_DEBUG, "the management client was gone before its answer");

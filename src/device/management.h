@@ -8,5 +8,6 @@
 #include "src/device/device.h"
 #include "src/device/endpoint.h"
 
-/** Serves one connection waiting at ENDPOINT: "status" is answered with vtpm_device_status(). Bounded by 100 ms for a client that sends nothing. */
+/** Serves one connection waiting at ENDPOINT: "status" is answered with vtpm_device_status(). Bounded by 100 ms for a
+ * client that sends nothing. */
 void vtpm_management_serve (VtpmEndpoint *endpoint, VtpmDevice *device);

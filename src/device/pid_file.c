@@ -11,7 +11,8 @@
 #include "base/io.h"
 #include "src/device/device.h"
 
-struct VtpmPidFile {
+struct VtpmPidFile
+{
   char *path;
   int fd;
 };
@@ -22,7 +23,8 @@ vtpm_pid_file_write (const char *path, GError **error)
   vtpm_autofd int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0644);
   if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     {
-      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE, "the pid file %s is held by a running process; stop it or choose another", path);
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE,
+                      "the pid file %s is held by a running process; stop it or choose another", path);
       return NULL;
     }
   g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());

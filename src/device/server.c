@@ -21,9 +21,16 @@
 
 #define CANCEL_TICK_MS 1
 
-typedef enum { KEY_AWAITED, KEY_HERE, KEY_NO_FILE, KEY_FAILED } KeyStatus;
+typedef enum
+{
+  KEY_AWAITED,
+  KEY_HERE,
+  KEY_NO_FILE,
+  KEY_FAILED
+} KeyStatus;
 
-struct VtpmServer {
+struct VtpmServer
+{
   VtpmServerOptions *options;
   VtpmDevice *device;
   VtpmBlobs *blobs;
@@ -35,11 +42,11 @@ struct VtpmServer {
   int link;      /* to the broker, -1 once it is over */
   int signals;
   KeyStatus key;
-  gboolean asking;       /* the broker got as far as the providers */
-  GError *failure;       /* with KEY_FAILED */
-  gint64 leave_at_ms;    /* with KEY_FAILED: when to end */
-  gboolean told;         /* with KEY_FAILED: a client was */
-  gboolean waiting;      /* an INIT or SET_STATEBLOB waits for the key */
+  gboolean asking;    /* the broker got as far as the providers */
+  GError *failure;    /* with KEY_FAILED */
+  gint64 leave_at_ms; /* with KEY_FAILED: when to end */
+  gboolean told;      /* with KEY_FAILED: a client was */
+  gboolean waiting;   /* an INIT or SET_STATEBLOB waits for the key */
   gint64 wait_until_ms;
   gboolean cancelling;
   gboolean ended;
@@ -83,7 +90,8 @@ give_next_data (VtpmServer *server)
     server->data_next = -1;
 }
 
-/* A client that is gone may have left a long command behind; the next one need not know. FALSE: FD stays the caller's. */
+/* A client that is gone may have left a long command behind; the next one need not know. FALSE: FD stays the caller's.
+ */
 static gboolean
 take_data (VtpmServer *server, int fd)
 {
@@ -124,7 +132,8 @@ init_verdict (gpointer data)
   server->waiting = now < server->wait_until_ms;
   if (server->waiting)
     return VTPM_CONTROL_WAIT;
-  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] the control channel waited %u ms for the key of %s", server->options->config->init_wait_ms, server->options->path);
+  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] the control channel waited %u ms for the key of %s",
+            server->options->config->init_wait_ms, server->options->path);
   return vtpm_error_row (VTPM_ERROR_PROVIDER_TIMEOUT)->init_result;
 }
 
@@ -154,18 +163,21 @@ adopt_state (VtpmServer *server, VtpmLinkMessage *message, GError **error)
 }
 
 static gboolean
-ask_broker (VtpmServer *server, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply, GError **error)
+ask_broker (VtpmServer *server, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
+            GError **error)
 {
   if (server->link < 0)
     {
-      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
-                      "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
+      vtpm_error_set (
+          error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
+          "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
       return FALSE;
     }
   do
     {
       vtpm_link_message_clear (reply);
-      if ((request && !vtpm_link_send (server->link, request, error)) || !vtpm_link_receive (server->link, reply, error))
+      if ((request && !vtpm_link_send (server->link, request, error))
+          || !vtpm_link_receive (server->link, reply, error))
         return FALSE;
       request = NULL;
     }
@@ -200,8 +212,13 @@ make_file (gpointer data, const VtpmIncoming *incoming, GError **error)
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (incoming->payload, error);
   g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
   incoming->payload->volatile_state = volatile_state;
-  VtpmLinkMessage request = { .type = VTPM_LINK_MAKE, .number = incoming->generation, .dek = incoming->dek,
-                              .record = incoming->record->bytes, .keys = keys, .parts = parts, .fd = -1 };
+  VtpmLinkMessage request = { .type = VTPM_LINK_MAKE,
+                              .number = incoming->generation,
+                              .dek = incoming->dek,
+                              .record = incoming->record->bytes,
+                              .keys = keys,
+                              .parts = parts,
+                              .fd = -1 };
   return parts && ask_broker (server, &request, VTPM_LINK_STATE, &reply, error) && adopt_state (server, &reply, error);
 }
 
@@ -219,11 +236,13 @@ start_by_itself (VtpmServer *server, GError **error)
   guint32 result = vtpm_device_init (server->device, FALSE);
   if (result != VTPM_CONTROL_OK)
     {
-      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "the TPM could not be powered on (0x%x); see the log", result);
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                      "the TPM could not be powered on (0x%x); see the log", result);
       return FALSE;
     }
   powered_on (server);
-  return server->options->startup < 0 || vtpm_device_startup (server->device, (guint16) server->options->startup, error);
+  return server->options->startup < 0
+         || vtpm_device_startup (server->device, (guint16) server->options->startup, error);
 }
 
 static void
@@ -345,7 +364,17 @@ poll_timeout (const VtpmServer *server)
 }
 
 /* What is polled, by position. */
-enum { P_SIGNALS, P_CLIENT, P_CONTROL, P_DATA_EVENT, P_DATA, P_LINK, P_MANAGE, N_POLLED };
+enum
+{
+  P_SIGNALS,
+  P_CLIENT,
+  P_CONTROL,
+  P_DATA_EVENT,
+  P_DATA,
+  P_LINK,
+  P_MANAGE,
+  N_POLLED
+};
 
 static void
 poll_once (VtpmServer *server)
@@ -353,7 +382,8 @@ poll_once (VtpmServer *server)
   VtpmServerOptions *options = server->options;
   struct pollfd polled[N_POLLED] = {
     [P_SIGNALS] = { .fd = server->signals, .events = POLLIN },
-    [P_CLIENT] = { .fd = server->client ? vtpm_control_channel_fd (server->client) : -1, .events = server->waiting ? POLLRDHUP : POLLIN },
+    [P_CLIENT] = { .fd = server->client ? vtpm_control_channel_fd (server->client) : -1,
+                   .events = server->waiting ? POLLRDHUP : POLLIN },
     [P_CONTROL] = { .fd = options->ctrl.listens ? options->ctrl.fd : -1, .events = POLLIN },
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
     [P_DATA] = { .fd = options->data.listens ? options->data.fd : -1, .events = POLLIN },
@@ -413,9 +443,9 @@ vtpm_server_listen (VtpmServerOptions *options, GError **error)
   server->options = options;
   server->link = server->data_next = -1;
   server->signals = signal_descriptor ();
-  if (vtpm_endpoint_open (&options->ctrl, error) && vtpm_endpoint_open (&options->data, error) &&
-      vtpm_endpoint_open (&options->manage, error) &&
-      (!options->pid_file || (server->pid_file = vtpm_pid_file_write (options->pid_file, error))))
+  if (vtpm_endpoint_open (&options->ctrl, error) && vtpm_endpoint_open (&options->data, error)
+      && vtpm_endpoint_open (&options->manage, error)
+      && (!options->pid_file || (server->pid_file = vtpm_pid_file_write (options->pid_file, error))))
     return server;
   vtpm_server_free (server);
   return NULL;
@@ -451,14 +481,15 @@ open_default_management (VtpmServer *server)
   g_autoptr (GError) error = NULL;
   if (!options->default_manage || options->manage.kind != VTPM_ENDPOINT_NONE || stat (options->path, &info) != 0)
     return;
-  g_autofree char *text = g_strdup_printf ("unix:%s/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", options->config->run_dir,
-                                           (guint64) info.st_dev, (guint64) info.st_ino);
+  g_autofree char *text = g_strdup_printf ("unix:%s/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x",
+                                           options->config->run_dir, (guint64) info.st_dev, (guint64) info.st_ino);
   options->default_manage = FALSE;
   g_mkdir_with_parents (options->config->run_dir, options->config->is_system ? 02770 : 0700);
   if (vtpm_endpoint_parse (text, &options->manage, &error) && vtpm_endpoint_open (&options->manage, &error))
     return;
   vtpm_endpoint_close (&options->manage);
-  vtpm_log (VTPM_LOG_WARNING, "no management socket, so keys cannot be changed while the guest runs: %s", error->message);
+  vtpm_log (VTPM_LOG_WARNING, "no management socket, so keys cannot be changed while the guest runs: %s",
+            error->message);
 }
 
 static gboolean

@@ -8,17 +8,18 @@
 #include "src/config.h"
 #include "src/device/endpoint.h"
 
-typedef struct {
+typedef struct
+{
   const VtpmConfig *config;
-  const char *path;       /* the state file, for messages */
-  VtpmEndpoint ctrl, data; /* kind NONE where not given; opened by vtpm_server_listen() */
-  VtpmEndpoint manage;    /* NONE: none */
-  gboolean default_manage; /* a management socket below config->run_dir is tried */
-  gboolean init;          /* power on without INIT */
-  int startup;            /* TPM2_Startup of this type then, or -1 */
-  gboolean terminate;     /* losing a client ends it like SIGTERM */
+  const char *path;          /* the state file, for messages */
+  VtpmEndpoint ctrl, data;   /* kind NONE where not given; opened by vtpm_server_listen() */
+  VtpmEndpoint manage;       /* NONE: none */
+  gboolean default_manage;   /* a management socket below config->run_dir is tried */
+  gboolean init;             /* power on without INIT */
+  int startup;               /* TPM2_Startup of this type then, or -1 */
+  gboolean terminate;        /* losing a client ends it like SIGTERM */
   gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */
-  const char *pid_file;   /* or NULL */
+  const char *pid_file;      /* or NULL */
   /** Called once when the TPM can be used (FAILURE NULL) or the start has failed. */
   void (*started) (gpointer data, const GError *failure);
   gpointer started_data;

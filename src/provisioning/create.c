@@ -8,7 +8,7 @@
 
 #define PROVIDER_WAIT_MS 20000
 
-G_DEFINE_QUARK (vtpm-create-error-quark, vtpm_create_error)
+G_DEFINE_QUARK (vtpm_create_error_quark, vtpm_create_error)
 
 static VtpmKeySlot *
 wrap (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmSecret *dek,

@@ -7,7 +7,8 @@
 #include "src/config.h"
 #include "state/state.h"
 
-typedef struct {
+typedef struct
+{
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
   VtpmPolicy policy;    /* VTPM_POLICY_NONE: nothing said */
@@ -24,8 +25,8 @@ gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCrea
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Wraps DEK into a key slot of RECORD under the provider NAME (NULL: the default). FALSE: the provider's word. */
-gboolean vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek,
-                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record,
+                                   const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_create_error_quark (void);
 #define VTPM_CREATE_ERROR (vtpm_create_error_quark ())

@@ -7,7 +7,7 @@
 #include "src/provisioning/create.h"
 #include "state/seal.h"
 
-G_DEFINE_QUARK (vtpm-identity-error-quark, vtpm_identity_error)
+G_DEFINE_QUARK (vtpm_identity_error_quark, vtpm_identity_error)
 
 VtpmIdentity
 vtpm_identity_of (const VtpmRecord *record, const VtpmUuid *vm_uuid)
@@ -88,6 +88,6 @@ vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *
   record->has_vm_uuid = TRUE;
   record->vm_uuid = *vm_uuid;
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
-  return dek && wrap_with_all (config, state, record, dek, error) &&
-         vtpm_state_change_epoch (state, record, dek, TRUE, error);
+  return dek && wrap_with_all (config, state, record, dek, error)
+         && vtpm_state_change_epoch (state, record, dek, TRUE, error);
 }

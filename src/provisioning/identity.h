@@ -8,7 +8,8 @@
 #include "src/config.h"
 #include "state/state.h"
 
-typedef enum {
+typedef enum
+{
   VTPM_IDENTITY_RUN,       /* same UUID */
   VTPM_IDENTITY_UNCHECKED, /* none was given: runs as the state's UUID, and the log says so */
   VTPM_IDENTITY_BIND,      /* unbound: the first start with a UUID binds it */
@@ -27,7 +28,8 @@ void vtpm_identity_set_other (GError **error, const char *name, const VtpmRecord
  * recovered. FALSE: the word of the provider that cannot wrap now (the message names
  * 'vtpm bind'), store-failed; the state must be closed.
  */
-gboolean vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_identity_error_quark (void);
 #define VTPM_IDENTITY_ERROR (vtpm_identity_error_quark ())

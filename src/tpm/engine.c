@@ -14,10 +14,11 @@
 
 #include "base/errors.h"
 
-G_DEFINE_QUARK (vtpm-engine-error-quark, vtpm_engine_error)
+G_DEFINE_QUARK (vtpm_engine_error_quark, vtpm_engine_error)
 
 /* libtpms' callbacks carry no pointer of ours: this is our share of its one TPM a process. */
-static struct {
+static struct
+{
   VtpmBlob *permanent;            /* newest bytes: given to it, or stored by it */
   const VtpmBlob *volatile_state; /* while it powers on */
   gboolean stored;
@@ -114,7 +115,8 @@ vtpm_engine_open (GError **error)
     result = TPMLIB_RegisterCallbacks (&callbacks);
   if (result == TPM_SUCCESS)
     return TRUE;
-  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms has no TPM 2.0 (result 0x%x); install another build of it", result);
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED,
+                  "libtpms has no TPM 2.0 (result 0x%x); install another build of it", result);
   return FALSE;
 }
 
@@ -147,10 +149,11 @@ vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state,
     return TRUE;
   TPMLIB_Terminate ();
   forget_permanent ();
-  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                  "libtpms %u.%u.%u does not take the %s (result 0x%x); restore a backup, or use the libtpms that wrote it",
-                  vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff,
-                  volatile_state ? "permanent and volatile state" : "permanent state", result);
+  vtpm_error_set (
+      error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+      "libtpms %u.%u.%u does not take the %s (result 0x%x); restore a backup, or use the libtpms that wrote it",
+      vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff,
+      volatile_state ? "permanent and volatile state" : "permanent state", result);
   return FALSE;
 }
 
@@ -181,7 +184,8 @@ vtpm_engine_process (const guint8 *command, gsize len, guint8 locality, gsize *r
   static const guint8 failure[] = { 0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x01 }; /* TPM_RC_FAILURE */
   g_assert (len <= VTPM_ENGINE_MAX_BUFFER);
   tpm.locality = locality;
-  TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command, (uint32_t) len);
+  TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command,
+                                      (uint32_t) len);
   tpm.locality = 0;
   if (result != TPM_SUCCESS || tpm.response_len < sizeof failure)
     {
@@ -213,7 +217,8 @@ vtpm_engine_get_volatile (GError **error)
   TPM_RESULT result = TPMLIB_VolatileAll_Store (&data, &len);
   if (result != TPM_SUCCESS)
     {
-      vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms does not give its volatile state (result 0x%x)", result);
+      vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED,
+                      "libtpms does not give its volatile state (result 0x%x)", result);
       return NULL;
     }
   VtpmBlob *blob = vtpm_blob_copy (data, len);
@@ -282,11 +287,13 @@ vtpm_engine_validate (const VtpmBlob *permanent, const VtpmBlob *volatile_state,
 {
   tpm.permanent = vtpm_blob_copy (permanent->data, permanent->len);
   tpm.volatile_state = volatile_state;
-  TPM_RESULT result = TPMLIB_ValidateState (volatile_state ? TPMLIB_STATE_PERMANENT | TPMLIB_STATE_VOLATILE : TPMLIB_STATE_PERMANENT, 0);
+  TPM_RESULT result = TPMLIB_ValidateState (
+      volatile_state ? TPMLIB_STATE_PERMANENT | TPMLIB_STATE_VOLATILE : TPMLIB_STATE_PERMANENT, 0);
   tpm.volatile_state = NULL;
   forget_permanent ();
   if (result == TPM_SUCCESS)
     return TRUE;
-  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED, "libtpms does not take the TPM's state (result 0x%x); restore a backup", result);
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                  "libtpms does not take the TPM's state (result 0x%x); restore a backup", result);
   return FALSE;
 }

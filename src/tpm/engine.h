@@ -19,14 +19,16 @@ guint32 vtpm_engine_version (void);
 /** Prepares the library for a TPM 2.0, once in a process. FALSE: failed. */
 gboolean vtpm_engine_open (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Draws from OpenSSL's generator once, as libtpms will at TPM2_Startup: its first use takes a while. For a process that waits anyway. */
+/** Draws from OpenSSL's generator once, as libtpms will at TPM2_Startup: its first use takes a while. For a process
+ * that waits anyway. */
 void vtpm_engine_warm_up (void);
 
 /**
  * Powers the TPM on with PERMANENT, and with VOLATILE_STATE (or NULL: a cold start). FALSE
  * (state-damaged): the library does not take these bytes, and is off. Never manufactures.
  */
-gboolean vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Makes a new TPM: seeds from the system's generator. Leaves the library off. NULL: failed. */
 VtpmBlob *vtpm_engine_manufacture (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Powers it off; what was not stored is gone. Harmless when off. */
@@ -67,8 +69,10 @@ guint32 vtpm_engine_buffer_size (guint32 want, guint32 *min, guint32 *max);
 /** The library's description of itself as JSON for FLAGS of GET_INFO; to be freed. */
 char *vtpm_engine_info (guint64 flags);
 
-/** Whether the library can unmarshal PERMANENT (and VOLATILE_STATE, unless NULL). For a process that runs no TPM. FALSE: state-damaged. */
-gboolean vtpm_engine_validate (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether the library can unmarshal PERMANENT (and VOLATILE_STATE, unless NULL). For a process that runs no TPM.
+ * FALSE: state-damaged. */
+gboolean vtpm_engine_validate (const VtpmBlob *permanent, const VtpmBlob *volatile_state,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_engine_error_quark (void);
 #define VTPM_ENGINE_ERROR (vtpm_engine_error_quark ())

@@ -16,7 +16,8 @@ gboolean vtpm_native_create (const VtpmPlace *place, const VtpmUuid *uuid, GErro
 /** Wraps under the newest version. NULL: key-destroyed (no key store), access-denied, state-damaged. */
 VtpmKeySlot *vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
                                const VtpmSecret *plain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** NULL: key-destroyed (no store, or not that version), key-slot-damaged (does not verify), access-denied, state-damaged (the store). */
+/** NULL: key-destroyed (no store, or not that version), key-slot-damaged (does not verify), access-denied,
+ * state-damaged (the store). */
 VtpmSecret *vtpm_native_unwrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
                                 const VtpmKeySlot *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Adds a key version, durable, and gives its number; 0 on error. */

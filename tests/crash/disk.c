@@ -5,7 +5,8 @@
 
 #include "base/errors.h"
 
-typedef struct {
+typedef struct
+{
   VtpmStore store;
   Disk *disk;
 } DiskStore;
@@ -122,7 +123,8 @@ disk_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboole
   Disk *disk = disk_of (store);
   Fault fault = next_operation (disk);
   gsize reached = fault == FAULT_KILL_BEFORE || fault == FAULT_FAIL_NOTHING ? 0
-                  : fault == FAULT_KILL_HALF || fault == FAULT_FAIL_HALF ? len / 2 : len;
+                  : fault == FAULT_KILL_HALF || fault == FAULT_FAIL_HALF    ? len / 2
+                                                                            : len;
   put_in_cache (disk, offset, buf, reached);
   if (fault != FAULT_NONE)
     return fail (store, error);
@@ -154,7 +156,11 @@ disk_publish (VtpmStore *store, GError **error)
   return TRUE;
 }
 
-static gboolean disk_remove (VtpmStore *store, GError **error) { return fail (store, error); }
+static gboolean
+disk_remove (VtpmStore *store, GError **error)
+{
+  return fail (store, error);
+}
 
 static gboolean
 disk_lock (VtpmStore *store G_GNUC_UNUSED, VtpmLockByte byte G_GNUC_UNUSED, gboolean exclusive G_GNUC_UNUSED,
@@ -176,8 +182,14 @@ disk_close (VtpmStore *store)
 }
 
 static const VtpmStoreOps disk_ops = {
-  .read = disk_read, .write = disk_write, .sync = disk_sync, .publish = disk_publish,
-  .remove = disk_remove, .lock = disk_lock, .unlock = disk_unlock, .close = disk_close,
+  .read = disk_read,
+  .write = disk_write,
+  .sync = disk_sync,
+  .publish = disk_publish,
+  .remove = disk_remove,
+  .lock = disk_lock,
+  .unlock = disk_unlock,
+  .close = disk_close,
 };
 
 VtpmStore *
@@ -229,9 +241,9 @@ choose_random (guint d G_GNUC_UNUSED, guint n G_GNUC_UNUSED, guint versions, gui
   return (guint) g_random_int_range (0, (gint32) versions + 1);
 }
 
-
 static void
-cut (const Disk *disk, Chooser choose, guint parameter, gboolean named, void (*check) (Disk *after, gpointer data), gpointer data)
+cut (const Disk *disk, Chooser choose, guint parameter, gboolean named, void (*check) (Disk *after, gpointer data),
+     gpointer data)
 {
   g_autoptr (Disk) after = disk_new ();
   memcpy (after->durable, disk->durable, VTPM_FILE_SIZE);
@@ -251,8 +263,13 @@ cut (const Disk *disk, Chooser choose, guint parameter, gboolean named, void (*c
 guint
 disk_each_power_cut (const Disk *disk, guint random_subsets, void (*check) (Disk *after, gpointer data), gpointer data)
 {
-  static const struct { Chooser choose; gboolean once; } choosers[] = {
-    { choose_prefix, FALSE }, { choose_suffix, FALSE }, { choose_single, FALSE }, { choose_all_but, FALSE }, { choose_older, TRUE },
+  static const struct
+  {
+    Chooser choose;
+    gboolean once;
+  } choosers[] = {
+    { choose_prefix, FALSE },  { choose_suffix, FALSE }, { choose_single, FALSE },
+    { choose_all_but, FALSE }, { choose_older, TRUE },
   };
   guint states = 0, n = disk->dirty->len;
   for (int named = disk->named; named <= disk->named_in_cache; named++)

@@ -15,28 +15,30 @@
 #define DISK_SECTORS (VTPM_FILE_SIZE / SECTOR)
 
 /** What happens at the chosen operation. After KILL nothing more reaches the disk. */
-typedef enum {
+typedef enum
+{
   FAULT_NONE,
-  FAULT_KILL_BEFORE, /* nothing of it is written */
-  FAULT_KILL_HALF,   /* half of it reached the page cache */
-  FAULT_KILL_WHOLE,  /* all of it reached the page cache, none was synced */
+  FAULT_KILL_BEFORE,  /* nothing of it is written */
+  FAULT_KILL_HALF,    /* half of it reached the page cache */
+  FAULT_KILL_WHOLE,   /* all of it reached the page cache, none was synced */
   FAULT_FAIL_NOTHING, /* reported as failed; the process goes on */
   FAULT_FAIL_HALF,
   FAULT_FAIL_WHOLE,
   N_FAULTS
 } Fault;
 
-typedef struct {
-  guint8 *durable;    /* DISK_SECTORS sectors */
-  guint8 *cache;      /* the same as a running kernel shows them */
+typedef struct
+{
+  guint8 *durable;     /* DISK_SECTORS sectors */
+  guint8 *cache;       /* the same as a running kernel shows them */
   GPtrArray **pending; /* for each sector: versions written since it was durable, or NULL */
-  GArray *dirty;      /* sectors with pending versions, in the order they were first written */
-  gboolean named;     /* the file has its name, durably */
+  GArray *dirty;       /* sectors with pending versions, in the order they were first written */
+  gboolean named;      /* the file has its name, durably */
   gboolean named_in_cache;
-  guint operations;   /* writes, syncs and publishes so far */
-  guint fault_at;     /* the operation with this number (from 1) meets FAULT */
+  guint operations; /* writes, syncs and publishes so far */
+  guint fault_at;   /* the operation with this number (from 1) meets FAULT */
   Fault fault;
-  gboolean dead;      /* killed: everything fails from now on */
+  gboolean dead; /* killed: everything fails from now on */
 } Disk;
 
 Disk *disk_new (void);
@@ -53,4 +55,5 @@ VtpmStore *disk_store (Disk *disk);
  * versions, and RANDOM_SUBSETS random choices; with the name there or not where that is open.
  * Gives the number of states.
  */
-guint disk_each_power_cut (const Disk *disk, guint random_subsets, void (*check) (Disk *after, gpointer data), gpointer data);
+guint disk_each_power_cut (const Disk *disk, guint random_subsets, void (*check) (Disk *after, gpointer data),
+                           gpointer data);

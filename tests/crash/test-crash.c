@@ -16,14 +16,16 @@
 #define MAX_EPOCHS 4
 
 /* What the scenario was told: what a reopen may and may not show. */
-typedef struct {
+typedef struct
+{
   gboolean created;       /* create was acknowledged */
   guint acked, attempted; /* number in the permanent state */
   gboolean bind_acked, bind_attempted;
   guint slots_acked, slots_attempted; /* number of key slots */
 } Promise;
 
-typedef struct {
+typedef struct
+{
   VtpmSecret *dek[MAX_EPOCHS]; /* by epoch - 1 */
   VtpmUuid vtpm_id, vm_uuid;
   Promise promise;
@@ -105,7 +107,8 @@ check_opened (World *world, VtpmState *state)
   const VtpmRecord *record = vtpm_state_record (state);
   guint number = number_in (vtpm_state_payload (state));
   if (number < promise->acked || number > promise->attempted)
-    g_error ("%s: opened content %u, acknowledged %u, attempted %u", world->where, number, promise->acked, promise->attempted);
+    g_error ("%s: opened content %u, acknowledged %u, attempted %u", world->where, number, promise->acked,
+             promise->attempted);
   if ((promise->bind_acked && !record->has_vm_uuid) || (!promise->bind_attempted && record->has_vm_uuid))
     g_error ("%s: bound: %d", world->where, record->has_vm_uuid);
   if (record->key_slots->len < promise->slots_acked || record->key_slots->len > promise->slots_attempted)
@@ -240,7 +243,12 @@ world_free (World *world)
 }
 
 /* How the file stood before the life under test. */
-typedef enum { START_NOTHING, START_CREATED, START_KILLED_LATER } Start;
+typedef enum
+{
+  START_NOTHING,
+  START_CREATED,
+  START_KILLED_LATER
+} Start;
 
 static Disk *
 start_disk (World *world, Start start)
@@ -287,7 +295,8 @@ cut_everywhere (World *world, const Disk *start, Life life)
       }
 }
 
-/* The first life meets each fault at each operation; the second opens what the page cache shows; then the power goes. */
+/* The first life meets each fault at each operation; the second opens what the page cache shows; then the power goes.
+ */
 static void
 two_lives (World *world, const Disk *start, Life first, Life second)
 {
@@ -341,19 +350,71 @@ run_two (Start start, Life first, Life second, const char *name)
   world_free (world);
 }
 
-static void test_create (void) { run_one (START_NOTHING, life_create, "create"); }
-static void test_commits (void) { run_one (START_CREATED, life_commits, "commits"); }
-static void test_commits_after_kill (void) { run_one (START_KILLED_LATER, life_commits, "commits after a kill"); }
-static void test_epoch (void) { run_one (START_CREATED, life_epoch, "epoch change"); }
-static void test_epoch_after_kill (void) { run_one (START_KILLED_LATER, life_epoch, "epoch change after a kill"); }
-static void test_slots (void) { run_one (START_CREATED, life_slots, "key slot change"); }
-static void test_two_commits (void) { run_two (START_CREATED, life_commits, life_commits, "commits, then commits"); }
-static void test_two_kill_commits (void) { run_two (START_KILLED_LATER, life_commits, life_commits, "killed commits, then commits"); }
-static void test_two_epoch (void) { run_two (START_KILLED_LATER, life_epoch, life_commits, "epoch change, then commits"); }
-static void test_two_epochs (void) { run_two (START_CREATED, life_epoch, life_epoch, "epoch change, then another"); }
-static void test_two_slots (void) { run_two (START_CREATED, life_slots, life_slots, "key slot change, then another"); }
-static void test_two_slots_epoch (void) { run_two (START_KILLED_LATER, life_slots, life_epoch, "key slot change, then an epoch change"); }
-static void test_two_create (void) { run_two (START_NOTHING, life_create, life_commits, "create, then commits"); }
+static void
+test_create (void)
+{
+  run_one (START_NOTHING, life_create, "create");
+}
+static void
+test_commits (void)
+{
+  run_one (START_CREATED, life_commits, "commits");
+}
+static void
+test_commits_after_kill (void)
+{
+  run_one (START_KILLED_LATER, life_commits, "commits after a kill");
+}
+static void
+test_epoch (void)
+{
+  run_one (START_CREATED, life_epoch, "epoch change");
+}
+static void
+test_epoch_after_kill (void)
+{
+  run_one (START_KILLED_LATER, life_epoch, "epoch change after a kill");
+}
+static void
+test_slots (void)
+{
+  run_one (START_CREATED, life_slots, "key slot change");
+}
+static void
+test_two_commits (void)
+{
+  run_two (START_CREATED, life_commits, life_commits, "commits, then commits");
+}
+static void
+test_two_kill_commits (void)
+{
+  run_two (START_KILLED_LATER, life_commits, life_commits, "killed commits, then commits");
+}
+static void
+test_two_epoch (void)
+{
+  run_two (START_KILLED_LATER, life_epoch, life_commits, "epoch change, then commits");
+}
+static void
+test_two_epochs (void)
+{
+  run_two (START_CREATED, life_epoch, life_epoch, "epoch change, then another");
+}
+static void
+test_two_slots (void)
+{
+  run_two (START_CREATED, life_slots, life_slots, "key slot change, then another");
+}
+static void
+test_two_slots_epoch (void)
+{
+  run_two (START_KILLED_LATER, life_slots, life_epoch, "key slot change, then an epoch change");
+}
+static void
+test_two_create (void)
+{
+  run_two (START_NOTHING, life_create, life_commits, "create, then commits");
+}
 
 int
 main (int argc, char **argv)

@@ -101,7 +101,7 @@ run_to (Run *run, gsize end)
       if (e.parsed == VTPM_CONTROL_REQUEST)
         request_round_trip (&e.request);
       if (e.request.data)
-        e.data_at = run->done + (gsize)(e.request.data - (piece + at));
+        e.data_at = run->done + (gsize) (e.request.data - (piece + at));
       e.request.data = e.request.data ? run->stream + e.data_at : NULL;
       run->lost = e.parsed == VTPM_CONTROL_REFUSED && e.result == VTPM_CONTROL_BAD_ORDINAL;
       g_array_append_val (run->events, e);

@@ -9,7 +9,8 @@
 #include "src/broker/reader.h"
 #include "src/config.h"
 
-typedef struct {
+typedef struct
+{
   char *folder;
   char *path; /* of a state file, not made yet */
   VtpmConfig *config;

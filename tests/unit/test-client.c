@@ -16,7 +16,8 @@
 #include "base/io.h"
 
 /* A server for one connection that reads a request of 4 bytes and writes REPLY, as often as it is asked. */
-typedef struct {
+typedef struct
+{
   char *folder;
   char *path;
   int listener;

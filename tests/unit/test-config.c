@@ -15,7 +15,8 @@
 
 #define NOBODY 65534
 
-typedef struct {
+typedef struct
+{
   char *folder;
 } Fixture;
 
@@ -78,8 +79,8 @@ in_child (Fixture *f, gboolean as_user, void (*run) (const Fixture *))
   g_assert_cmpint (pid, >=, 0);
   if (pid == 0)
     {
-      const char *const names[] = { "VTPM_DATA_DIR", "VTPM_LIBEXEC_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
-                                    "XDG_RUNTIME_DIR" };
+      const char *const names[]
+          = { "VTPM_DATA_DIR", "VTPM_LIBEXEC_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR" };
       for (guint i = 0; i < G_N_ELEMENTS (names); i++)
         g_unsetenv (names[i]);
       set_env (f, "HOME", "home");
@@ -131,8 +132,8 @@ run_defaults (const Fixture *f)
 static void
 run_values (const Fixture *f)
 {
-  g_autofree char *path =
-      put (f, "all.conf", "# all there is\n[vtpm]\ninit-wait = 0.25\nstore-wait=2\nhelper-dirs=/opt/a;/opt/b c;\n", -1);
+  g_autofree char *path = put (
+      f, "all.conf", "# all there is\n[vtpm]\ninit-wait = 0.25\nstore-wait=2\nhelper-dirs=/opt/a;/opt/b c;\n", -1);
   set_env (f, "VTPM_DATA_DIR", "data");
   set_env (f, "VTPM_LIBEXEC_DIR", "helpers");
   g_autoptr (VtpmConfig) config = must_load (path);
@@ -147,7 +148,8 @@ run_values (const Fixture *f)
 static void
 run_bad_values (const Fixture *f)
 {
-  static const struct {
+  static const struct
+  {
     const char *text, *named;
   } cases[] = {
     { "[vtpm]\ninit-wiat=3\n", "init-wiat" },

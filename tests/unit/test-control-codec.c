@@ -12,7 +12,7 @@
 static void
 add (GByteArray *to, const guint8 *data, gsize len)
 {
-  g_byte_array_append (to, data, (guint)len);
+  g_byte_array_append (to, data, (guint) len);
 }
 
 static void
@@ -36,7 +36,7 @@ describe (GString *out, VtpmControlParse parsed, const VtpmControlRequest *q, gu
                           q->command, q->flags, q->locality, q->blob_type, q->offset, q->buffer_size, q->info_flags,
                           q->retries);
   g_autofree char *sum
-      = g_compute_checksum_for_data (G_CHECKSUM_MD5, q->data ? q->data : (const guint8 *)"", q->length);
+      = g_compute_checksum_for_data (G_CHECKSUM_MD5, q->data ? q->data : (const guint8 *) "", q->length);
   g_string_append_printf (out, " data=%u:%.8s\n", q->length, sum);
 }
 
@@ -228,7 +228,7 @@ test_unknown_command (void)
     {
       VtpmControlParser parser = { 0 };
       guint32 c = unknown[i];
-      const guint8 stream[] = { (guint8)(c >> 24), (guint8)(c >> 16), (guint8)(c >> 8), (guint8)c, 0, 0, 0, 3 };
+      const guint8 stream[] = { (guint8) (c >> 24), (guint8) (c >> 16), (guint8) (c >> 8), (guint8) c, 0, 0, 0, 3 };
       VtpmControlRequest q;
       gsize used;
       guint32 result;
@@ -260,7 +260,7 @@ check_refused_body (const guint8 *header, gsize len, guint64 body, guint32 comma
   memcpy (piece, "\0\0\0\3", 4); /* the body is no request */
   while (body > 0)
     {
-      gsize n = (gsize)MIN (body, 1u << 20);
+      gsize n = (gsize) MIN (body, 1u << 20);
       g_assert_cmpint (vtpm_control_parse (&parser, piece, n, &used, &q, &result), ==, VTPM_CONTROL_NEED_MORE);
       g_assert_cmpuint (used, ==, n);
       body -= n;

@@ -26,8 +26,8 @@ test_no_dump (void)
     {
       struct rlimit limit;
       vtpm_harden_no_dump ();
-      _exit (prctl (PR_GET_DUMPABLE) == 0 && getrlimit (RLIMIT_CORE, &limit) == 0 && limit.rlim_cur == 0 &&
-                     limit.rlim_max == 0
+      _exit (prctl (PR_GET_DUMPABLE) == 0 && getrlimit (RLIMIT_CORE, &limit) == 0 && limit.rlim_cur == 0
+                     && limit.rlim_max == 0
                  ? 0
                  : 1);
     }

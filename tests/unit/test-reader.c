@@ -100,7 +100,8 @@ test_damaged_beside_an_owner (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (reading.damage.found && reading.damage.slot == 1);
 }
 
-typedef struct {
+typedef struct
+{
   const Host *host;
   GBytes *later;
   guint slot;

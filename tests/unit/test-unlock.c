@@ -46,8 +46,8 @@ add_native_slot (const Host *host, VtpmRecord *record, const VtpmSecret *dek)
   GError *error = NULL;
   VtpmUuid uuid = host_native (host);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&host->config->place, &error);
-  g_autoptr (VtpmProvider) provider =
-      vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), &error);
+  g_autoptr (VtpmProvider) provider
+      = vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), &error);
   VtpmKeySlot *slot = vtpm_keyslot_wrap (provider, record, dek, 1000, &error);
   g_assert_no_error (error);
   g_ptr_array_add (record->key_slots, slot);
@@ -270,8 +270,8 @@ test_destroyed_native_key (Host *host, gconstpointer unused G_GNUC_UNUSED)
   add_record (records, record, dek);
   VtpmUuid uuid = host_native (host);
   char text[VTPM_UUID_TEXT_SIZE];
-  g_autofree char *keys =
-      g_strdup_printf ("%s/native/%s.keys", host->config->place.data_dir, vtpm_uuid_format (&uuid, text));
+  g_autofree char *keys
+      = g_strdup_printf ("%s/native/%s.keys", host->config->place.data_dir, vtpm_uuid_format (&uuid, text));
   g_assert_cmpint (g_remove (keys), ==, 0);
   refuses (host, records, &quick, VTPM_ERROR_KEY_DESTROYED);
 }
