@@ -345,14 +345,14 @@ class Device:
     numbers = itertools.count()
 
     def __init__(self, place, state, *args, ctrl=None, wait=True, log="log", env=None, pass_fds=(), preexec=None,
-                 prefix=(), pid_file=None):
+                 prefix=(), pid_file=None, config=None):
         self.place = place
         number = next(self.numbers)
         self.path = "ctrl-%d" % number
         self.pid_file = pid_file or "pid-%d" % number
         self.log_path = log
         self.err_path = "err-%d" % number
-        line = [*prefix, VTPM, "run", state, "--ctrl", ctrl or "unix:" + self.path, "--config", place.config,
+        line = [*prefix, VTPM, "run", state, "--ctrl", ctrl or "unix:" + self.path, "--config", config or place.config,
                 "--pid-file", self.pid_file]
         line += [] if "--manage" in args else ["--manage", "none"]
         line += ["--log", log] if log else []
@@ -424,6 +424,7 @@ class Place:
     def __init__(self, folder, waits="init-wait=2\nstore-wait=1\n"):
         self.folder = folder
         self.config = os.path.join(folder, "vtpm.conf")
+        self.hasty = os.path.join(folder, "hasty.conf")  # does not stay to tell a client why it failed
         self.data_dir = os.path.join(folder, "data")
         self.processes = []
         self.configure(waits)
@@ -433,7 +434,8 @@ class Place:
         self.env["XDG_RUNTIME_DIR"] = os.path.join(folder, "xdg")
 
     def configure(self, waits):
-        write_file(self.config, "[vtpm]\nhelper-dirs=%s;\n%s" % (HELPERS, waits), "w")
+        for path, values in ((self.config, waits), (self.hasty, "init-wait=0\n")):
+            write_file(path, "[vtpm]\nhelper-dirs=%s;\n%s" % (HELPERS, values), "w")
 
     def add_gate(self):
         """Registers helpers/vtpm-provider-gate under the name gate."""
@@ -483,7 +485,7 @@ class Place:
 
     def refused(self, status, pieces, state, *args, limit=LIMIT, **options):
         """vtpm run ends by itself with STATUS and PIECES in one line on standard error; gives the device."""
-        device = self.start(state, *args, wait=False, log=None, **options)
+        device = self.start(state, *args, wait=False, log=None, **{"config": self.hasty, **options})
         device.ends(status, *pieces, limit=limit)
         return device
 

@@ -401,7 +401,6 @@ def test_create(place):
 
 def test_at_least(place):
     """--at-least refuses an older copy, changing nothing, and takes the same or a newer one"""
-    place.configure("init-wait=0.1\n")
     place.create()
     device = place.start()
     device.powered()
@@ -573,11 +572,11 @@ def test_provider_fails_alone(place):
     place.gate("error access-denied no")
     place.configure("init-wait=1\n")
     begin = time.monotonic()
-    place.refused(4, ["[access-denied]"], "state.vtpm")
+    place.refused(4, ["[access-denied]"], "state.vtpm", config=place.config)
     true(0.9 < time.monotonic() - begin < 15, "it took %.1f s" % (time.monotonic() - begin))
     place.configure("init-wait=60\n")
-    place.refused(4, ["[access-denied]"], "state.vtpm", "--init", limit=15)
-    place.refused(4, ["[access-denied]"], "state.vtpm", "--startup", "clear", limit=15)
+    place.refused(4, ["[access-denied]"], "state.vtpm", "--init", limit=15, config=place.config)
+    place.refused(4, ["[access-denied]"], "state.vtpm", "--startup", "clear", limit=15, config=place.config)
     device = place.start()
     wait_until(lambda: "access-denied" in device.errors(), "the failure is told")
     device.term(4)
