@@ -109,6 +109,13 @@ write_tlv (VtpmWriter *w, guint16 type, const void *data, gsize len)
 }
 
 static void
+write_tlv_u8 (VtpmWriter *w, guint16 type, guint8 v)
+{
+  write_tlv_header (w, type, 1);
+  vtpm_write_u8 (w, v);
+}
+
+static void
 write_tlv_u64 (VtpmWriter *w, guint16 type, guint64 v)
 {
   write_tlv_header (w, type, 8);
@@ -196,7 +203,7 @@ vtpm_record_encode_body (const VtpmRecord *record, GError **error)
   if (record->has_vm_uuid)
     write_tlv (&w, TLV_VM_UUID, record->vm_uuid.bytes, 16);
   if (record->policy != VTPM_POLICY_NONE)
-    write_tlv (&w, TLV_POLICY, &(guint8){ (guint8) record->policy }, 1);
+    write_tlv_u8 (&w, TLV_POLICY, (guint8) record->policy);
   if (record->has_parent)
     write_parent (&w, &record->parent);
   for (guint i = 0; i < record->key_slots->len; i++)
@@ -223,7 +230,7 @@ vtpm_record_encode_body (const VtpmRecord *record, GError **error)
 static gboolean
 read_key_slot (VtpmReader *r, VtpmRecord *record)
 {
-  VtpmUuid provider;
+  VtpmUuid provider = { { 0 } };
   vtpm_read_into (r, provider.bytes, 16);
   guint32 version = vtpm_read_le32 (r);
   guint16 id_len = vtpm_read_le16 (r);

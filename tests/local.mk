@@ -66,7 +66,7 @@ EXTRA_DIST += tests/run-tap tests/unit/helpers $(tap_cases)
 
 # Fuzz targets run for VTPM_FUZZ_SECONDS (20) each under clang's sanitizers.
 fuzz_targets = control provider_reply state
-EXTRA_DIST += tests/fuzz tests/fuzz-run
+EXTRA_DIST += tests/fuzz tests/fuzz-run tests/lint .clang-format .clang-tidy
 fuzz:
 	$(srcdir)/tests/fuzz-run $(abs_srcdir) $(abs_builddir)/fuzz $(fuzz_targets)
 .PHONY: fuzz

@@ -205,13 +205,10 @@ print_qemu_options (const VtpmServerOptions *server)
 }
 
 static int
-serve (const Arguments *arguments, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
+serve (const Arguments *arguments, Start *start, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
 {
-  Start start = { .notify = -1 };
-  if (arguments->daemon && !become_daemon (&start, error))
+  if (arguments->daemon && !become_daemon (start, error))
     return -1;
-  options->started = on_started;
-  options->started_data = &start;
   options->leave_on_failure = arguments->daemon || options->init;
   vtpm_seal_warm_up ();
   vtpm_autofd int link = start_broker (broker, options, error);
@@ -223,9 +220,9 @@ serve (const Arguments *arguments, VtpmBrokerOptions *broker, VtpmServerOptions 
       status = vtpm_server_run (server, vtpm_fd_steal (&link));
     }
   vtpm_server_free (server);
-  if (start.notify >= 0)
-    write_status (start.notify, status < 0 ? (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status
-                                           : (guint8) MAX (status, 1)); /* 0 here: told to end before it had started */
+  if (start->notify >= 0)
+    write_status (start->notify, status < 0 ? (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status
+                                            : (guint8) MAX (status, 1)); /* 0 here: told to end before it had started */
   return status;
 }
 
@@ -242,7 +239,12 @@ harden (GError **error)
 static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
-  VtpmServerOptions server = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
+  Start start = { .notify = -1 };
+  VtpmServerOptions server = { .path = path,
+                               .terminate = arguments->terminate,
+                               .pid_file = arguments->pid_file,
+                               .started = on_started,
+                               .started_data = &start };
   VtpmBrokerOptions broker
       = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .daemon = arguments->daemon };
   if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
@@ -256,7 +258,7 @@ run (const Arguments *arguments, const char *path, GError **error)
   if (!config)
     return -1;
   broker.config = server.config = config;
-  return serve (arguments, &broker, &server, error);
+  return serve (arguments, &start, &broker, &server, error);
 }
 
 int

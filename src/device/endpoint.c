@@ -141,7 +141,7 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
                       endpoint->path, sizeof address.sun_path - 1);
       return FALSE;
     }
-  strcpy (address.sun_path, endpoint->path);
+  memcpy (address.sun_path, endpoint->path, strlen (endpoint->path) + 1);
   vtpm_autofd int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return failed (error, "make a socket for", endpoint->path);
