@@ -192,7 +192,7 @@ vtpm_endpoint_take_connection (int fd)
 {
   struct sockaddr_storage peer;
   socklen_t peer_len = sizeof peer, type_len = sizeof (int);
-  int type;
+  int type = 0;
   if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 || type != SOCK_STREAM
       || getpeername (fd, (struct sockaddr *) &peer, &peer_len) != 0)
     return FALSE;
