@@ -28,6 +28,15 @@ vtpm_fd_steal (int *fd)
   return taken;
 }
 
+gboolean
+vtpm_fill_stdio (void)
+{
+  for (int fd = 0; fd < 3; fd++)
+    if (fcntl (fd, F_GETFD) < 0 && open ("/dev/null", O_RDWR) != fd) /* the lowest number that is free */
+      return FALSE;
+  return TRUE;
+}
+
 void
 vtpm_detach_stdio (void)
 {

@@ -17,6 +17,12 @@ void vtpm_fd_clear (int *fd);
 /** Takes the descriptor out of *FD. */
 int vtpm_fd_steal (int *fd);
 
+/**
+ * Opens /dev/null for those of descriptors 0 to 2 that the caller left closed: a file or socket
+ * opened later would take that number, and what is said to standard error would go into it. FALSE
+ * with errno. The first thing every program does.
+ */
+gboolean vtpm_fill_stdio (void) G_GNUC_WARN_UNUSED_RESULT;
 /** Lets go of the terminal or pipe that the caller gave us: descriptors 0 to 2 become /dev/null. */
 void vtpm_detach_stdio (void);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "src/commands/command.h"
 
 static const VtpmCommand commands[] = {
@@ -56,6 +57,8 @@ help (int argc, char **argv)
 int
 main (int argc, char **argv)
 {
+  if (!vtpm_fill_stdio ())
+    return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status; /* there may be nowhere to say why */
   if (argc < 2)
     {
       print_help (stderr);

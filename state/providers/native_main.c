@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "base/secret.h"
 #include "state/providers/native_ops.h"
 
@@ -51,6 +52,8 @@ main (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   VtpmUuid uuid;
   const char *data_dir = g_getenv ("VTPM_DATA_DIR");
+  if (!vtpm_fill_stdio ())
+    return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
   if (argc < 2 || !vtpm_uuid_parse (argv[1], &uuid))
     return usage ("the first argument is the provider's UUID");
   for (int i = 2; i < argc; i++)
