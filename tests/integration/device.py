@@ -21,6 +21,8 @@ import time
 import traceback
 import uuid
 
+from tpm_bytes import nv_data, nv_read, pcr_read, pcr_value, rc_of, startup, words
+
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 if "VTPM_LIBEXEC_DIR" in os.environ:  # the tests run in other folders
     os.environ["VTPM_LIBEXEC_DIR"] = os.path.abspath(os.environ["VTPM_LIBEXEC_DIR"])
@@ -35,7 +37,6 @@ TEST_LIMIT = 170  # and one test
 PERMANENT, VOLATILE, SAVESTATE = 1, 2, 3
 DELETE_VOLATILE = 1
 BAD_PARAMETER, FAIL, BAD_ORDINAL, KEY_NOT_FOUND, IO_ERROR, BAD_LOCALITY, NO_SUCH_BLOB = 3, 9, 10, 13, 0x1F, 0x3D, 0x800
-RC_INITIALIZE, RC_FAILURE, RC_COMMAND_SIZE, RC_LOCALITY, RC_CANCELED, RC_RETRY = 0x100, 0x101, 0x142, 0x907, 0x909, 0x922
 
 HEADER_B, SLOT_0, SLOT_1, FILE_SIZE = 64 << 10, 128 << 10, 384 << 10, 640 << 10
 
@@ -44,10 +45,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Skip(Exception):
     """This test cannot run here; the text says why."""
-
-
-def words(*values):
-    return struct.pack(">%dI" % len(values), *values)
 
 
 def same(got, wanted, what=""):
@@ -99,97 +96,17 @@ def die_with_parent():
     _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def gone(pid):
+    """Ended; whoever became its parent may not have asked for it yet."""
+    try:
+        return read_file("/proc/%d/stat" % pid).rsplit(b")")[1].split()[0] == b"Z"
+    except FileNotFoundError:
+        return True
+
+
 def need_root():
     if os.geteuid() != 0:
         raise Skip("needs root")
-
-
-# TPM commands.
-
-EMPTY_AUTH = words(9, 0x40000009) + b"\0\0\0\0\0"
-OWNER, LOCKOUT, PLATFORM = 0x40000001, 0x4000000A, 0x4000000C
-NV_ATTRIBUTES = 0x02060006  # owner and index authorisation read and write, no dictionary attack protection
-NV_COUNTER = 0x02060016
-
-
-def tpm_command(code, body=b"", sessions=False):
-    return struct.pack(">HII", 0x8002 if sessions else 0x8001, 10 + len(body), code) + body
-
-
-def sized(data):
-    return struct.pack(">H", len(data)) + data
-
-
-def startup(kind=0):
-    return tpm_command(0x144, struct.pack(">H", kind))
-
-
-def shutdown(kind=0):
-    return tpm_command(0x145, struct.pack(">H", kind))
-
-
-def get_random(count=16):
-    return tpm_command(0x17B, struct.pack(">H", count))
-
-
-def read_clock():
-    return tpm_command(0x181)
-
-
-def pcr_extend(index, digest):
-    return tpm_command(0x182, words(index) + EMPTY_AUTH + words(1) + b"\0\x0b" + digest, True)
-
-
-def pcr_reset(index):
-    return tpm_command(0x13D, words(index) + EMPTY_AUTH, True)
-
-
-def pcr_read(index):
-    selection = bytearray(3)
-    selection[index // 8] = 1 << index % 8
-    return tpm_command(0x17E, words(1) + b"\0\x0b\3" + bytes(selection))
-
-
-def pcr_value(response):
-    return response[-32:]
-
-
-def nv_define(index, size, attributes=NV_ATTRIBUTES, auth=b""):
-    public = struct.pack(">IHIHH", index, 0x0B, attributes, 0, size)
-    return tpm_command(0x12A, words(OWNER) + EMPTY_AUTH + sized(auth) + sized(public), True)
-
-
-def nv_write(index, data, offset=0):
-    return tpm_command(0x137, words(index, index) + EMPTY_AUTH + sized(data) + struct.pack(">H", offset), True)
-
-
-def nv_increment(index):
-    return tpm_command(0x134, words(index, index) + EMPTY_AUTH, True)
-
-
-def nv_read(index, size, offset=0):
-    return tpm_command(0x14E, words(index, index) + EMPTY_AUTH + struct.pack(">HH", size, offset), True)
-
-
-def nv_data(response):
-    same(rc_of(response), 0, "NV_Read")
-    length = struct.unpack(">H", response[14:16])[0]
-    return response[16:16 + length]
-
-
-def create_primary_rsa(unique):
-    """An RSA-2048 storage key; each UNIQUE is a search for primes of its own."""
-    public = (struct.pack(">HHIH", 1, 0x0B, 0x00030472, 0) + struct.pack(">HHH", 6, 128, 0x43)
-              + struct.pack(">HHI", 0x10, 2048, 0) + sized(unique))
-    return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
-
-
-def flush(handle):
-    return tpm_command(0x165, handle)
-
-
-def rc_of(response):
-    return struct.unpack(">I", response[6:10])[0]
 
 
 def receive(sock, count):
@@ -479,6 +396,12 @@ class Place:
     def sound(self, name="state.vtpm"):
         done = self.check(name)
         same(done.returncode, 0, "vtpm check: " + done.stdout + done.stderr)
+
+    def ended_well(self, name="state.vtpm"):
+        """Both slots hold the same orderly end."""
+        slots = self.inspect(name)["state_slots"]
+        same([(s["final"], s["generation"]) for s in slots], [(True, slots[0]["generation"])] * 2)
+        self.sound(name)
 
     def start(self, state="state.vtpm", *args, **options):
         return Device(self, state, *args, **options)

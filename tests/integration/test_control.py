@@ -13,10 +13,11 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (BAD_LOCALITY, BAD_ORDINAL, BAD_PARAMETER, CANCEL, FAIL, GET_CAPABILITY, GET_CONFIG,  # noqa: E402
                     GET_ESTABLISHED, GET_INFO, GET_STATEBLOB, HASH_DATA, HASH_END, HASH_START, INIT, IO_ERROR, LIMIT,
-                    LOCK_STORAGE, NO_SUCH_BLOB, PERMANENT, RC_CANCELED, RC_FAILURE, RESET_ESTABLISHED, SAVESTATE,
-                    SET_BUFFERSIZE, SET_DATAFD, SET_LOCALITY, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE,
-                    Control, Tpm, closed, create_primary_rsa, flush, get_random, main, pcr_extend, pcr_read, pcr_reset, rc_of,
-                    read_clock, receive, same, startup, true, wait_until, words)
+                    LOCK_STORAGE, NO_SUCH_BLOB, PERMANENT, RESET_ESTABLISHED, SAVESTATE, SET_BUFFERSIZE, SET_DATAFD,
+                    SET_LOCALITY, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Control, Tpm, closed, main,
+                    receive, same, true, wait_until)
+from tpm_bytes import (RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, get_random, pcr_extend,  # noqa: E402
+                       pcr_read, pcr_reset, rc_of, read_clock, startup, words)
 
 CAPABILITIES = 0x1FFFF
 BUFFER_MIN, BUFFER_MAX = 2808, 4096
@@ -25,7 +26,9 @@ BUFFER_MIN, BUFFER_MAX = 2808, 4096
 def started(place, *args):
     place.create()
     device = place.start("state.vtpm", *args)
-    return device, device.control()
+    control = device.control()
+    wait_until(lambda: control.result(LOCK_STORAGE, words(0)) == 0, "the state is open")
+    return device, control
 
 
 def test_reply_sizes_stopped(place):

@@ -10,10 +10,11 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (Control, GET_CAPABILITY, IO_ERROR, RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, SHUTDOWN, Skip, Tpm, closed, connect,  # noqa: E402
-                    contains, create_primary_rsa, flush, get_random, main, nv_define, nv_read, nv_write, nv_data,
-                    pcr_extend, pcr_read, pcr_reset, rc_of, read_clock, receive, same, shutdown, startup, tpm_command,
-                    true, wait_until, words)
+from device import (GET_CAPABILITY, IO_ERROR, SHUTDOWN, Control, Skip, Tpm, closed, connect, main,  # noqa: E402
+                    receive, same, true, wait_until)
+from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, create_primary_rsa, get_random, nv_data,  # noqa: E402
+                       nv_define, nv_read, nv_write, pcr_extend, pcr_read, pcr_reset, rc_of, read_clock, shutdown,
+                       startup, tpm_command, words)
 
 INDEX = 0x01500001
 COMMANDS = [get_random(8), pcr_extend(16, b"\1" * 32), pcr_read(16), read_clock(), nv_read(INDEX, 4), pcr_read(0)]

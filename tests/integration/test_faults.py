@@ -13,11 +13,11 @@ import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (FILE_SIZE, GET_CAPABILITY, HEADER_B, INIT, KEY_NOT_FOUND, PERMANENT, SHUTDOWN, SLOT_0, SLOT_1, STOP,  # noqa: E402
-                    Control, Skip, Tpm, change_file, connect, contains, get_random, lacks, main, need_root, nv_define, nv_write,
-                    read_file, same, startup, tpm_command, true, wait_until,
-                    words, write_file)
+from device import (FILE_SIZE, GET_CAPABILITY, HEADER_B, KEY_NOT_FOUND, SHUTDOWN, SLOT_0, SLOT_1, Control,  # noqa: E402
+                    Skip, Tpm, change_file, connect, contains, gone, lacks, main, need_root, read_file, same, true,
+                    wait_until, write_file)
 from statefile import KEY_SLOT, POLICY, VM_UUID, make_header, read_tlvs, write_header  # noqa: E402
+from tpm_bytes import get_random, nv_define, nv_write, startup, tpm_command, words  # noqa: E402
 
 INDEX = 0x01500001
 NOBODY = 65534
