@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A library for LD_PRELOAD: while the file FAILING_STORE_FLAG exists, writes into the file that
+ * FAILING_STORE_FILE names fail with the errno that stands in it, in decimal (5 when it is empty).
+ * A minus before it: the first half of the bytes is written before the failure.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static int
+is_state_file (int fd)
+{
+  struct stat named, opened;
+  const char *path = getenv ("FAILING_STORE_FILE");
+  return path && stat (path, &named) == 0 && fstat (fd, &opened) == 0 && named.st_ino == opened.st_ino &&
+         named.st_dev == opened.st_dev;
+}
+
+/* 0, or what to fail with. */
+static int
+failure (int fd)
+{
+  char text[16] = "";
+  const char *flag = getenv ("FAILING_STORE_FLAG");
+  if (!flag || !is_state_file (fd))
+    return 0;
+  int file = open (flag, O_RDONLY | O_CLOEXEC);
+  if (file < 0)
+    return 0;
+  ssize_t n = read (file, text, sizeof text - 1);
+  close (file);
+  return n > 0 ? atoi (text) : EIO;
+}
+
+ssize_t
+pwritev2 (int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+  ssize_t (*next) (int, const struct iovec *, int, off_t, int) = dlsym (RTLD_NEXT, "pwritev2");
+  int error = failure (fd);
+  if (error == 0)
+    return next (fd, iov, count, offset, flags);
+  struct iovec half = { iov[0].iov_base, iov[0].iov_len / 2 };
+  if (error < 0)
+    next (fd, &half, 1, offset, flags);
+  errno = abs (error);
+  return -1;
+}
+
+ssize_t
+pwrite (int fd, const void *buf, size_t len, off_t offset)
+{
+  ssize_t (*next) (int, const void *, size_t, off_t) = dlsym (RTLD_NEXT, "pwrite");
+  int error = failure (fd);
+  if (error == 0)
+    return next (fd, buf, len, offset);
+  if (error < 0 && next (fd, buf, len / 2, offset) < 0)
+    return -1;
+  errno = abs (error);
+  return -1;
+}
