@@ -162,6 +162,20 @@ adopt_state (VtpmServer *server, VtpmLinkMessage *message, GError **error)
   return TRUE;
 }
 
+/* FALSE: told to end before the broker had an answer. The signal stays to be read. */
+static gboolean
+wait_for_broker (VtpmServer *server, GError **error)
+{
+  struct pollfd polled[] = { { .fd = server->signals, .events = POLLIN }, { .fd = server->link, .events = POLLIN } };
+  while (poll (polled, G_N_ELEMENTS (polled), -1) < 0 && errno == EINTR)
+    ;
+  if (!polled[0].revents)
+    return TRUE;
+  vtpm_fd_clear (&server->link); /* what it answers now is nobody's */
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "told to end while a key provider was asked");
+  return FALSE;
+}
+
 static gboolean
 ask_broker (VtpmServer *server, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
             GError **error)
@@ -176,7 +190,7 @@ ask_broker (VtpmServer *server, const VtpmLinkMessage *request, VtpmLinkType wan
   do
     {
       vtpm_link_message_clear (reply);
-      if ((request && !vtpm_link_send (server->link, request, error))
+      if ((request && !vtpm_link_send (server->link, request, error)) || !wait_for_broker (server, error)
           || !vtpm_link_receive (server->link, reply, error))
         return FALSE;
       request = NULL;

@@ -4,12 +4,13 @@
 import os
 import shutil
 import sys
+import time
 import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (DELETE_VOLATILE, GET_CAPABILITY, KEY_NOT_FOUND, PERMANENT, SET_STATEBLOB, SHUTDOWN,  # noqa: E402
-                    STOP, VOLATILE, contains, main, read_file, same, true)
+                    STOP, VOLATILE, contains, main, read_file, same, true, wait_until)
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, words  # noqa: E402
 
 INDEX = 0x01500001
@@ -135,6 +136,25 @@ def test_incoming_key(place):
     same(data.nv(INDEX, 5), b"first")
     device.term()
     place.sound()
+
+
+def test_end_while_a_key_is_asked_for(place):
+    """SIGTERM while a provider is asked for a blob's key ends it at once, and no file is made"""
+    place.add_gate()
+    device, control, data = prepared(place, "--provider", "gate")
+    pair = control.pair()
+    device.term()
+    os.remove("state.vtpm")
+    place.gate("wait")
+    asked = len(place.asked())
+    device = place.start("state.vtpm", "--incoming")
+    control = device.control()
+    control.send(words(SET_STATEBLOB, 2, PERMANENT, len(pair[0])) + pair[0])
+    wait_until(lambda: len(place.asked()) > asked, "the provider is asked")
+    begin = time.monotonic()
+    device.term()
+    true(time.monotonic() - begin < 5, "it took %.1f s" % (time.monotonic() - begin))
+    true(not os.path.exists("state.vtpm"), "a file was made")
 
 
 def test_incoming_same_file(place):
