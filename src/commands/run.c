@@ -30,6 +30,17 @@ typedef struct
   gboolean create, init, terminate, daemon, incoming;
 } Arguments;
 
+static void
+arguments_clear (Arguments *arguments)
+{
+  char **const texts[] = { &arguments->config,  &arguments->vm_uuid,  &arguments->ctrl, &arguments->data,      &arguments->at_least,
+                           &arguments->startup, &arguments->pid_file, &arguments->log,  &arguments->log_level, &arguments->manage };
+  for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
+    g_clear_pointer (texts[i], g_free);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Arguments, arguments_clear)
+
 /* A daemon's start: the first process waits here for its exit status. */
 typedef struct
 {
@@ -264,7 +275,7 @@ run (const Arguments *arguments, const char *path, GError **error)
 int
 vtpm_command_run (int argc, char **argv)
 {
-  Arguments a = { 0 };
+  g_auto (Arguments) a = { 0 };
   /* FILENAME also for what is none: STRING would load the locale's converter at every start */
   const GOptionEntry entries[] = {
     { "vm-uuid", 0, 0, G_OPTION_ARG_FILENAME, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to",
