@@ -33,8 +33,9 @@ typedef struct
 static void
 arguments_clear (Arguments *arguments)
 {
-  char **const texts[] = { &arguments->config,  &arguments->vm_uuid,  &arguments->ctrl, &arguments->data,      &arguments->at_least,
-                           &arguments->startup, &arguments->pid_file, &arguments->log,  &arguments->log_level, &arguments->manage };
+  char **const texts[]
+      = { &arguments->config,  &arguments->vm_uuid,  &arguments->ctrl, &arguments->data,      &arguments->at_least,
+          &arguments->startup, &arguments->pid_file, &arguments->log,  &arguments->log_level, &arguments->manage };
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
 }
