@@ -217,6 +217,8 @@ vtpm_device_startup (VtpmDevice *device, guint16 type, GError **error)
   guint32 rc = vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_STARTUP, type, command));
   gboolean stored = vtpm_device_try_commit (device);
   vtpm_device_leave (device);
+  if (rc == VTPM_RC_INITIALIZE) /* resumed from volatile state: it was started up before */
+    rc = VTPM_RC_SUCCESS;
   if (rc == VTPM_RC_SUCCESS && stored)
     return TRUE;
   vtpm_error_set (error, VTPM_DEVICE_ERROR, stored ? VTPM_ERROR_FAILED : VTPM_ERROR_STORE_FAILED,

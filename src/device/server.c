@@ -58,15 +58,12 @@ end (VtpmServer *server)
 {
   g_autoptr (GError) error = NULL;
   server->ended = TRUE;
-  if (server->failure)
-    {
-      server->exit_status = vtpm_error_row (vtpm_error_code (server->failure))->exit_status;
-      return;
-    }
-  if (vtpm_device_finish (server->device, &error))
-    return;
-  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
-  server->exit_status = vtpm_error_row (vtpm_error_code (error))->exit_status;
+  /* also after a start that failed: the TPM may be on, and know more than the file */
+  if (!vtpm_device_finish (server->device, &error))
+    vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  const GError *cause = server->failure ? server->failure : error;
+  if (cause)
+    server->exit_status = vtpm_error_row (vtpm_error_code (cause))->exit_status;
 }
 
 static void
