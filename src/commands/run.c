@@ -243,20 +243,30 @@ harden (GError **error)
 {
   umask (077);
   signal (SIGPIPE, SIG_IGN);
+  signal (SIGXFSZ, SIG_IGN); /* a state file beyond a limit is a store that fails */
   vtpm_harden_no_dump ();
   mallopt (M_ARENA_MAX, 1); /* two threads that seldom run at once need no heap each */
   return vtpm_harden_no_new_privileges (error);
 }
 
+static void
+server_options_clear (VtpmServerOptions *options)
+{
+  vtpm_endpoint_close (&options->ctrl);
+  vtpm_endpoint_close (&options->data);
+  vtpm_endpoint_close (&options->manage);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmServerOptions, server_options_clear)
+
 static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
   Start start = { .notify = -1 };
-  VtpmServerOptions server = { .path = path,
-                               .terminate = arguments->terminate,
-                               .pid_file = arguments->pid_file,
-                               .started = on_started,
-                               .started_data = &start };
+  g_auto (VtpmServerOptions) server = { .path = path,
+                                        .terminate = arguments->terminate,
+                                        .pid_file = arguments->pid_file,
+                                        .started = on_started,
+                                        .started_data = &start };
   VtpmBrokerOptions broker
       = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .daemon = arguments->daemon };
   if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
