@@ -18,8 +18,8 @@ is_state_file (int fd)
 {
   struct stat named, opened;
   const char *path = getenv ("FAILING_STORE_FILE");
-  return path && stat (path, &named) == 0 && fstat (fd, &opened) == 0 && named.st_ino == opened.st_ino &&
-         named.st_dev == opened.st_dev;
+  return path && stat (path, &named) == 0 && fstat (fd, &opened) == 0 && named.st_ino == opened.st_ino
+         && named.st_dev == opened.st_dev;
 }
 
 /* 0, or what to fail with. */
