@@ -195,7 +195,8 @@ process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locali
   memcpy (out, response, response_len);
   device->commands++;
   device->guest_runs = TRUE;
-  device->last_code = vtpm_tpm_code (command);
+  /* one that failed is none: a TPM2_Shutdown that was refused has to be sent anew */
+  device->last_code = vtpm_tpm_code (response) == VTPM_RC_SUCCESS ? vtpm_tpm_code (command) : 0;
   atomic_store (&device->established, vtpm_engine_established ());
   vtpm_device_take_stored (device);
   if (!device->commit_open)
