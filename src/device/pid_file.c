@@ -11,11 +11,25 @@
 #include "base/io.h"
 #include "src/device/device.h"
 
+#define MAX_TEXT 32 /* a process id and what may stand around it */
+
 struct VtpmPidFile
 {
   char *path;
   int fd;
 };
+
+/* Empty, or the number that another one left. Anything else was named by mistake, perhaps the state file. */
+static gboolean
+is_pid_file (int fd)
+{
+  char text[MAX_TEXT + 1];
+  ssize_t n = pread (fd, text, sizeof text, 0);
+  for (ssize_t i = 0; i < n; i++)
+    if (!g_ascii_isdigit (text[i]) && !g_ascii_isspace (text[i]))
+      return FALSE;
+  return n >= 0 && n <= MAX_TEXT;
+}
 
 VtpmPidFile *
 vtpm_pid_file_write (const char *path, GError **error)
@@ -25,6 +39,12 @@ vtpm_pid_file_write (const char *path, GError **error)
     {
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE,
                       "the pid file %s is held by a running process; stop it or choose another", path);
+      return NULL;
+    }
+  if (fd >= 0 && !is_pid_file (fd))
+    {
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_USAGE,
+                      "%s is there and is no pid file; it was left alone, choose another name", path);
       return NULL;
     }
   g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What once broke: each test is an attack that lost state, hung the device or left something behind."""
 import os
+import resource
+import struct
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import SHUTDOWN, STORE_VOLATILE, contains, main, read_file, same, wait_until  # noqa: E402
-from tpm_bytes import nv_define, pcr_extend, pcr_read  # noqa: E402
+from device import (IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, contains, main, read_file, same, true,  # noqa: E402
+                    wait_until, write_file)
+from tpm_bytes import (RC_FAILURE, nv_define, pcr_extend, pcr_read, shutdown, startup, tpm_command,  # noqa: E402
+                       words)
 
 CLOSED = ("", "<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-")
 
@@ -60,6 +64,49 @@ def test_failed_startup_is_an_orderly_end(place):
     done = place.check()
     same(done.returncode, 0, done.stderr)
     contains(done.stdout, "an orderly end")
+
+
+def test_failed_shutdown_counts_as_none(place):
+    """A TPM2_Shutdown that the TPM refused is no orderly end: the device still sends its own"""
+    place.create()
+    control, data = place.start().powered()
+    true(data.rc(shutdown(7)) != 0, "TPM2_Shutdown(7) is refused")
+    same(control.result(STOP), 0, "STOP")
+    same(control.init(), 0, "INIT")
+    data.good(startup())
+    startup_clear = struct.unpack(">I", data.good(tpm_command(0x17A, words(6, 0x201, 1)))[-4:])[0]
+    true(startup_clear >> 31, "TPM_PT_STARTUP_CLEAR %#x says orderly" % startup_clear)
+
+
+def test_file_size_limit(place):
+    """A limit on the size of files is a store that fails: the device does not die of SIGXFSZ"""
+    place.create()
+    device = place.start()
+    control = device.control()
+    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    same(control.init(), 0, "INIT")
+    data = control.open_data()
+    same(data.rc(startup()), RC_FAILURE, "TPM2_Startup whose store fails")
+    same(control.result(STORE_VOLATILE), IO_ERROR, "STORE_VOLATILE")
+    same(device.process.poll(), None, "it lives")
+    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    data.good(nv_define(0x1500001, 8))
+    device.term()
+    place.sound()
+
+
+def test_pid_file_named_by_mistake(place):
+    """--pid-file with the name of the state file, or of any file that is none, is refused and changes nothing"""
+    place.create()
+    before = read_file("state.vtpm")
+    write_file("letter", b"dear reader\n")
+    for name in ("state.vtpm", "letter"):
+        content = read_file(name)
+        place.refused(2, ["[usage]", "no pid file"], "state.vtpm", pid_file=name)
+        same(read_file(name), content, name)
+    same(read_file("state.vtpm"), before)
+    write_file("stale", b"12345\n")
+    place.start(pid_file="stale").term()
 
 
 if __name__ == "__main__":
