@@ -98,7 +98,7 @@ vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int err
   va_start (args, format);
   g_autofree char *text = g_strdup_vprintf (format, args);
   va_end (args);
-  if (code == VTPM_ERROR_STORE_FAILED && (errnum == ENOSPC || errnum == EDQUOT))
+  if (code == VTPM_ERROR_STORE_FAILED && (errnum == ENOSPC || errnum == EDQUOT || errnum == EFBIG))
     code = VTPM_ERROR_STORE_FULL;
   g_autofree char *whole = g_strdup_printf ("%s: %s", text, g_strerror (errnum));
   set_text (error, domain, code, whole);

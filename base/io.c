@@ -163,29 +163,65 @@ vtpm_now_ms (void)
   return (gint64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-VtpmBlob *
-vtpm_read_file (const char *path, gsize max)
+/* Opens a regular file of at most MAX bytes; -1 with errno. */
+static int
+open_regular (const char *path, gsize max, gsize *size)
 {
   vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   struct stat info;
   if (fd < 0 || fstat (fd, &info) != 0)
-    return NULL;
+    return -1;
   if (!S_ISREG (info.st_mode))
     {
       errno = S_ISDIR (info.st_mode) ? EISDIR : EINVAL;
-      return NULL;
+      return -1;
     }
   if ((guint64) info.st_size > max)
     {
       errno = EFBIG;
-      return NULL;
+      return -1;
     }
-  g_autoptr (VtpmBlob) blob = vtpm_blob_new ((gsize) info.st_size);
+  *size = (gsize) info.st_size;
+  return vtpm_fd_steal (&fd);
+}
+
+VtpmBlob *
+vtpm_read_file (const char *path, gsize max)
+{
+  gsize size;
+  vtpm_autofd int fd = open_regular (path, max, &size);
+  if (fd < 0)
+    return NULL;
+  g_autoptr (VtpmBlob) blob = vtpm_blob_new (size);
   ssize_t n = vtpm_read_full (fd, blob->data, blob->len);
   if (n < 0)
     return NULL;
   blob->len = (gsize) n;
   return g_steal_pointer (&blob);
+}
+
+VtpmSecret *
+vtpm_read_secret_file (const char *path, gsize max)
+{
+  gsize size;
+  vtpm_autofd int fd = open_regular (path, max, &size);
+  if (fd < 0)
+    return NULL;
+  g_autoptr (VtpmSecret) secret = vtpm_secret_new (size, NULL);
+  if (!secret)
+    {
+      errno = ENOMEM;
+      return NULL;
+    }
+  ssize_t n = vtpm_read_full (fd, secret->data, secret->len);
+  if (n < 0)
+    return NULL;
+  if ((gsize) n < size)
+    {
+      errno = EBUSY; /* it was cut while it was read */
+      return NULL;
+    }
+  return g_steal_pointer (&secret);
 }
 
 static gboolean

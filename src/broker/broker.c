@@ -126,6 +126,22 @@ send_state (Broker *broker, VtpmState *state, GError **error)
   return sent;
 }
 
+/* A record with a good checksum and a bad MAC was changed without the key: told, and passed over. */
+static void
+tell_bad_records (const VtpmBrokerOptions *options, const VtpmHeader *header, const VtpmUnlocked *unlocked)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    for (guint k = 0; k < unlocked->n; k++)
+      {
+        const VtpmRecord *record = header->records->pdata[i];
+        if (record->epoch == unlocked->epoch[k] && !vtpm_seal_verify_record (unlocked->dek[k], record))
+          vtpm_log (VTPM_LOG_WARNING,
+                    "[state-damaged] %s: a header copy was changed without the key (epoch %" G_GUINT64_FORMAT
+                    ", sequence %" G_GUINT64_FORMAT "); the other one is used and the copy written anew",
+                    options->path, record->epoch, record->sequence);
+      }
+}
+
 /* Takes the store over. */
 static gboolean
 hand_over (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
@@ -138,6 +154,8 @@ hand_over (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const Vtp
   if (!state)
     return FALSE;
   store = NULL; /* the state's now */
+  if (header->records->len > 1)
+    tell_bad_records (broker->options, header, unlocked);
   return put_in_order (broker, state, error) && send_state (broker, state, error);
 }
 

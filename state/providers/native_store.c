@@ -23,7 +23,7 @@
 void
 vtpm_native_store_clear (VtpmNativeStore *store)
 {
-  g_clear_pointer (&store->image, vtpm_blob_free);
+  g_clear_pointer (&store->image, vtpm_secret_free);
   store->count = 0;
 }
 
@@ -68,7 +68,7 @@ versions_grow (const VtpmNativeStore *store)
 static const char *
 check (VtpmNativeStore *store, const VtpmUuid *uuid, gboolean *newer)
 {
-  const VtpmBlob *image = store->image;
+  const VtpmSecret *image = store->image;
   VtpmReader r = vtpm_reader (image->data, image->len);
   guint8 sum[CHECKSUM_SIZE];
   const guint8 *magic = vtpm_read_bytes (&r, MAGIC_SIZE);
@@ -116,7 +116,7 @@ vtpm_native_store_load (const VtpmPlace *place, const VtpmUuid *uuid, VtpmNative
 {
   g_autofree char *name = vtpm_native_store_name (uuid);
   g_autofree char *path = g_build_filename (place->data_dir, name, NULL);
-  store->image = vtpm_read_file (path, STORE_SIZE (VTPM_NATIVE_MAX_VERSIONS));
+  store->image = vtpm_read_secret_file (path, STORE_SIZE (VTPM_NATIVE_MAX_VERSIONS));
   if (!store->image)
     {
       set_unreadable (path, errno, error);
@@ -141,7 +141,9 @@ vtpm_native_store_append (const VtpmPlace *place, const VtpmUuid *uuid, const Vt
                           const VtpmSecret *kdk, GError **error)
 {
   guint32 count = store ? store->count : 0;
-  g_autoptr (VtpmBlob) image = vtpm_blob_new (STORE_SIZE (count + 1));
+  g_autoptr (VtpmSecret) image = vtpm_secret_new (STORE_SIZE (count + 1), error);
+  if (!image)
+    return FALSE;
   VtpmWriter w = vtpm_writer (image->data, image->len);
   vtpm_write_bytes (&w, MAGIC, MAGIC_SIZE);
   vtpm_write_le32 (&w, STORE_VERSION);

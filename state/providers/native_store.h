@@ -10,12 +10,12 @@
 #include "state/place.h"
 
 #define VTPM_KDK_SIZE 32
-#define VTPM_NATIVE_MAX_VERSIONS 4096
+#define VTPM_NATIVE_MAX_VERSIONS 256 /* the whole file stands in the secure heap, at a rotation twice */
 
 typedef struct
 {
-  VtpmBlob *image; /* the whole file, checked */
-  guint32 count;   /* of key versions, at least 1 */
+  VtpmSecret *image; /* the whole file, checked */
+  guint32 count;     /* of key versions, at least 1 */
 } VtpmNativeStore;
 
 void vtpm_native_store_clear (VtpmNativeStore *store);
