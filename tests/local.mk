@@ -28,7 +28,7 @@ host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-rea
 src_tests = tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
-	tests/unit/test-check tests/crash/test-crash
+	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives
 
 doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
 state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
@@ -53,15 +53,32 @@ tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
 	src/commands/check.c src/commands/command.c src/commands/command.h
 tests_crash_test_crash_SOURCES = tests/crash/test-crash.c tests/crash/disk.c tests/crash/disk.h
 
+tests_crash_test_lives_SOURCES = tests/crash/test-lives.c tests/crash/disk.c tests/crash/disk.h
+
 check_PROGRAMS += $(tap_programs) tests/plainstate
 tests_plainstate_SOURCES = tests/plainstate.c
 # one list for all: a program takes from the libraries what it needs
 LDADD = $(VTPM_LIBS)
 
+# the programs as a user meets them
 tap_cases += \
-	tests/integration/test_docs.py \
+	tests/integration/test_attack.py \
+	tests/integration/test_blobs.py \
 	tests/integration/test_commands.py \
-	tests/integration/test_ctl.py
+	tests/integration/test_control.py \
+	tests/integration/test_ctl.py \
+	tests/integration/test_data.py \
+	tests/integration/test_docs.py \
+	tests/integration/test_faults.py \
+	tests/integration/test_incoming.py \
+	tests/integration/test_key.py \
+	tests/integration/test_life.py \
+	tests/integration/test_secrets.py \
+	tests/integration/test_start.py \
+	tests/integration/test_store.py \
+	tests/integration/test_tpm2_tools.py
+EXTRA_DIST += tests/integration/device.py tests/integration/failing_store.c tests/integration/helpers \
+	tests/integration/statefile.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 20 in check.

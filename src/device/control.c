@@ -16,7 +16,7 @@ static guint32
 init (VtpmControl *control, const VtpmControlRequest *request)
 {
   g_autoptr (GError) error = NULL;
-  guint32 verdict = control->hooks->init_verdict (control->data);
+  guint32 verdict = control->hooks->key_verdict (control->data);
   if (verdict != VTPM_CONTROL_OK)
     return verdict;
   if (!vtpm_device_has_state (control->device))
@@ -77,7 +77,7 @@ get_info (VtpmControl *control, const VtpmControlRequest *request, VtpmControlRe
 static guint32
 set_blob (VtpmControl *control, const VtpmControlRequest *request)
 {
-  guint32 verdict = control->hooks->init_verdict (control->data);
+  guint32 verdict = control->hooks->key_verdict (control->data);
   return verdict != VTPM_CONTROL_OK
              ? verdict
              : vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);

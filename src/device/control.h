@@ -17,7 +17,7 @@ typedef struct
    * What INIT and SET_STATEBLOB have to wait for: 0 nothing, else the result to give;
    * VTPM_CONTROL_WAIT while the key is not there.
    */
-  guint32 (*init_verdict) (gpointer data);
+  guint32 (*key_verdict) (gpointer data);
   /** Has the file of an incoming TPM made and adopted by the device. FALSE: told in ERROR. */
   gboolean (*make_file) (gpointer data, const VtpmIncoming *incoming, GError **error);
   /** The TPM was powered on. */

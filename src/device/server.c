@@ -113,7 +113,7 @@ take_data_fd (gpointer data, int fd)
 }
 
 static guint32
-init_verdict (gpointer data)
+key_verdict (gpointer data)
 {
   VtpmServer *server = data;
   if (server->key == KEY_FAILED)
@@ -235,7 +235,7 @@ make_file (gpointer data, const VtpmIncoming *incoming, GError **error)
 
 static const VtpmControlHooks hooks = {
   .take_data_fd = take_data_fd,
-  .init_verdict = init_verdict,
+  .key_verdict = key_verdict,
   .make_file = make_file,
   .powered_on = powered_on,
 };

@@ -387,6 +387,7 @@ def test_blob_of_suspended(place):
     pcr = data.pcr(16)
     same(control.result(STORE_VOLATILE), 0)
     device, control, data = restart(place, device, control, "kill")
+    wait_until(lambda: control.get_blob(PERMANENT)[0] == 0, "the key is there")
     pair = control.pair()
     same(control.init(), 0)
     data.good(pcr_extend(16, b"\4" * 32))

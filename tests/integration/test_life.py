@@ -164,7 +164,7 @@ def test_pid_file(place):
     """the pid file: written and locked once the sockets listen, an old one is taken over, a held one is not"""
     place.create()
     place.create("other.vtpm")
-    write_file("pid", b"99999999 old\n")
+    write_file("pid", b"99999999\n")
     device = place.start(pid_file="pid")
     same(read_file("pid"), b"%d\n" % device.pid)
     with open("pid", "rb") as file:
