@@ -13,7 +13,7 @@
 #include "state/state.h"
 #include "tests/crash/disk.h"
 
-#define ROUNDS 12
+#define ROUNDS 150
 #define LIVES 40
 #define OPERATIONS 8
 #define MAX_EPOCHS (LIVES * OPERATIONS + 2)
@@ -59,8 +59,8 @@ draw (guint below)
 static void
 arm (Disk *disk)
 {
-  disk->fault = draw (2) ? (Fault) draw (N_FAULTS) : FAULT_NONE;
-  disk->fault_at = disk->operations + 1 + draw (8);
+  disk->fault = draw (4) ? (Fault) draw (N_FAULTS) : FAULT_NONE;
+  disk->fault_at = disk->operations + 1 + draw (1 + draw (8));
 }
 
 static const VtpmSecret *
