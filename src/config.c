@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <grp.h>
 #include <math.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,7 +111,8 @@ set_place (VtpmConfig *config)
 static gboolean
 usage (GError **error, const char *path, const char *where, const char *cause)
 {
-  vtpm_error_set (error, VTPM_CONFIG_ERROR, VTPM_ERROR_USAGE, "%s, %s: %s; see vtpm.conf(5)", path, where, cause);
+  vtpm_error_set (error, VTPM_CONFIG_ERROR, VTPM_ERROR_USAGE, "%s%s%s: %s; see vtpm.conf(5)", path, where ? ", " : "",
+                  where ? where : "", cause);
   return FALSE;
 }
 
@@ -198,10 +198,10 @@ read_file (VtpmConfig *config, const char *path, gboolean may_be_missing, GPtrAr
   g_autoptr (GKeyFile) text = g_key_file_new ();
   g_autoptr (GError) cause = NULL;
   if (!g_utf8_validate_len ((const char *) bytes->data, bytes->len, NULL))
-    return usage (error, path, "the whole file", "it is not UTF-8 text");
+    return usage (error, path, NULL, "it is not UTF-8 text");
   if (bytes->len > 0
       && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_NONE, &cause))
-    return usage (error, path, "at the line named", cause->message);
+    return usage (error, path, NULL, cause->message);
   return read_values (config, text, path, helper_dirs, error);
 }
 

@@ -99,8 +99,8 @@ set_damaged (const VtpmPlace *place, GError **error, const char *where, const ch
 {
   g_autofree char *path = registry_path (place);
   vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                  "the list of key providers %s does not parse, %s: %s. Correct it or restore it from a backup", path,
-                  where, cause);
+                  "the list of key providers %s does not parse: %s%s%s. Correct it or restore it from a backup", path,
+                  where ? where : "", where ? ": " : "", cause);
 }
 
 /* The text of the registry; an empty key file where there is none. */
@@ -121,11 +121,11 @@ load_text (const VtpmPlace *place, GError **error)
     }
   g_autoptr (GError) cause = NULL;
   if (!g_utf8_validate_len ((const char *) bytes->data, bytes->len, NULL))
-    set_damaged (place, error, "the whole file", "it is not UTF-8 text");
+    set_damaged (place, error, NULL, "it is not UTF-8 text");
   else if (bytes->len > 0
            && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_KEEP_COMMENTS,
                                           &cause))
-    set_damaged (place, error, "at the line named", cause->message);
+    set_damaged (place, error, NULL, cause->message);
   else
     return g_steal_pointer (&text);
   return NULL;
@@ -233,8 +233,8 @@ vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError *
   char text[VTPM_UUID_TEXT_SIZE];
   if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
-                    "the key provider %s is not known on this host. Import it here, with its keys, from the host "
-                    "that made it or from its backup",
+                    "the key provider %s is not known on this host. Bring its keys, and its entry in providers.conf, "
+                    "from the host that made it or from a backup; see vtpm.conf(5)",
                     vtpm_uuid_format (uuid, text));
   return entry;
 }
@@ -257,7 +257,9 @@ vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError 
     return vtpm_registry_find (registry, &uuid, error);
   if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
-                    "no key provider of this host is called \"%s\". " FILE_NAME " lists those there are", name);
+                    "no key provider of this host is called \"%s\". Those there are stand in " FILE_NAME
+                    "; see vtpm.conf(5)",
+                    name);
   return entry;
 }
 

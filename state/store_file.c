@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -247,24 +246,25 @@ vtpm_store_file_open (const char *path, gboolean writable, GError **error)
   vtpm_autofd int fd = open (path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
     {
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING, errno,
-                            "there is no state file %s; restore it from a backup, or make a new TPM with 'vtpm create'",
-                            path);
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,
+                      "there is no state file %s; correct the name, restore it from a backup, or make a new TPM with "
+                      "'vtpm create'",
+                      path);
       return NULL;
     }
   if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
     {
       vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno,
-                            "cannot open %s; see its owner and mode, and its folders'", path);
+                            "cannot open %s; see who may read and write it, and enter its folders", path);
       return NULL;
     }
-  if (fd < 0 || fstat (fd, &info) != 0)
+  gboolean is_folder = fd < 0 && errno == EISDIR;
+  if (!is_folder && (fd < 0 || fstat (fd, &info) != 0))
     {
-      VtpmErrorCode code = errno == EISDIR ? VTPM_ERROR_USAGE : VTPM_ERROR_STORE_FAILED;
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot open %s", path);
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot open %s", path);
       return NULL;
     }
-  if (!S_ISREG (info.st_mode))
+  if (is_folder || !S_ISREG (info.st_mode))
     {
       vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE, "%s is no regular file; name a state file", path);
       return NULL;
@@ -284,12 +284,18 @@ vtpm_store_file_create (const char *path, GError **error)
   g_autofree char *folder = g_path_get_dirname (path), *name = g_path_get_basename (path);
   g_autofree char *temporary = g_strdup_printf ("%s/.%s.XXXXXX", folder, name);
   vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+    {
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE,
+                      "there is no folder %s; correct the name, or make it first", folder);
+      return NULL;
+    }
   if (fd < 0)
     {
-      VtpmErrorCode code = errno == EACCES || errno == EPERM || errno == EROFS ? VTPM_ERROR_ACCESS_DENIED
-                           : errno == ENOENT || errno == ENOTDIR               ? VTPM_ERROR_USAGE
-                                                                               : VTPM_ERROR_STORE_FAILED;
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot make a file in %s", folder);
+      VtpmErrorCode code
+          = errno == EACCES || errno == EPERM || errno == EROFS ? VTPM_ERROR_ACCESS_DENIED : VTPM_ERROR_STORE_FAILED;
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, errno, "cannot make %s; see who may write in its folder",
+                            path);
       return NULL;
     }
   VtpmStore *store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);

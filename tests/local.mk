@@ -73,6 +73,7 @@ tap_cases += \
 	tests/integration/test_incoming.py \
 	tests/integration/test_key.py \
 	tests/integration/test_life.py \
+	tests/integration/test_mistakes.py \
 	tests/integration/test_secrets.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \

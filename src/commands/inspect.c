@@ -399,8 +399,11 @@ print_record (const View *view, const VtpmRecord *record)
       const char *name = provider_name (view, &slot->provider);
       g_autofree char *label = g_strdup_printf ("Key slot %u", i + 1);
       line (label, "provider %s (%s), key %s, version %u, %" G_GSIZE_FORMAT " bytes",
-            vtpm_uuid_format (&slot->provider, text), name ? name : "not known on this host", slot->key_id,
-            slot->key_version, g_bytes_get_size (slot->wrapped));
+            vtpm_uuid_format (&slot->provider, text),
+            name             ? name
+            : view->registry ? "not known on this host"
+                             : "name not read",
+            slot->key_id, slot->key_version, g_bytes_get_size (slot->wrapped));
     }
   line ("libtpms", "%s", version);
   line ("Public part", "%" G_GSIZE_FORMAT " bytes", record->public_part ? g_bytes_get_size (record->public_part) : 0);

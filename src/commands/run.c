@@ -7,7 +7,6 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -243,7 +242,6 @@ harden (GError **error)
 {
   umask (077);
   signal (SIGPIPE, SIG_IGN);
-  signal (SIGXFSZ, SIG_IGN); /* a state file beyond a limit is a store that fails */
   vtpm_harden_no_dump ();
   mallopt (M_ARENA_MAX, 1); /* two threads that seldom run at once need no heap each */
   return vtpm_harden_no_new_privileges (error);

@@ -44,16 +44,15 @@ has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
 
 /* Keeps the word and the cause of the provider that cannot wrap, and names the way on. */
 static void
-set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, const char *provider, const GError *cause)
+set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, const GError *cause)
 {
   char vm[VTPM_UUID_TEXT_SIZE];
-  const char *name = vtpm_state_store (state)->name;
   const char *text = strstr (cause->message, "] ");
   vtpm_uuid_format (vm_uuid, vm);
   vtpm_error_set (error, VTPM_IDENTITY_ERROR, vtpm_error_code (cause),
-                  "%s cannot be bound to VM %s, nothing was changed: %s. When that is mended start again, or bind it "
-                  "with 'vtpm bind %s --vm-uuid %s [--drop %s]'",
-                  name, vm, text ? text + strlen ("] ") : cause->message, name, vm, provider);
+                  "%s cannot be bound to VM %s, nothing was changed: %s. Each provider that has a key slot must wrap "
+                  "the new key: mend this one, then start again",
+                  vtpm_state_store (state)->name, vm, text ? text + strlen ("] ") : cause->message);
 }
 
 /* One slot for each provider that had one, in the same order. */
@@ -71,7 +70,7 @@ wrap_with_all (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, c
       vtpm_uuid_format (&slot->provider, provider);
       if (!vtpm_create_add_key_slot (config, provider, record, dek, &cause))
         {
-          set_cannot_wrap (error, state, &record->vm_uuid, provider, cause);
+          set_cannot_wrap (error, state, &record->vm_uuid, cause);
           return FALSE;
         }
     }

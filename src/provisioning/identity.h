@@ -25,8 +25,8 @@ void vtpm_identity_set_other (GError **error, const char *name, const VtpmRecord
 /**
  * The first bind: a new epoch and DEK for VM_UUID, the same vTPM id and policy; wrapped by the
  * providers of the slots that were there and no other. STATE holds the owner lock and was
- * recovered. FALSE: the word of the provider that cannot wrap now (the message names
- * 'vtpm bind'), store-failed; the state must be closed.
+ * recovered. FALSE: the word of the provider that cannot wrap now, store-failed; the state
+ * must be closed.
  */
 gboolean vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;

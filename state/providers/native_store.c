@@ -98,8 +98,8 @@ set_unreadable (const char *path, int errnum, GError **error)
 {
   if (errnum == ENOENT || errnum == ENOTDIR)
     vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_DESTROYED,
-                    "the native key provider's key store %s is not there. Restore it from a backup, or import the "
-                    "provider from the host that made it",
+                    "the native key provider's key store %s is not there. Restore it from a backup, or copy it "
+                    "from the host that made it",
                     path);
   else if (errnum == EACCES || errnum == EPERM)
     vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_ACCESS_DENIED, errnum,
