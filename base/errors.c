@@ -2,7 +2,6 @@
 #include "base/errors.h"
 
 #include <errno.h>
-#include <string.h>
 
 /* TPM 1.2 result codes (TCG TPM Main part 2, section 16), which is what QEMU decodes for CMD_INIT. */
 enum
