@@ -40,7 +40,7 @@ gboolean vtpm_device_guest_runs (VtpmDevice *device);
 /**
  * Powers on with the newest bytes, or the state blobs that came in. A TPM that is on is shut
  * down first. Gives the result for INIT. Blobs that came in before there is a file are only
- * in memory: the caller has the file made (vtpm_blobs_payload) and adopted before this.
+ * in memory: the caller has the file made (vtpm_blobs_incoming) and adopted before this.
  */
 guint32 vtpm_device_init (VtpmDevice *device, gboolean delete_volatile);
 /** TPM2_Shutdown if the guest sent none, and power off. Does not wait for a commit; a command that does is answered
