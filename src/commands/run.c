@@ -173,6 +173,16 @@ become_daemon (Start *start, GError **error)
   return TRUE;
 }
 
+/* What is open for clients is the device's alone. */
+static void
+close_endpoints (const VtpmServerOptions *server)
+{
+  const VtpmEndpoint *const endpoints[] = { &server->ctrl, &server->data, &server->manage };
+  for (gsize i = 0; i < G_N_ELEMENTS (endpoints); i++)
+    if (endpoints[i]->kind != VTPM_ENDPOINT_NONE && endpoints[i]->fd >= 0)
+      close (endpoints[i]->fd);
+}
+
 /* Forks the broker before anything secret exists. Gives the device's end of the link, or -1. */
 static int
 start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server, GError **error)
@@ -188,10 +198,7 @@ start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server,
   if (child == 0)
     {
       close (ends[0]);
-      if (server->ctrl.kind == VTPM_ENDPOINT_FD)
-        close (server->ctrl.fd);
-      if (server->data.kind == VTPM_ENDPOINT_FD)
-        close (server->data.fd);
+      close_endpoints (server);
       if (!vtpm_secret_init (NULL))
         _exit (1);
       vtpm_broker_run (options, ends[1]);
@@ -222,10 +229,11 @@ serve (const Arguments *arguments, Start *start, VtpmBrokerOptions *broker, Vtpm
     return -1;
   options->leave_on_failure = arguments->daemon || options->init;
   vtpm_seal_warm_up ();
-  vtpm_autofd int link = start_broker (broker, options, error);
-  VtpmServer *server = link >= 0 ? vtpm_server_listen (options, error) : NULL;
+  /* The sockets first: a broker that is killed because they fail may have made a file by then, or half of one. */
+  VtpmServer *server = vtpm_server_listen (options, error);
+  vtpm_autofd int link = server ? start_broker (broker, options, error) : -1;
   int status = -1;
-  if (server && vtpm_secret_init (error) && vtpm_engine_open (error))
+  if (link >= 0 && vtpm_secret_init (error) && vtpm_engine_open (error))
     {
       print_qemu_options (options);
       status = vtpm_server_run (server, vtpm_fd_steal (&link));

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 UUID = "7d444840-9dc0-41d1-b245-5ffdce74fad2"
@@ -64,6 +65,18 @@ def test_file_size_limit(host):
                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT)))
     says(done, 1, "[store-full]", "other.vtpm")
     assert sorted(os.listdir(host.folder)) == before
+
+
+def test_create_without_a_socket(host):
+    """run --create that cannot have its socket, pid file or log makes no TPM, and no half of one"""
+    before = sorted(os.listdir(host.folder))
+    for wrong in (["--ctrl", "unix:none/sock"], ["--ctrl", "unix:sock", "--data", "unix:none/data"],
+                  ["--ctrl", "unix:sock", "--pid-file", "none/pid"], ["--ctrl", "unix:sock", "--log", "none/log"]):
+        for _ in range(5):
+            done = host.run("run", "new.vtpm", "--create", *wrong)
+            assert done.returncode == 1 and " none/" in done.stderr, done.stderr
+    time.sleep(0.2)
+    assert sorted(os.listdir(host.folder)) == before, os.listdir(host.folder)
 
 
 def test_config_typing_mistakes(host):
