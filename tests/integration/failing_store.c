@@ -2,11 +2,13 @@
  *
  * A library for LD_PRELOAD: while the file FAILING_STORE_FLAG exists, writes into the file that
  * FAILING_STORE_FILE names fail with the errno that stands in it, in decimal (5 when it is empty).
- * A minus before it: the first half of the bytes is written before the failure.
+ * A minus before it: the first half of the bytes is written before the failure. Each write that
+ * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2).
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,13 +40,30 @@ failure (int fd)
   return n > 0 ? atoi (text) : EIO;
 }
 
+static void
+note (int fd, off_t offset, size_t len, int flags)
+{
+  const char *log = getenv ("FAILING_STORE_LOG");
+  if (!log || !is_state_file (fd))
+    return;
+  int file = open (log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0)
+    return;
+  dprintf (file, "%lld %zu %d\n", (long long) offset, len, flags);
+  close (file);
+}
+
 ssize_t
 pwritev2 (int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
   ssize_t (*next) (int, const struct iovec *, int, off_t, int) = dlsym (RTLD_NEXT, "pwritev2");
   int error = failure (fd);
   if (error == 0)
-    return next (fd, iov, count, offset, flags);
+    {
+      ssize_t n = next (fd, iov, count, offset, flags);
+      note (fd, offset, n > 0 ? (size_t) n : 0, flags);
+      return n;
+    }
   struct iovec half = { iov[0].iov_base, iov[0].iov_len / 2 };
   if (error < 0)
     next (fd, &half, 1, offset, flags);
@@ -58,7 +77,11 @@ pwrite (int fd, const void *buf, size_t len, off_t offset)
   ssize_t (*next) (int, const void *, size_t, off_t) = dlsym (RTLD_NEXT, "pwrite");
   int error = failure (fd);
   if (error == 0)
-    return next (fd, buf, len, offset);
+    {
+      ssize_t n = next (fd, buf, len, offset);
+      note (fd, offset, n > 0 ? (size_t) n : 0, 0);
+      return n;
+    }
   if (error < 0 && next (fd, buf, len / 2, offset) < 0)
     return -1;
   errno = abs (error);
