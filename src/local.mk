@@ -10,6 +10,7 @@ libvtpm_src_a_SOURCES = \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/client/client.c src/client/client.h \
 	src/device/blobs.c src/device/blobs.h \
+	src/device/broker_link.c src/device/broker_link.h \
 	src/device/control.c src/device/control.h \
 	src/device/control_channel.c src/device/control_channel.h \
 	src/device/control_codec.c src/device/control_codec.h \

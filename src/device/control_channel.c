@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/device/control_channel.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 
 #include "base/io.h"
 #include "base/log.h"
 
 #define READ_SIZE 4096
 #define KEEP_SIZE (16 * 1024) /* a buffer that grew for a blob is given back beyond this */
-#define SEND_TIMEOUT_S 10
+#define SEND_TIMEOUT_MS 10000
 
 struct VtpmControlChannel
 {
@@ -27,8 +28,6 @@ VtpmControlChannel *
 vtpm_control_channel_new (VtpmControl *control, int fd)
 {
   VtpmControlChannel *channel = g_new0 (VtpmControlChannel, 1);
-  struct timeval timeout = { .tv_sec = SEND_TIMEOUT_S };
-  setsockopt (fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
   channel->control = control;
   channel->fd = fd;
   channel->passed_fd = -1;
@@ -64,6 +63,24 @@ vtpm_control_channel_answered_init (VtpmControlChannel *channel)
   return channel->last_command == VTPM_CONTROL_INIT;
 }
 
+/* Sends all of it before DEADLINE_MS, however slowly the client reads. */
+static gboolean
+send_within (int fd, const guint8 *data, gsize len, gint64 deadline_ms)
+{
+  while (len > 0)
+    {
+      struct pollfd entry = { .fd = fd, .events = POLLOUT };
+      ssize_t n = send (fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n < 0 && errno != EAGAIN && errno != EINTR)
+        return FALSE;
+      data += MAX (n, 0);
+      len -= (gsize) MAX (n, 0);
+      if (n < 0 && poll (&entry, 1, (int) MAX (deadline_ms - vtpm_now_ms (), 0)) == 0)
+        return FALSE;
+    }
+  return TRUE;
+}
+
 static gboolean
 answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *reply)
 {
@@ -72,8 +89,9 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
   channel->last_command = command;
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
-  return vtpm_write_full (channel->fd, header, len)
-         && (!reply->length || vtpm_write_full (channel->fd, reply->data, reply->length));
+  gint64 deadline = vtpm_now_ms () + SEND_TIMEOUT_MS;
+  return send_within (channel->fd, header, len, deadline)
+         && (!reply->length || send_within (channel->fd, reply->data, reply->length, deadline));
 }
 
 /* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */

@@ -65,7 +65,8 @@ void vtpm_device_cancel (VtpmDevice *device);
 /** Called by the control thread every millisecond while it gives TRUE: a cancellation is under way. */
 gboolean vtpm_device_cancel_tick (VtpmDevice *device);
 
-/** One line for the management socket: identity, epoch, generation, power, whether a commit is open. To be freed. */
+/** One line for the management socket: identity, epoch, generation, power, whether a commit is open; only that it is
+ * busy while a command runs. To be freed. */
 char *vtpm_device_status (VtpmDevice *device);
 
 GQuark vtpm_device_error_quark (void);

@@ -205,6 +205,8 @@ vtpm_device_finish (VtpmDevice *device, GError **error)
   let_answer (device);
   gboolean fine = device->finished || !device->state || finish_locked (device, error);
   device->finished = TRUE;
+  if (fine) /* the lock on the file is free before SHUTDOWN is answered: the next start may come at once */
+    g_clear_pointer (&device->state, vtpm_state_close);
   vtpm_device_leave (device);
   return fine;
 }
@@ -336,8 +338,9 @@ char *
 vtpm_device_status (VtpmDevice *device)
 {
   char vtpm_id[VTPM_UUID_TEXT_SIZE];
-  vtpm_device_enter (device);
   char *line;
+  if (pthread_mutex_trylock (&device->lock) != 0) /* the control thread has more to do than wait for a long command */
+    return g_strdup ("ok state=open power=on busy=yes");
   if (!device->state)
     line = g_strdup ("ok state=none");
   else

@@ -12,11 +12,11 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/device/broker_link.h"
 #include "src/device/control_channel.h"
 #include "src/device/data_channel.h"
 #include "src/device/management.h"
 #include "src/device/pid_file.h"
-#include "src/link.h"
 #include "src/tpm/tpm_commands.h"
 
 #define CANCEL_TICK_MS 1
@@ -39,7 +39,7 @@ struct VtpmServer
   VtpmControlChannel *client; /* the one being served, or NULL */
   VtpmPidFile *pid_file;
   int data_next; /* a data connection that waits for the one before it to be done with, or -1 */
-  int link;      /* to the broker, -1 once it is over */
+  VtpmBrokerLink broker;
   int signals;
   KeyStatus key;
   gboolean asking;    /* the broker got as far as the providers */
@@ -74,7 +74,7 @@ fail (VtpmServer *server, GError *cause)
   server->failure = cause;
   options->started (options->started_data, cause);
   vtpm_log (VTPM_LOG_ERROR, "%s", cause->message);
-  vtpm_fd_clear (&server->link);
+  vtpm_fd_clear (&server->broker.fd);
   gboolean stay = !options->leave_on_failure && (server->asking || server->client);
   server->leave_at_ms = vtpm_now_ms () + (stay ? options->config->init_wait_ms : 0);
 }
@@ -138,99 +138,18 @@ static void
 powered_on (gpointer data)
 {
   VtpmServer *server = data;
-  if (server->link >= 0)
+  if (server->broker.fd >= 0)
     vtpm_data_channel_announce_next (server->data);
-}
-
-/* Takes over what the broker sent: file and DEK. */
-static gboolean
-adopt_state (VtpmServer *server, VtpmLinkMessage *message, GError **error)
-{
-  g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&message->fd), server->options->path);
-  vtpm_store_file_tell_pid (store);
-  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
-  VtpmEpochKey key = { message->number, message->dek };
-  VtpmState *state = header && message->dek ? vtpm_state_open (store, header, &key, 1, error) : NULL;
-  if (!state)
-    return FALSE;
-  store = NULL;
-  vtpm_device_adopt (server->device, state);
-  server->key = KEY_HERE;
-  return TRUE;
-}
-
-/* FALSE: told to end before the broker had an answer. The signal stays to be read. */
-static gboolean
-wait_for_broker (VtpmServer *server, GError **error)
-{
-  struct pollfd polled[] = { { .fd = server->signals, .events = POLLIN }, { .fd = server->link, .events = POLLIN } };
-  while (poll (polled, G_N_ELEMENTS (polled), -1) < 0 && errno == EINTR)
-    ;
-  if (!polled[0].revents)
-    return TRUE;
-  vtpm_fd_clear (&server->link); /* what it answers now is nobody's */
-  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "told to end while a key provider was asked");
-  return FALSE;
-}
-
-static gboolean
-ask_broker (VtpmServer *server, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
-            GError **error)
-{
-  if (server->link < 0)
-    {
-      vtpm_error_set (
-          error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
-          "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
-      return FALSE;
-    }
-  do
-    {
-      vtpm_link_message_clear (reply);
-      if ((request && !vtpm_link_send (server->link, request, error)) || !wait_for_broker (server, error)
-          || !vtpm_link_receive (server->link, reply, error))
-        return FALSE;
-      request = NULL;
-    }
-  while (reply->type == VTPM_LINK_ASKING);
-  if (reply->type == wanted)
-    return TRUE;
-  if (reply->type == VTPM_LINK_FAILED && reply->text)
-    g_set_error (error, VTPM_DEVICE_ERROR, (int) reply->number, "%s", reply->text);
-  else
-    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "the broker answered something else");
-  return FALSE;
-}
-
-static VtpmSecret *
-unlock_blob (gpointer data, const VtpmRecord *record, GError **error)
-{
-  VtpmServer *server = data;
-  VtpmLinkMessage request = { .type = VTPM_LINK_UNLOCK, .record = record->bytes, .fd = -1 };
-  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
-  if (!ask_broker (server, &request, VTPM_LINK_BLOB_KEY, &reply, error))
-    return NULL;
-  return g_steal_pointer (&reply.dek);
 }
 
 static gboolean
 make_file (gpointer data, const VtpmIncoming *incoming, GError **error)
 {
   VtpmServer *server = data;
-  VtpmBlob *volatile_state = incoming->payload->volatile_state;
-  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
-  incoming->payload->volatile_state = NULL; /* only the running TPM needs it */
-  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (incoming->payload, error);
-  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
-  incoming->payload->volatile_state = volatile_state;
-  VtpmLinkMessage request = { .type = VTPM_LINK_MAKE,
-                              .number = incoming->generation,
-                              .dek = incoming->dek,
-                              .record = incoming->record->bytes,
-                              .keys = keys,
-                              .parts = parts,
-                              .fd = -1 };
-  return parts && ask_broker (server, &request, VTPM_LINK_STATE, &reply, error) && adopt_state (server, &reply, error);
+  if (!vtpm_broker_link_make_file (&server->broker, incoming, error))
+    return FALSE;
+  server->key = KEY_HERE;
+  return TRUE;
 }
 
 static const VtpmControlHooks hooks = {
@@ -261,10 +180,10 @@ on_link (VtpmServer *server)
 {
   g_autoptr (GError) error = NULL;
   g_auto (VtpmLinkMessage) message = { .fd = -1 };
-  gboolean fine = vtpm_link_receive (server->link, &message, &error);
+  gboolean fine = vtpm_link_receive (server->broker.fd, &message, &error);
   if (!fine && server->key != KEY_AWAITED)
     {
-      vtpm_fd_clear (&server->link); /* the broker is over; the guest goes on */
+      vtpm_fd_clear (&server->broker.fd); /* the broker is over; the guest goes on */
       return;
     }
   if (fine && message.type == VTPM_LINK_ASKING)
@@ -273,7 +192,12 @@ on_link (VtpmServer *server)
       return;
     }
   if (fine && message.type == VTPM_LINK_STATE)
-    fine = adopt_state (server, &message, &error) && (!server->options->init || start_by_itself (server, &error));
+    {
+      fine = vtpm_broker_link_adopt (&server->broker, &message, &error);
+      if (fine)
+        server->key = KEY_HERE;
+      fine = fine && (!server->options->init || start_by_itself (server, &error));
+    }
   else if (fine && message.type == VTPM_LINK_NO_FILE)
     server->key = KEY_NO_FILE;
   else if (fine && message.type == VTPM_LINK_FAILED && message.text)
@@ -292,9 +216,13 @@ drop_client (VtpmServer *server)
 {
   g_clear_pointer (&server->client, vtpm_control_channel_free);
   server->waiting = FALSE;
-  if (server->options->ctrl.kind == VTPM_ENDPOINT_FD && !server->options->ctrl.listens)
-    server->options->ctrl.fd = -1;
-  if (server->options->terminate || (server->key == KEY_FAILED && server->told))
+  gboolean unreachable = FALSE;
+  if (!server->options->ctrl.listens)
+    {
+      server->options->ctrl.fd = -1; /* an inherited connection: there will be no other */
+      unreachable = !server->options->data.listens;
+    }
+  if (unreachable || server->options->terminate || (server->key == KEY_FAILED && server->told))
     end (server);
 }
 
@@ -356,7 +284,7 @@ on_data_event (VtpmServer *server)
   VtpmDataEvents events = vtpm_data_channel_events (server->data);
   if (events.announced) /* the guest runs: the broker's work is over */
     {
-      vtpm_fd_clear (&server->link);
+      vtpm_fd_clear (&server->broker.fd);
       malloc_trim (0); /* what start needed is given back */
     }
   if (events.lost)
@@ -398,7 +326,7 @@ poll_once (VtpmServer *server)
     [P_CONTROL] = { .fd = options->ctrl.listens ? options->ctrl.fd : -1, .events = POLLIN },
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
     [P_DATA] = { .fd = options->data.listens ? options->data.fd : -1, .events = POLLIN },
-    [P_LINK] = { .fd = server->link, .events = POLLIN },
+    [P_LINK] = { .fd = server->broker.fd, .events = POLLIN },
     [P_MANAGE] = { .fd = options->manage.listens ? options->manage.fd : -1, .events = POLLIN },
   };
   if (poll (polled, N_POLLED, poll_timeout (server)) < 0 && errno != EINTR)
@@ -443,6 +371,7 @@ signal_descriptor (void)
   sigemptyset (&set);
   sigaddset (&set, SIGTERM);
   sigaddset (&set, SIGINT);
+  sigaddset (&set, SIGHUP);
   sigprocmask (SIG_BLOCK, &set, NULL);
   return signalfd (-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -452,7 +381,7 @@ vtpm_server_listen (VtpmServerOptions *options, GError **error)
 {
   VtpmServer *server = g_new0 (VtpmServer, 1);
   server->options = options;
-  server->link = server->data_next = -1;
+  server->broker.fd = server->data_next = -1;
   server->signals = signal_descriptor ();
   if (vtpm_endpoint_open (&options->ctrl, error) && vtpm_endpoint_open (&options->data, error)
       && vtpm_endpoint_open (&options->manage, error)
@@ -470,7 +399,7 @@ vtpm_server_free (VtpmServer *server)
   vtpm_control_channel_free (server->client);
   vtpm_data_channel_free (server->data);
   vtpm_fd_clear (&server->data_next);
-  vtpm_fd_clear (&server->link);
+  vtpm_fd_clear (&server->broker.fd);
   vtpm_fd_clear (&server->signals);
   vtpm_endpoint_close (&server->options->ctrl);
   vtpm_endpoint_close (&server->options->data);
@@ -508,7 +437,8 @@ prepare (VtpmServer *server, GError **error)
 {
   VtpmServerOptions *options = server->options;
   server->device = vtpm_device_new (options->config->store_wait_ms);
-  server->blobs = vtpm_blobs_new (server->device, unlock_blob, server);
+  server->broker.device = server->device;
+  server->blobs = vtpm_blobs_new (server->device, vtpm_broker_link_unlock, &server->broker);
   server->control = (VtpmControl){ .device = server->device, .blobs = server->blobs, .hooks = &hooks, .data = server };
   server->data = vtpm_data_channel_new (server->device, error);
   if (!server->data)
@@ -528,7 +458,7 @@ int
 vtpm_server_run (VtpmServer *server, int link)
 {
   g_autoptr (GError) error = NULL;
-  server->link = link;
+  server->broker = (VtpmBrokerLink){ .fd = link, .signals = server->signals, .path = server->options->path };
   if (!prepare (server, &error))
     {
       vtpm_log (VTPM_LOG_ERROR, "%s", error->message);

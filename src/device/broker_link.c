@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/device/broker_link.h"
+
+#include <errno.h>
+#include <poll.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+
+/* Takes over what the broker sent: file and DEK. */
+gboolean
+vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError **error)
+{
+  g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&message->fd), link->path);
+  vtpm_store_file_tell_pid (store);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
+  VtpmEpochKey key = { message->number, message->dek };
+  VtpmState *state = header && message->dek ? vtpm_state_open (store, header, &key, 1, error) : NULL;
+  if (!state)
+    return FALSE;
+  store = NULL;
+  vtpm_device_adopt (link->device, state);
+  return TRUE;
+}
+
+/* FALSE: told to end before the broker had an answer. The signal stays to be read. */
+static gboolean
+wait_for_broker (VtpmBrokerLink *link, GError **error)
+{
+  struct pollfd polled[] = { { .fd = link->signals, .events = POLLIN }, { .fd = link->fd, .events = POLLIN } };
+  while (poll (polled, G_N_ELEMENTS (polled), -1) < 0 && errno == EINTR)
+    ;
+  if (!polled[0].revents)
+    return TRUE;
+  vtpm_fd_clear (&link->fd); /* what it answers now is nobody's */
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "told to end while a key provider was asked");
+  return FALSE;
+}
+
+static gboolean
+ask_broker (VtpmBrokerLink *link, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
+            GError **error)
+{
+  if (link->fd < 0)
+    {
+      vtpm_error_set (
+          error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
+          "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
+      return FALSE;
+    }
+  do
+    {
+      vtpm_link_message_clear (reply);
+      if ((request && !vtpm_link_send (link->fd, request, error)) || !wait_for_broker (link, error)
+          || !vtpm_link_receive (link->fd, reply, error))
+        return FALSE;
+      request = NULL;
+    }
+  while (reply->type == VTPM_LINK_ASKING);
+  if (reply->type == wanted)
+    return TRUE;
+  if (reply->type == VTPM_LINK_FAILED && reply->text)
+    g_set_error (error, VTPM_DEVICE_ERROR, (int) reply->number, "%s", reply->text);
+  else
+    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "the broker answered something else");
+  return FALSE;
+}
+
+VtpmSecret *
+vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error)
+{
+  VtpmBrokerLink *link = data;
+  VtpmLinkMessage request = { .type = VTPM_LINK_UNLOCK, .record = record->bytes, .fd = -1 };
+  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
+  if (!ask_broker (link, &request, VTPM_LINK_BLOB_KEY, &reply, error))
+    return NULL;
+  return g_steal_pointer (&reply.dek);
+}
+
+gboolean
+vtpm_broker_link_make_file (VtpmBrokerLink *link, const VtpmIncoming *incoming, GError **error)
+{
+  VtpmBlob *volatile_state = incoming->payload->volatile_state;
+  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
+  incoming->payload->volatile_state = NULL; /* only the running TPM needs it */
+  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (incoming->payload, error);
+  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
+  incoming->payload->volatile_state = volatile_state;
+  VtpmLinkMessage request = { .type = VTPM_LINK_MAKE,
+                              .number = incoming->generation,
+                              .dek = incoming->dek,
+                              .record = incoming->record->bytes,
+                              .keys = keys,
+                              .parts = parts,
+                              .fd = -1 };
+  return parts && ask_broker (link, &request, VTPM_LINK_STATE, &reply, error)
+         && vtpm_broker_link_adopt (link, &reply, error);
+}

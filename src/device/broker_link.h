@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The device's end of the link to its broker: what it is asked for, and what it hands over.
+ * Control thread only.
+ */
+#pragma once
+
+#include "src/device/blobs.h"
+#include "src/link.h"
+
+typedef struct
+{
+  int fd;      /* -1 once the broker is over */
+  int signals; /* a signal descriptor that ends a wait for an answer; it stays to be read */
+  VtpmDevice *device;
+  const char *path; /* the state file, for messages */
+} VtpmBrokerLink;
+
+/** Opens the state that came with MESSAGE (its descriptor is taken) and gives it to the device. FALSE: told in ERROR.
+ */
+gboolean vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** A VtpmBlobUnlock with the link as DATA: bounded by the broker's 20 s. NULL: blob-needs-provider, the broker's word.
+ */
+VtpmSecret *vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error);
+/** Has the file of an incoming TPM made, and adopts it. FALSE: the broker's word. */
+gboolean vtpm_broker_link_make_file (VtpmBrokerLink *link, const VtpmIncoming *incoming,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
