@@ -1,18 +1,23 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """What once broke: each test is an attack that lost state, hung the device or left something behind."""
+import fcntl
 import os
 import resource
+import signal
+import socket
 import struct
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, contains, main, read_file, same, true,  # noqa: E402
-                    wait_until, write_file)
-from tpm_bytes import (RC_FAILURE, nv_define, pcr_extend, pcr_read, shutdown, startup, tpm_command,  # noqa: E402
-                       words)
+from device import (CANCEL, IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, Control, connect, contains, main,  # noqa: E402
+                    read_file, receive, same, true, wait_until, write_file)
+from tpm_bytes import (RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, nv_define, pcr_extend,  # noqa: E402
+                       pcr_read, rc_of, shutdown, startup, tpm_command, words)
 
+# struct flock: F_WRLCK on byte 0, the owner's
+OFD_WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 CLOSED = ("", "<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-")
 
 
@@ -107,6 +112,60 @@ def test_pid_file_named_by_mistake(place):
     same(read_file("state.vtpm"), before)
     write_file("stale", b"12345\n")
     place.start(pid_file="stale").term()
+
+
+def test_free_after_shutdown(place):
+    """Once SHUTDOWN is answered the file is free: another start need not wait for the process to end"""
+    place.create()
+    for _ in range(20):
+        device = place.start()
+        control, _ = device.powered()
+        same(control.result(SHUTDOWN), 0)
+        with open("state.vtpm", "r+b") as file:
+            fcntl.fcntl(file, 37, OFD_WRITE_LOCK)  # F_OFD_SETLK: raises when it is held
+        same(device.wait(), 0)
+    place.sound()
+
+
+def test_hangup(place):
+    """SIGHUP is an orderly end too"""
+    place.create()
+    device = place.start()
+    device.powered()
+    device.process.send_signal(signal.SIGHUP)
+    same(device.wait(), 0)
+    same(place.inspect()["state_slots"][0]["final"], True)
+
+
+def test_nobody_can_reach_it(place):
+    """An inherited control connection that closes ends a device without a data socket: nobody else can reach it"""
+    place.create()
+    ours, theirs = socket.socketpair()
+    device = place.start(ctrl="fd:%d" % theirs.fileno(), pass_fds=[theirs.fileno()])
+    theirs.close()
+    control = Control(sock=ours)
+    same(control.init(), 0)
+    control.close()
+    same(device.wait(), 0)
+    place.sound()
+
+
+def test_status_does_not_wait(place):
+    """The management socket does not hold up CANCEL while a command runs"""
+    place.create()
+    device = place.start("state.vtpm", "--manage", "unix:manage")
+    control, data = device.powered()
+    for unique in range(8):
+        data.send(create_primary_rsa(b"%032d" % unique))
+        asker = connect("manage")
+        asker.sendall(b"status\n")
+        contains(receive(asker, 3), b"ok ")
+        same(control.result(CANCEL), 0)
+        rc = rc_of(data.read())
+        true(rc in (0, RC_CANCELED), "0x%x" % rc)
+        if rc == 0:
+            data.run(flush(words(0x80000000)))
+    device.term()
 
 
 if __name__ == "__main__":
