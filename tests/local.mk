@@ -70,10 +70,12 @@ tap_cases += \
 	tests/integration/test_data.py \
 	tests/integration/test_docs.py \
 	tests/integration/test_faults.py \
+	tests/integration/test_full_disk.py \
 	tests/integration/test_incoming.py \
 	tests/integration/test_key.py \
 	tests/integration/test_life.py \
 	tests/integration/test_mistakes.py \
+	tests/integration/test_rubbish.py \
 	tests/integration/test_secrets.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \

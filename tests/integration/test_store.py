@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Nothing acknowledged is lost: stores that fail, disks that are full and have room again, SIGKILL.
+"""Nothing acknowledged is lost: stores that fail, and SIGKILL.
 
 VTPM_FAILING_STORE names the library built of failing_store.c; without it cc builds one. VTPM_TEST_KILLS is the
 number of kills of each loop (default 30).
@@ -19,7 +19,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (GET_CAPABILITY, HASH_START, IO_ERROR, LIMIT, PERMANENT, SHUTDOWN, SLOT_0, SLOT_1,  # noqa: E402
-                    STOP, STORE_VOLATILE, Skip, contains, lacks, main, need_root, read_file, same, true, write_file)
+                    STOP, STORE_VOLATILE, Skip, contains, lacks, main, read_file, same, true, write_file)
 from tpm_bytes import (NV_COUNTER, RC_FAILURE, RC_RETRY, get_random, nv_define, nv_increment, nv_read,  # noqa: E402
                        nv_write, pcr_extend, pcr_read, rc_of, shutdown, startup)
 
@@ -399,105 +399,6 @@ def test_kill_at_the_end_and_the_start(place):
         same([(r["epoch"], r["vm_uuid"]) for r in place.inspect()["records"]], [(2, vm)])
     place.sound()
     return "%d of %d kills came after the bind" % (bound, KILLS)
-
-
-@contextlib.contextmanager
-def small_disk(place, kind, size):
-    """A file system of SIZE bytes mounted at 'disk'."""
-    need_root()
-    os.mkdir("disk")
-    if kind == "tmpfs":
-        line = ["mount", "-t", "tmpfs", "-o", "size=%d" % size, "none", "disk"]
-    else:
-        with open("image", "wb") as image:
-            image.truncate(size)
-        if not shutil.which("mkfs.ext4"):
-            raise Skip("mkfs.ext4 is not installed")
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "image"], check=True)
-        line = ["mount", "-o", "loop", "image", "disk"]
-    if subprocess.run(line, stderr=subprocess.DEVNULL, check=False).returncode:
-        raise Skip("%s cannot be mounted here" % kind)
-    try:
-        yield
-    finally:
-        place.clean_up()
-        subprocess.run(["umount", "disk"], check=False, stderr=subprocess.DEVNULL)
-        if os.path.ismount("disk"):
-            subprocess.run(["umount", "-l", "disk"], check=True)
-
-
-def fill(path="disk/filler"):
-    """Leaves not a byte of room."""
-    for size in (65536, 4096, 512, 1):
-        with contextlib.suppress(OSError):
-            with open(path, "ab", buffering=0) as file:
-                while file.write(b"x" * size) == size:
-                    pass
-
-
-def full_and_room_again(place, kind):
-    with small_disk(place, kind, 2 << 20):
-        place.create("disk/state.vtpm")
-        device = place.start("disk/state.vtpm")
-        control, data = device.powered()
-        data.good(nv_define(INDEX, 8))
-        fill()
-        for number in range(50):  # fits into the space that the file has already
-            data.good(nv_write(INDEX, b"%08d" % number))
-        begin = time.monotonic()
-        grown = []
-        code = 0
-        while code == 0 and len(grown) < 60:  # until the state is larger than that
-            grown.append(0x01510000 + len(grown))
-            code = data.rc(nv_define(grown[-1], 2048))
-        same(code, RC_FAILURE)
-        true(len(grown) > 3, "the space that a new file has holds %d indices of 2 KiB" % len(grown))
-        same(data.rc(nv_write(INDEX, b"refused!")), RC_RETRY)
-        contains(device.log(), "[store-full]")
-        done = place.vtpm("create", "disk/other.vtpm", "--config", place.config)
-        same(done.returncode, 1, done.stderr)
-        contains(done.stderr, "[store-full]")
-        same(sorted(os.listdir("disk")), sorted({"filler", "state.vtpm"} | (set() if kind == "tmpfs" else {"lost+found"})))
-        same(control.result(STOP), 0)
-        same(control.init(), 0)
-        same(data.rc(startup()), RC_RETRY)
-        os.truncate("disk/filler", 0)
-        same(data.rc(startup()), 0)
-        same(data.nv(INDEX), b"%08d" % 49)
-        for index in grown:
-            same(data.rc(nv_read(index, 4)), 0x14A, "index %x is defined, and was never written" % index)
-        device.kill()
-        device = place.start("disk/state.vtpm", log="after")
-        control, data = device.powered()
-        same(data.nv(INDEX), b"%08d" % 49)
-        same(data.rc(nv_read(grown[-1], 4)), 0x14A)
-        # an end on a full disk
-        fill()
-        index, code = grown[-1], 0
-        while code == 0:
-            index += 1
-            code = data.rc(nv_define(index, 2048))
-        same(code, RC_FAILURE)
-        device.process.terminate()
-        device.ends(1, "[store-full]")
-        os.truncate("disk/filler", 0)
-        device = place.start("disk/state.vtpm", log="last")
-        control, data = device.powered()
-        same(data.nv(INDEX), b"%08d" % 49)
-        same(data.rc(nv_read(index - 1, 4)), 0x14A)
-        device.term()
-        place.sound("disk/state.vtpm")
-        return "%d indices until full" % len(grown)
-
-
-def test_full_ext4(place):
-    """a full ext4: small commits go on, a growing one waits and is told; with room again nothing is lost"""
-    return full_and_room_again(place, "ext4")
-
-
-def test_full_tmpfs(place):
-    """the same on tmpfs"""
-    return full_and_room_again(place, "tmpfs")
 
 
 if __name__ == "__main__":
