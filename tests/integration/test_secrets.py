@@ -193,6 +193,7 @@ def test_no_provider_key_in_the_device(place):
 
 def unlimited_core():
     die_with_parent()
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts what is in its background with this one ignored
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
