@@ -292,6 +292,7 @@ vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
   signal (SIGPIPE, SIG_IGN);
   signal (SIGINT, SIG_IGN); /* the device ends us by closing the link */
   signal (SIGTERM, SIG_IGN);
+  signal (SIGHUP, SIG_IGN);
   sigprocmask (SIG_SETMASK, &none, NULL);
   prctl (PR_SET_PDEATHSIG, SIGKILL);
   if (!start (&broker, &error) && !send_failure (&broker, error))
