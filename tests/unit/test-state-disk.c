@@ -147,7 +147,7 @@ failing_writes (StateFixture *f)
   for (guint i = 0; i < 3; i++)
     {
       g_assert_false (vtpm_state_commit (state, &error)); /* torn after 60 bytes */
-      fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
+      fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
     }
   g_assert_cmpuint (vtpm_state_generation (state), ==, 2);
   vtpm_state_close (state);
@@ -168,7 +168,7 @@ failing_writes (StateFixture *f)
   limit_file_size (4096);
   g_autofree char *other = g_build_filename (f->folder, "other.state", NULL);
   g_assert_null (vtpm_store_file_create (other, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
+  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
   g_assert_cmpuint (fixture_count_files (f), ==, 1);
   return 0;
 }
