@@ -413,6 +413,10 @@ class Place:
         return device
 
     def clean_up(self):
+        with contextlib.suppress(OSError, ValueError):  # what a test of --daemon that failed has left
+            pid = int(read_file(os.path.join(self.folder, "pid")))
+            if os.fsencode(self.config) in read_file("/proc/%d/cmdline" % pid):
+                os.kill(pid, signal.SIGKILL)
         for process in self.processes:
             if process.poll() is None:
                 process.kill()

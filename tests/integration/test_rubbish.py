@@ -22,16 +22,19 @@ def test_rubbish_on_the_control_channel(place):
     data.good(nv_define(INDEX, 4))
     data.good(nv_write(INDEX, b"kept"))
     control.close()
+    data.close()
     rng = random.Random(20261)
     begin = time.monotonic()
     count = 0
     while time.monotonic() - begin < 3:
-        if device.process.poll() is not None:  # a request for SHUTDOWN came together
+        try:
+            client = device.control()
+        except OSError:  # a request for SHUTDOWN came together
             same(device.wait(), 0, device.errors())
             device = place.start()
-            control, data = device.powered()
-            control.close()
-        with device.control() as client:
+            device.powered()
+            continue
+        with client:
             client.sock.setblocking(False)
             for _ in range(rng.randrange(1, 30)):
                 number = rng.choice([0, 1, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 19, 20, rng.randrange(1 << 32)])
@@ -47,9 +50,14 @@ def test_rubbish_on_the_control_channel(place):
                         client.sock.recv(65536)
                 except (BlockingIOError, ConnectionError):
                     break
-    with device.control() as client:
+    try:
+        client = device.control()
         same(client.call(GET_CAPABILITY, reply=8)[0], 0)
-        data.close()
+    except OSError:  # the last of them too
+        same(device.wait(), 0, device.errors())
+        device = place.start()
+        client = device.control()
+    with client:
         data = client.open_data()
         same(client.init(), 0)
         data.good(startup())
