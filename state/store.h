@@ -59,7 +59,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmStore, vtpm_store_close)
 
 /** Opens an existing plain file. NULL: state-missing, access-denied, usage (no regular file), store-failed. */
 VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** A new plain file of VTPM_FILE_SIZE zero bytes under a temporary name beside PATH. NULL: state-exists, usage (no
+/** A new plain file of VTPM_FILE_SIZE zero bytes beside PATH, without a name (or a temporary one) until it is
+ * published. NULL: state-exists, usage (no
  * such folder), access-denied, store-full, store-failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes over FD, a description of the plain file NAME opened (and locked) by another process of ours. */

@@ -21,7 +21,7 @@ typedef struct
 {
   VtpmStore store;
   int fd;
-  char *temporary; /* its name until it is published, else NULL */
+  char *temporary; /* its name until it is published, where a file cannot be without one; else NULL */
 } FileStore;
 
 static FileStore *
@@ -113,11 +113,21 @@ set_exists (GError **error, const char *path)
                   path);
 }
 
+/* Gives the file its name; link never replaces. FALSE with errno. */
+static gboolean
+link_file (FileStore *file)
+{
+  if (file->temporary)
+    return link (file->temporary, file->store.name) == 0;
+  g_autofree char *unnamed = g_strdup_printf ("/proc/self/fd/%d", file->fd);
+  return linkat (AT_FDCWD, unnamed, AT_FDCWD, file->store.name, AT_SYMLINK_FOLLOW) == 0;
+}
+
 static gboolean
 file_publish (VtpmStore *store, GError **error)
 {
   FileStore *file = file_store (store);
-  if (link (file->temporary, store->name) != 0) /* link never replaces */
+  if (!link_file (file))
     {
       if (errno == EEXIST)
         set_exists (error, store->name);
@@ -126,7 +136,8 @@ file_publish (VtpmStore *store, GError **error)
                               store->name);
       return FALSE;
     }
-  unlink (file->temporary);
+  if (file->temporary)
+    unlink (file->temporary);
   g_clear_pointer (&file->temporary, g_free);
   return sync_folder (store, error);
 }
@@ -272,6 +283,14 @@ vtpm_store_file_open (const char *path, gboolean writable, GError **error)
   return vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
 }
 
+/* A file that a kill leaves nothing of; -1 where the file system has none, or /proc cannot name it later. */
+static int
+open_unnamed (const char *folder)
+{
+  vtpm_autofd int fd = open (folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  return fd >= 0 && access ("/proc/self/fd", X_OK) == 0 ? vtpm_fd_steal (&fd) : -1;
+}
+
 VtpmStore *
 vtpm_store_file_create (const char *path, GError **error)
 {
@@ -300,7 +319,8 @@ vtpm_store_file_create (const char *path, GError **error)
     }
   VtpmStore *store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
   FileStore *file = file_store (store);
-  file->temporary = g_steal_pointer (&temporary);
+  if (!unnamed)
+    file->temporary = g_steal_pointer (&temporary);
   if (ftruncate (file->fd, (off_t) VTPM_FILE_SIZE) != 0)
     {
       vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot make %s", path);

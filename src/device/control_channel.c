@@ -21,7 +21,7 @@ struct VtpmControlChannel
   guint8 *in;
   gsize start, end, size;
   VtpmControlParser parser;
-  guint32 last_command, last_result;
+  guint32 last_result;
 };
 
 VtpmControlChannel *
@@ -57,12 +57,6 @@ vtpm_control_channel_last_result (VtpmControlChannel *channel)
   return channel->last_result;
 }
 
-gboolean
-vtpm_control_channel_answered_init (VtpmControlChannel *channel)
-{
-  return channel->last_command == VTPM_CONTROL_INIT;
-}
-
 /* Sends all of it before DEADLINE_MS, however slowly the client reads. */
 static gboolean
 send_within (int fd, const guint8 *data, gsize len, gint64 deadline_ms)
@@ -86,7 +80,6 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
 {
   guint8 header[VTPM_CONTROL_MAX_REPLY_HEADER];
   gsize len = vtpm_control_encode_reply (command, reply, header);
-  channel->last_command = command;
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
   gint64 deadline = vtpm_now_ms () + SEND_TIMEOUT_MS;

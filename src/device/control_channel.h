@@ -28,5 +28,3 @@ VtpmChannelState vtpm_control_channel_read (VtpmControlChannel *channel);
 VtpmChannelState vtpm_control_channel_resume (VtpmControlChannel *channel);
 /** The result of the last request that was answered. */
 guint32 vtpm_control_channel_last_result (VtpmControlChannel *channel);
-/** Whether the last request answered was INIT. */
-gboolean vtpm_control_channel_answered_init (VtpmControlChannel *channel);

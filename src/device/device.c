@@ -194,7 +194,6 @@ process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locali
   command_ended (device);
   memcpy (out, response, response_len);
   device->commands++;
-  device->guest_runs = TRUE;
   /* one that failed is none: a TPM2_Shutdown that was refused has to be sent anew */
   device->last_code = vtpm_tpm_code (response) == VTPM_RC_SUCCESS ? vtpm_tpm_code (command) : 0;
   atomic_store (&device->established, vtpm_engine_established ());
@@ -227,12 +226,6 @@ vtpm_device_answered (VtpmDevice *device)
   if (device->state)
     vtpm_state_prepare_commit (device->state); /* now nobody waits for it */
   vtpm_device_leave (device);
-}
-
-gboolean
-vtpm_device_guest_runs (VtpmDevice *device)
-{
-  return device->guest_runs; /* set by the asking thread */
 }
 
 void

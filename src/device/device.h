@@ -32,8 +32,6 @@ gboolean vtpm_device_has_state (VtpmDevice *device);
 gsize vtpm_device_process (VtpmDevice *device, const guint8 *command, gsize len, int locality,
                            guint8 out[static VTPM_ENGINE_MAX_BUFFER]);
 void vtpm_device_answered (VtpmDevice *device);
-/** Whether a guest command was run since the last INIT. */
-gboolean vtpm_device_guest_runs (VtpmDevice *device);
 
 /* The control thread. */
 

@@ -97,7 +97,6 @@ power_on (VtpmDevice *device, const PowerOn *with)
   else
     vtpm_device_drop_volatile (device); /* resumed once, or unwanted: it is not to be resumed again */
   device->powered = TRUE;
-  device->guest_runs = FALSE;
   device->last_code = 0;
   device->commands++;
   vtpm_device_take_stored (device);

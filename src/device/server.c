@@ -428,8 +428,7 @@ open_default_management (VtpmServer *server)
   if (vtpm_endpoint_parse (text, &options->manage, &error) && vtpm_endpoint_open (&options->manage, &error))
     return;
   vtpm_endpoint_close (&options->manage);
-  vtpm_log (VTPM_LOG_WARNING, "no management socket, so keys cannot be changed while the guest runs: %s",
-            error->message);
+  vtpm_log (VTPM_LOG_WARNING, "no management socket, so this TPM's status cannot be asked: %s", error->message);
 }
 
 static gboolean
