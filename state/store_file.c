@@ -302,7 +302,10 @@ vtpm_store_file_create (const char *path, GError **error)
     }
   g_autofree char *folder = g_path_get_dirname (path), *name = g_path_get_basename (path);
   g_autofree char *temporary = g_strdup_printf ("%s/.%s.XXXXXX", folder, name);
-  vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
+  vtpm_autofd int fd = open_unnamed (folder);
+  gboolean unnamed = fd >= 0;
+  if (!unnamed)
+    fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
     {
       vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE,
