@@ -31,6 +31,7 @@ struct VtpmDataChannel
   pthread_mutex_t lock;
   pthread_cond_t given;
   int fd; /* the connection being served, or -1 */
+  gboolean from_qemu;
   gboolean ending;
   int wake_fd;
   atomic_bool announce;
@@ -41,6 +42,7 @@ struct VtpmDataChannel
 typedef struct
 {
   int fd;
+  gboolean from_qemu;
   guint8 in[BUFFER_SIZE];
   gsize start, end;
   guint64 skip; /* bytes of a refused command still to come */
@@ -68,7 +70,7 @@ read_frame (const Connection *connection, Frame *frame)
 {
   VtpmReader r = vtpm_reader (connection->in + connection->start, connection->end - connection->start);
   *frame = (Frame){ .locality = -1 };
-  frame->prefixed = vtpm_read_be32 (&r) == PREFIX_COMMAND;
+  frame->prefixed = vtpm_read_be32 (&r) == PREFIX_COMMAND && !connection->from_qemu;
   if (frame->prefixed)
     {
       frame->locality = vtpm_read_u8 (&r);
@@ -95,6 +97,20 @@ write_response (Connection *connection, const Frame *frame, gsize len)
   return vtpm_write_full (connection->fd, connection->out, w.pos);
 }
 
+/* QEMU has written all that it will send of a command before it reads the answer. */
+static void
+drop_what_came (Connection *connection)
+{
+  while (connection->skip > 0)
+    {
+      ssize_t n = recv (connection->fd, connection->out, MIN (connection->skip, sizeof connection->out), MSG_DONTWAIT);
+      if (n <= 0)
+        break;
+      connection->skip -= (guint64) n;
+    }
+  connection->skip = 0;
+}
+
 /* A command that cannot be run: answered with RC at once, and passed over as it comes. */
 static gboolean
 refuse (Connection *connection, const Frame *frame, guint32 rc)
@@ -103,6 +119,8 @@ refuse (Connection *connection, const Frame *frame, guint32 rc)
   guint64 whole = frame->header + MAX ((guint64) frame->size, frame->prefixed ? 0 : VTPM_TPM_HEADER_SIZE);
   connection->start += MIN (there, whole);
   connection->skip = whole - MIN (there, whole);
+  if (connection->from_qemu)
+    drop_what_came (connection);
   vtpm_tpm_response (rc, connection->out + 4);
   return write_response (connection, frame, VTPM_TPM_HEADER_SIZE);
 }
@@ -175,16 +193,18 @@ serve (VtpmDataChannel *channel, Connection *connection)
     }
 }
 
-/* Waits for a connection; -1 when the channel ends. */
-static int
-next_connection (VtpmDataChannel *channel)
+/* Waits for a connection. FALSE when the channel ends. */
+static gboolean
+next_connection (VtpmDataChannel *channel, Connection *connection)
 {
   pthread_mutex_lock (&channel->lock);
   while (channel->fd < 0 && !channel->ending)
     pthread_cond_wait (&channel->given, &channel->lock);
-  int fd = channel->ending ? -1 : channel->fd;
+  gboolean ending = channel->ending;
+  connection->fd = channel->fd;
+  connection->from_qemu = channel->from_qemu;
   pthread_mutex_unlock (&channel->lock);
-  return fd;
+  return !ending;
 }
 
 static void *
@@ -192,7 +212,7 @@ run_thread (void *data)
 {
   VtpmDataChannel *channel = data;
   g_autofree Connection *connection = g_new (Connection, 1);
-  while ((connection->fd = next_connection (channel)) >= 0)
+  while (next_connection (channel, connection))
     {
       serve (channel, connection);
       pthread_mutex_lock (&channel->lock);
@@ -261,13 +281,14 @@ vtpm_data_channel_events (VtpmDataChannel *channel)
 }
 
 gboolean
-vtpm_data_channel_give (VtpmDataChannel *channel, int fd)
+vtpm_data_channel_give (VtpmDataChannel *channel, int fd, gboolean from_qemu)
 {
   pthread_mutex_lock (&channel->lock);
   gboolean free_now = channel->fd < 0;
   if (free_now)
     {
       channel->fd = fd;
+      channel->from_qemu = from_qemu;
       pthread_cond_signal (&channel->given);
     }
   pthread_mutex_unlock (&channel->lock);

@@ -24,8 +24,14 @@ typedef struct
 } VtpmDataEvents;
 VtpmDataEvents vtpm_data_channel_events (VtpmDataChannel *channel);
 
-/** Gives the thread a connection to serve (taken). FALSE while it has one: FD stays the caller's. */
-gboolean vtpm_data_channel_give (VtpmDataChannel *channel, int fd) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * Gives the thread a connection to serve (taken). FALSE while it has one: FD stays the caller's.
+ * FROM_QEMU: it came with SET_DATAFD, so the bytes are a guest's. Then the TCG command header is
+ * not taken, which would let the guest choose its locality; and a command whose size is too
+ * large ends with what has come of it: QEMU's CRB sends its buffer and waits for the answer,
+ * whatever size the guest wrote (hw/tpm/tpm_crb.c), and freezes if the next command is swallowed.
+ */
+gboolean vtpm_data_channel_give (VtpmDataChannel *channel, int fd, gboolean from_qemu) G_GNUC_WARN_UNUSED_RESULT;
 /** Whether the client of the connection being served is gone, though the thread may not know yet. */
 gboolean vtpm_data_channel_hung_up (VtpmDataChannel *channel);
 /** Asks for one event at the next command. */

@@ -39,6 +39,7 @@ struct VtpmServer
   VtpmControlChannel *client; /* the one being served, or NULL */
   VtpmPidFile *pid_file;
   int data_next; /* a data connection that waits for the one before it to be done with, or -1 */
+  gboolean data_next_from_qemu;
   VtpmBrokerLink broker;
   int signals;
   KeyStatus key;
@@ -83,18 +84,19 @@ fail (VtpmServer *server, GError *cause)
 static void
 give_next_data (VtpmServer *server)
 {
-  if (server->data_next >= 0 && vtpm_data_channel_give (server->data, server->data_next))
+  if (server->data_next >= 0 && vtpm_data_channel_give (server->data, server->data_next, server->data_next_from_qemu))
     server->data_next = -1;
 }
 
 /* A client that is gone may have left a long command behind; the next one need not know. FALSE: FD stays the caller's.
  */
 static gboolean
-take_data (VtpmServer *server, int fd)
+take_data (VtpmServer *server, int fd, gboolean from_qemu)
 {
   if (server->data_next >= 0 || !vtpm_data_channel_hung_up (server->data))
     return FALSE;
   server->data_next = fd;
+  server->data_next_from_qemu = from_qemu;
   give_next_data (server);
   return TRUE;
 }
@@ -109,7 +111,7 @@ take_data_fd (gpointer data, int fd)
     return VTPM_CONTROL_IOERROR;
   if (!vtpm_endpoint_take_connection (fd))
     return VTPM_CONTROL_BAD_PARAMETER;
-  return take_data (server, fd) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+  return take_data (server, fd, TRUE) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
 }
 
 static guint32
@@ -272,7 +274,7 @@ static void
 on_data_listener (VtpmServer *server)
 {
   int fd = vtpm_endpoint_accept (&server->options->data);
-  if (fd < 0 || take_data (server, fd))
+  if (fd < 0 || take_data (server, fd, FALSE))
     return;
   vtpm_log (VTPM_LOG_INFO, "a second data client was refused");
   close (fd);

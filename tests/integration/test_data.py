@@ -29,6 +29,15 @@ def started(place):
     return device, control, data
 
 
+def served(place):
+    """A device with a data socket of its own, as simulators have it, and a connection to it."""
+    place.create()
+    device = place.start("state.vtpm", "--data", "unix:tpm.data", "--startup", "clear")
+    control, data = device.control(), Tpm(connect("tpm.data"))
+    wait_until(lambda: data.rc(get_random()) == 0, "the TPM is on")
+    return device, control, data
+
+
 def codes(data, count):
     return [rc_of(data.read()) for _ in range(count)]
 
@@ -77,7 +86,7 @@ def test_largest(place):
 
 def test_oversized(place):
     """oversized commands are answered 0x142 at once, their bytes passed over, and the connection is in step"""
-    _, _, data = started(place)
+    _, _, data = served(place)
     for size in (4097, 8192, 100000, 1 << 20):
         header = struct.pack(">HII", 0x8001, size, 0x17B)
         data.send(header)
@@ -91,6 +100,25 @@ def test_oversized(place):
     same(codes(data, 1), [RC_COMMAND_SIZE])
 
 
+def test_oversized_from_qemu(place):
+    """QEMU's CRB sends its buffer whatever size the guest wrote: answered, and the next command is not swallowed"""
+    _, _, data = started(place)
+    for size in (4097, 1 << 20, 0xFFFFFFFF):
+        for sent in (10, 3968):
+            data.send((struct.pack(">HII", 0x8001, size, 0x17B) + bytes(sent))[:sent])
+            same(rc_of(data.read()), RC_COMMAND_SIZE)
+            data.good(get_random())
+
+
+def test_header_from_qemu(place):
+    """the TCG command header is not taken of what came with SET_DATAFD: a guest cannot choose its locality by it"""
+    _, _, data = started(place)
+    same(data.rc(pcr_extend(20, bytes(32))) != 0, True, "locality 0 may not")
+    data.send(struct.pack(">IBI", 8, 2, len(pcr_reset(20))) + pcr_reset(20))
+    same(rc_of(data.read()) != 0, True, "nor with the header")
+    data.good(get_random())
+
+
 def test_undersized(place):
     """sizes below the header's are answered 0x142, and the connection is in step"""
     _, _, data = started(place)
@@ -101,7 +129,7 @@ def test_undersized(place):
 
 def test_header(place):
     """the TCG command header gives the locality of that one command, and frames the response"""
-    _, control, data = started(place)
+    _, control, data = served(place)
     # PCR 20 is reset at locality 2 only here, PCR 17 extended at 2 to 4
     for set_to in (0, 2):
         control.locality(set_to)
