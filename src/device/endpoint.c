@@ -190,7 +190,7 @@ open_tcp (VtpmEndpoint *endpoint, GError **error)
 gboolean
 vtpm_endpoint_take_connection (int fd)
 {
-  struct sockaddr_storage peer;
+  struct sockaddr_storage peer = { 0 };
   socklen_t peer_len = sizeof peer, type_len = sizeof (int);
   int type = 0;
   if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 || type != SOCK_STREAM

@@ -46,7 +46,7 @@ test_create (StateFixture *f, gconstpointer unused)
   VtpmStore *store = vtpm_store_file_create (f->path, &error);
   umask (old);
   g_assert_no_error (error);
-  g_assert_cmpint (access (f->path, F_OK), !=, 0); /* no name yet */
+  g_assert_cmpint (access (f->path, F_OK), !=, 0);   /* no name yet */
   g_assert_cmpuint (fixture_count_files (f), <=, 1); /* a temporary one, where there has to be */
   g_assert_cmpint (fcntl (vtpm_store_file_fd (store), F_GETFD) & FD_CLOEXEC, !=, 0);
   vtpm_store_close (store);
