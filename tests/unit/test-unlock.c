@@ -14,7 +14,7 @@
 #include "state/state.h"
 #include "tests/unit/host_fixture.h"
 
-static const VtpmUnlockTimes quick = { 200, 1500 };
+static const VtpmUnlockTimes quick = { 200, 5000 };
 static const VtpmUnlockTimes patient = { 5000, 10000 };
 
 static VtpmRecord *
@@ -105,7 +105,7 @@ test_native_at_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
   add_native_slot (host, record, dek);
   add_record (records, record, dek);
   g_assert_true (opens (host, records, 1, &patient, dek, &ms));
-  g_assert_cmpint (ms, <, 1000);
+  g_assert_cmpint (ms, <, patient.next_ms);
 }
 
 static void
@@ -162,7 +162,7 @@ test_all_hanging (Host *host, gconstpointer unused G_GNUC_UNUSED)
   refuses (host, records, &times, VTPM_ERROR_PROVIDER_TIMEOUT);
   /* up to 8 helpers that do not end by themselves are given 100 ms each */
   g_assert_cmpint (vtpm_now_ms () - start, >=, 500);
-  g_assert_cmpint (vtpm_now_ms () - start, <, 500 + 8 * 100 + 2000);
+  g_assert_cmpint (vtpm_now_ms () - start, <, 500 + 8 * 100 + 5000);
   g_autofree char *log = host_read_log (host);
   g_assert_nonnull (strstr (log, "key slot 8 of 8"));
 }
