@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -61,9 +60,10 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
   if (level > log_level)
     return;
   char line[MAX_LINE];
-  struct tm now;
-  time_t seconds = time (NULL);
-  gsize prefix = strftime (line, sizeof line, "%Y-%m-%dT%H:%M:%SZ ", gmtime_r (&seconds, &now));
+  /* not gmtime_r: that reads the host's time zone, for UTC even */
+  g_autoptr (GDateTime) now = g_date_time_new_now_utc ();
+  g_autofree char *stamp = g_date_time_format (now, "%Y-%m-%dT%H:%M:%SZ ");
+  gsize prefix = g_strlcpy (line, stamp, sizeof line);
   gsize text = prefix + (gsize) snprintf (line + prefix, sizeof line - prefix, "%s: ", level_names[level]);
   va_list args;
   va_start (args, format);

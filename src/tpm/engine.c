@@ -146,7 +146,11 @@ vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state,
   TPM_RESULT result = TPMLIB_MainInit ();
   tpm.volatile_state = NULL;
   if (result == TPM_SUCCESS)
-    return TRUE;
+    {
+      if (!tpm.stored) /* not asked for again while it is on */
+        forget_permanent ();
+      return TRUE;
+    }
   TPMLIB_Terminate ();
   forget_permanent ();
   vtpm_error_set (
@@ -206,7 +210,7 @@ VtpmBlob *
 vtpm_engine_take_stored (void)
 {
   tpm.stored = FALSE;
-  return vtpm_blob_copy (tpm.permanent->data, tpm.permanent->len);
+  return g_steal_pointer (&tpm.permanent); /* the library asks for it only while it powers on */
 }
 
 VtpmBlob *

@@ -42,7 +42,7 @@ const guint8 *vtpm_engine_process (const guint8 *command, gsize len, guint8 loca
 
 /** Whether the library stored since the last vtpm_engine_take_stored(). */
 gboolean vtpm_engine_has_stored (void);
-/** The newest bytes that the library stored, a copy; marks them taken. */
+/** The newest bytes that the library stored, for the caller to keep and free; vtpm_engine_has_stored() before. */
 VtpmBlob *vtpm_engine_take_stored (void);
 
 /** The running TPM's volatile state. NULL: failed. */
