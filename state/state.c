@@ -44,12 +44,21 @@ vtpm_state_epochs (const VtpmHeader *header, guint64 epochs[static 2])
   return n;
 }
 
-static const VtpmSecret *
-key_of_epoch (const VtpmEpochKey *keys, guint n_keys, guint64 epoch)
+/* An epoch whose DEK is at hand, and its newest record that verifies; RECORD is NULL where none does. */
+typedef struct
 {
-  for (guint i = 0; i < n_keys; i++)
-    if (keys[i].epoch == epoch)
-      return keys[i].dek;
+  guint64 epoch;
+  const VtpmSecret *dek;
+  const VtpmRecord *record;
+} OpenEpoch;
+
+/* The epoch EPOCH, if it is one that can be opened. */
+static const OpenEpoch *
+find_epoch (const OpenEpoch epochs[static 2], guint64 epoch)
+{
+  for (guint i = 0; i < 2; i++)
+    if (epochs[i].record && epochs[i].epoch == epoch)
+      return &epochs[i];
   return NULL;
 }
 
@@ -96,7 +105,7 @@ belongs (const VtpmHeader *header, const VtpmSlotHeader *slot)
 
 /* FALSE only for what no slot can make up for: I/O, or a payload of a newer version. */
 static gboolean
-look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const VtpmEpochKey *keys, guint n_keys,
+look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const OpenEpoch epochs[static 2],
               FoundSlot *found, GError **error)
 {
   found->bytes = read_whole_slot (store, slot, &found->status, &found->header, error);
@@ -105,12 +114,13 @@ look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const Vtpm
   if (found->status != VTPM_PART_GOOD)
     return TRUE;
   g_autoptr (GError) cause = NULL;
-  const VtpmSecret *dek = key_of_epoch (keys, n_keys, found->header.epoch);
+  const OpenEpoch *epoch = find_epoch (epochs, found->header.epoch);
   found->status = VTPM_PART_DAMAGED;
   found->foreign = !belongs (header, &found->header);
-  if (found->foreign || !dek || !vtpm_header_find (header, found->header.epoch, dek))
+  if (found->foreign || !epoch)
     return TRUE;
-  found->payload = vtpm_seal_open_slot (dek, &found->header, slot, found->bytes->data, found->bytes->len, &cause);
+  found->payload
+      = vtpm_seal_open_slot (epoch->dek, &found->header, slot, found->bytes->data, found->bytes->len, &cause);
   if (found->payload)
     found->status = VTPM_PART_GOOD;
   else if (vtpm_error_code (cause) != VTPM_ERROR_STATE_DAMAGED)
@@ -134,13 +144,9 @@ choose (const FoundSlot found[static 2])
 }
 
 static void
-set_unopened (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys,
-              const FoundSlot found[static 2], GError **error)
+set_unopened (VtpmStore *store, const OpenEpoch epochs[static 2], const FoundSlot found[static 2], GError **error)
 {
-  gboolean verified = FALSE;
-  for (guint i = 0; i < n_keys; i++)
-    verified |= vtpm_header_find (header, keys[i].epoch, keys[i].dek) != NULL;
-  if (!verified)
+  if (!epochs[0].record && !epochs[1].record)
     vtpm_error_set (
         error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
         "%s: the header was changed without its key (no record's MAC verifies); restore the file from a backup",
@@ -187,27 +193,28 @@ VtpmState *
 vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys, GError **error)
 {
   FoundSlot found[2] = { 0 };
+  OpenEpoch epochs[2] = { 0 };
   g_autoptr (VtpmState) state = NULL;
   int current = -1;
-  if (look_at_slot (store, header, 0, keys, n_keys, &found[0], error)
-      && look_at_slot (store, header, 1, keys, n_keys, &found[1], error))
+  for (guint i = 0; i < MIN (n_keys, 2); i++)
+    epochs[i] = (OpenEpoch){ keys[i].epoch, keys[i].dek, vtpm_header_find (header, keys[i].epoch, keys[i].dek) };
+  if (look_at_slot (store, header, 0, epochs, &found[0], error)
+      && look_at_slot (store, header, 1, epochs, &found[1], error))
     {
       current = choose (found);
       if (current < 0)
-        set_unopened (store, header, keys, n_keys, found, error);
+        set_unopened (store, epochs, found, error);
     }
   if (current >= 0)
     {
-      guint64 epoch = found[current].header.epoch;
-      const VtpmSecret *dek = key_of_epoch (keys, n_keys, epoch);
-      VtpmSecret *copy = vtpm_secret_copy (dek->data, dek->len, error);
+      const OpenEpoch *epoch = find_epoch (epochs, found[current].header.epoch);
+      VtpmSecret *copy = vtpm_secret_copy (epoch->dek->data, epoch->dek->len, error);
       if (copy)
         {
-          const VtpmRecord *record = vtpm_header_find (header, epoch, dek);
           state = g_new0 (VtpmState, 1);
           state->dek = copy;
-          state->record = vtpm_record_copy (record);
-          state->record->bytes = g_bytes_ref (record->bytes);
+          state->record = vtpm_record_copy (epoch->record);
+          state->record->bytes = g_bytes_ref (epoch->record->bytes);
           state->copy[0] = header->copy[0];
           state->copy[1] = header->copy[1];
           state->copies_differ = header->copies_differ || header->records->len > 1;
