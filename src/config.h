@@ -6,15 +6,17 @@
 
 #include <glib.h>
 
+#include "state/asker.h"
 #include "state/place.h"
 
 typedef struct
 {
   VtpmPlace place;
-  char *run_dir;       /* where management sockets go: RUNSTATEDIR/vtpm, or below the user's runtime folder */
-  gboolean is_system;  /* the system's places are in use, not a user's */
-  guint init_wait_ms;  /* how long CMD_INIT waits for the key; 30000 */
-  guint store_wait_ms; /* how long a failed commit is tried again; 10000 */
+  char *run_dir;          /* where management sockets go: RUNSTATEDIR/vtpm, or below the user's runtime folder */
+  gboolean is_system;     /* the system's places are in use, not a user's */
+  guint init_wait_ms;     /* how long CMD_INIT waits for the key; 30000 */
+  guint store_wait_ms;    /* how long a failed commit is tried again; 10000 */
+  const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
 } VtpmConfig;
 
 /**

@@ -31,6 +31,8 @@ struct VtpmProvider
 {
   VtpmProviderEntry *entry;
   VtpmPlace place; /* what native needs of it; own copies */
+  const VtpmAsker *asker;
+  gint64 asked_ms;
   gboolean native;
   Phase phase;
 
@@ -47,7 +49,7 @@ struct VtpmProvider
 };
 
 VtpmProvider *
-vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error)
+vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, const VtpmAsker *asker, GError **error)
 {
   g_autoptr (VtpmProvider) provider = g_new0 (VtpmProvider, 1);
   provider->entry
@@ -55,6 +57,7 @@ vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, GErr
   provider->place = *place;
   provider->place.data_dir = g_strdup (place->data_dir);
   provider->place.helper_dirs = NULL;
+  provider->asker = asker;
   provider->process = VTPM_HELPER_PROCESS_NONE;
   provider->native = g_str_equal (entry->kind, VTPM_NATIVE_KIND);
   if (!provider->native && !vtpm_helper_start (place, entry, &provider->process, error))
@@ -80,6 +83,12 @@ const VtpmProviderEntry *
 vtpm_provider_entry (const VtpmProvider *provider)
 {
   return provider->entry;
+}
+
+gint64
+vtpm_provider_asked_ms (const VtpmProvider *provider)
+{
+  return provider->asked_ms;
 }
 
 /* Ends a helper that cannot be talked with any more. */

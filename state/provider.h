@@ -9,6 +9,7 @@
 
 #include <glib.h>
 
+#include "state/asker.h"
 #include "state/format.h"
 #include "state/registry.h"
 
@@ -26,16 +27,19 @@ typedef struct
 /**
  * Opens the provider ENTRY: for a helper, starts vtpm-provider-KIND from the place's helper
  * directories (exec of that path, arguments UUID and options; stdin and stdout are pipes, all
- * other descriptors but stderr closed). Does not wait for it. NULL: provider-failed (no such
- * program, with the directories searched).
+ * other descriptors but stderr closed). Does not wait for it. ASKER, which must outlive it,
+ * answers what the provider asks for; NULL: nothing. NULL: provider-failed (no such program,
+ * with the directories searched).
  */
-VtpmProvider *vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry,
+VtpmProvider *vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, const VtpmAsker *asker,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Ends the helper: closes its stdin, kills it when it has not gone within 100 ms, reaps it. NULL is allowed. */
 void vtpm_provider_free (VtpmProvider *provider);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProvider, vtpm_provider_free)
 
 const VtpmProviderEntry *vtpm_provider_entry (const VtpmProvider *provider);
+/** How long ASKER took in all, in ms: time limits do not count it. */
+gint64 vtpm_provider_asked_ms (const VtpmProvider *provider);
 
 /* Asynchronous: begin, wait for POLLIN on the descriptor, step, take. */
 

@@ -114,7 +114,7 @@ ask_next (Unlock *unlock)
   unlock->next_at = vtpm_now_ms () + unlock->times->next_ms;
   const VtpmProviderEntry *entry = vtpm_registry_find (unlock->registry, &attempt->slot->provider, &attempt->error);
   if (entry)
-    attempt->provider = vtpm_provider_open (&unlock->config->place, entry, &attempt->error);
+    attempt->provider = vtpm_provider_open (&unlock->config->place, entry, unlock->config->asker, &attempt->error);
   if (!attempt->provider
       || !vtpm_provider_begin_unwrap (attempt->provider, &attempt->context, attempt->slot, &attempt->error))
     end_attempt (unlock, attempt);

@@ -78,7 +78,8 @@ prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot 
             GError **error)
 {
   const VtpmProviderEntry *entry = vtpm_registry_find (registry, &slot->provider, error);
-  g_autoptr (VtpmProvider) provider = entry ? vtpm_provider_open (&check->config->place, entry, error) : NULL;
+  g_autoptr (VtpmProvider) provider
+      = entry ? vtpm_provider_open (&check->config->place, entry, check->config->asker, error) : NULL;
   if (!provider)
     return FALSE;
   *name = entry->name;

@@ -14,7 +14,7 @@ static VtpmKeySlot *
 wrap (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmSecret *dek,
       GError **error)
 {
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, config->asker, error);
   return provider ? vtpm_keyslot_wrap (provider, record, dek, PROVIDER_WAIT_MS, error) : NULL;
 }
 
@@ -23,7 +23,7 @@ static gboolean
 prove (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecord *record, const VtpmKeySlot *slot,
        const VtpmSecret *dek, GError **error)
 {
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&config->place, entry, config->asker, error);
   return provider && vtpm_keyslot_prove (provider, record, slot, dek, PROVIDER_WAIT_MS, error);
 }
 

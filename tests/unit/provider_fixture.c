@@ -83,7 +83,7 @@ provider_open_mode (ProviderFixture *f, const char *mode)
   g_autoptr (GError) error = NULL;
   g_autofree char *option = g_strconcat ("mode=", mode, NULL);
   provider_set_kind (f, "bad", option);
-  VtpmProvider *provider = vtpm_provider_open (&f->place, f->entry, &error);
+  VtpmProvider *provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   g_assert_no_error (error);
   return provider;
 }

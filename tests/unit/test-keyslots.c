@@ -97,7 +97,7 @@ static VtpmProvider *
 open_provider (const Fixture *f, const VtpmProviderEntry *entry)
 {
   g_autoptr (GError) error = NULL;
-  VtpmProvider *provider = vtpm_provider_open (&f->place, entry, &error);
+  VtpmProvider *provider = vtpm_provider_open (&f->place, entry, NULL, &error);
   g_assert_no_error (error);
   return provider;
 }

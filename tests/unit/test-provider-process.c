@@ -162,7 +162,7 @@ test_inherited (ProviderFixture *f, gconstpointer data)
   const char *const options[] = { "mode=ask", "url=a b", NULL };
   VtpmUuid uuid = f->entry->uuid;
   g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, "test", "bad", options);
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, entry, &error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, entry, NULL, &error);
   g_assert_no_error (error);
   sigprocmask (SIG_SETMASK, &before, NULL);
   signal (SIGPIPE, SIG_DFL);
@@ -210,17 +210,17 @@ test_no_program (ProviderFixture *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   provider_set_kind (f, "missing", NULL);
-  g_assert_null (vtpm_provider_open (&f->place, f->entry, &error));
+  g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
   g_assert_nonnull (strstr (error->message, "vtpm-provider-missing"));
   g_assert_nonnull (strstr (error->message, f->place.helper_dirs[0]));
   g_assert_nonnull (strstr (error->message, f->place.helper_dirs[1]));
   provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 
   provider_write_file (f, "vtpm-provider-missing", "#!/bin/sh\n", 10, 0644); /* not executable */
-  g_assert_null (vtpm_provider_open (&f->place, f->entry, &error));
+  g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
   provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   provider_write_file (f, "vtpm-provider-missing", "#!/nonexistent/sh\n", 18, 0755);
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, &error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   if (provider) /* valgrind hides that exec failed */
     g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
   provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
@@ -229,12 +229,12 @@ test_no_program (ProviderFixture *f, gconstpointer data)
   for (gsize i = 0; i < G_N_ELEMENTS (kinds); i++)
     {
       provider_set_kind (f, kinds[i], NULL);
-      g_assert_null (vtpm_provider_open (&f->place, f->entry, &error));
+      g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
       provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
     }
   g_clear_pointer (&f->place.helper_dirs, g_strfreev);
   provider_set_kind (f, "bad", NULL);
-  g_assert_null (vtpm_provider_open (&f->place, f->entry, &error));
+  g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
   provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 }
 

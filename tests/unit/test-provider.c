@@ -173,7 +173,7 @@ test_native (ProviderFixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   g_clear_pointer (&f->place.helper_dirs, g_strfreev); /* it needs no program */
   provider_set_kind (f, "native", NULL);
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, &error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   g_assert_no_error (error);
   g_assert_cmpstr (vtpm_provider_entry (provider)->name, ==, "test");
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, 0, &error));
@@ -236,7 +236,7 @@ test_page_example (ProviderFixture *f, gconstpointer data)
   g_autofree char *script = read_page ("```sh\n", "\n```\n");
   provider_write_file (f, "vtpm-provider-example", script, strlen (script), 0755);
   provider_set_kind (f, "example", NULL);
-  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, &error);
+  g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   g_assert_no_error (error);
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error));
   provider_assert_code (&error, VTPM_ERROR_KEY_DESTROYED); /* nothing made yet */

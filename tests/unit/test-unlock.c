@@ -47,7 +47,7 @@ add_native_slot (const Host *host, VtpmRecord *record, const VtpmSecret *dek)
   VtpmUuid uuid = host_native (host);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&host->config->place, &error);
   g_autoptr (VtpmProvider) provider
-      = vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), &error);
+      = vtpm_provider_open (&host->config->place, vtpm_registry_find (registry, &uuid, NULL), NULL, &error);
   VtpmKeySlot *slot = vtpm_keyslot_wrap (provider, record, dek, 1000, &error);
   g_assert_no_error (error);
   g_ptr_array_add (record->key_slots, slot);

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a key provider may ask the caller for while it answers a request: a passphrase, a PIN,
+ * a raw key. Where it comes from (a file, a descriptor, a terminal) is the caller's business.
+ */
+#pragma once
+
+#include "base/secret.h"
+#include "state/registry.h"
+
+typedef struct
+{
+  /**
+   * WHAT is said to a person in a few words ("passphrase of the recovery slot"). IS_NEW: the
+   * answer is about to protect something, so a person is asked twice. May wait for a person, and
+   * the caller's time limit does not count meanwhile. NULL (key-closed): there is nobody who
+   * could be asked.
+   */
+  VtpmSecret *(*ask) (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error);
+  gpointer data;
+} VtpmAsker;
