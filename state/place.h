@@ -15,6 +15,7 @@ typedef struct
   mode_t file_mode;  /* 0660 or 0600 */
   gid_t group;       /* of what is made; (gid_t) -1 leaves it */
   GStrv helper_dirs; /* where vtpm-provider-KIND is looked for, in this order; never PATH */
+  char *audit;       /* NULL: DATA_DIR/audit.log; "journal"; "none"; or the absolute path of a file */
 } VtpmPlace;
 
 /** Makes DATA_DIR/SUBDIR (SUBDIR may be NULL) with the place's owner and mode, whatever the umask. FALSE

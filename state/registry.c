@@ -25,6 +25,7 @@ vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kin
   entry->name = g_strdup (name);
   entry->kind = g_strdup (kind);
   entry->options = options ? g_strdupv ((char **) options) : g_new0 (char *, 1);
+  entry->closed = g_array_new (FALSE, FALSE, sizeof (VtpmClosedVersion));
   return entry;
 }
 
@@ -36,6 +37,7 @@ vtpm_provider_entry_free (VtpmProviderEntry *entry)
   g_free (entry->name);
   g_free (entry->kind);
   g_strfreev (entry->options);
+  g_array_unref (entry->closed);
   g_free (entry);
 }
 

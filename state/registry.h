@@ -11,13 +11,40 @@
 #include "base/uuid.h"
 #include "state/place.h"
 
+/** A key version that wraps nothing new: it is being retired. */
+typedef struct
+{
+  guint32 version;
+  guint64 time; /* when it was closed, seconds since 1970 */
+} VtpmClosedVersion;
+
+/** What is known of a provider's backup (native ones only; the others are not ours to back up). */
+typedef enum
+{
+  VTPM_BACKUP_NOT_OURS,
+  VTPM_BACKUP_NONE,    /* not-backed-up: no export was ever made and verified */
+  VTPM_BACKUP_WARNING, /* warning: there is one, and it lacks newer key versions */
+  VTPM_BACKUP_ACTIVE,  /* active */
+} VtpmBackup;
+
 typedef struct
 {
   VtpmUuid uuid;
-  char *name;    /* a local label; the same name with another UUID is another provider */
-  char *kind;    /* native, or KIND of a program vtpm-provider-KIND */
-  GStrv options; /* "KEY=VALUE", given to the helper as arguments; never secret */
+  char *name;              /* a local label; the same name with another UUID is another provider */
+  char *kind;              /* native, or KIND of a program vtpm-provider-KIND */
+  GStrv options;           /* "KEY=VALUE", given to the helper as arguments; never secret */
+  gboolean require_backup; /* create refuses while BACKUP is not active */
+  guint32 newest_version;  /* as create, rotate or import told last; 0: not known */
+  guint32 backup_version;  /* newest key version in a verified export; 0: none */
+  guint64 backup_time;     /* of that export, seconds since 1970 */
+  GArray *closed;          /* of VtpmClosedVersion; never NULL */
 } VtpmProviderEntry;
+
+VtpmBackup vtpm_provider_entry_backup (const VtpmProviderEntry *entry);
+/** not-backed-up, warning, active; "not by vtpm" for NOT_OURS. */
+const char *vtpm_backup_name (VtpmBackup backup);
+/** When VERSION was closed; 0: it is not. */
+guint64 vtpm_provider_entry_closed (const VtpmProviderEntry *entry, guint32 version);
 
 VtpmProviderEntry *vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kind,
                                             const char *const *options);
@@ -53,6 +80,21 @@ const VtpmProviderEntry *vtpm_registry_find_name (const VtpmRegistry *registry, 
  */
 gboolean vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Changes the entry UUID on disk, under the lock and on the newest contents: CHANGE gets a copy
+ * to alter (not its UUID) and may refuse with FALSE and an error. FALSE: provider-unknown, usage (name
+ * taken), CHANGE's own, store-full, access-denied, failed.
+ */
+gboolean vtpm_registry_change (const VtpmPlace *place, const VtpmUuid *uuid,
+                               gboolean (*change) (VtpmProviderEntry *entry, gpointer data, GError **error),
+                               gpointer data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Makes UUID the default. Existing vTPMs are not touched. FALSE: provider-unknown, store-full, ... */
+gboolean vtpm_registry_set_default (const VtpmPlace *place, const VtpmUuid *uuid,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes the entry UUID away; its keys stay where they are. FALSE: provider-unknown, store-full, ... Where it is
+ * the default there is none after. */
+gboolean vtpm_registry_remove (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Where the registry has no default: makes the native provider "native" (key store first,
