@@ -8,6 +8,9 @@
 #include "base/secret.h"
 #include "state/registry.h"
 
+/** A secret that is asked for has 1 to so many bytes. */
+#define VTPM_SECRET_MAX 1024
+
 typedef struct
 {
   /**
