@@ -7,7 +7,8 @@ libvtpm_state_a_SOURCES = \
 	state/line.c state/line.h state/base64.c state/base64.h \
 	state/provider.c state/provider.h state/provider_process.c state/provider_process.h \
 	state/provider_reply.c state/provider_reply.h \
-	state/registry.c state/registry.h state/asker.h \
+	state/audit.c state/audit.h \
+	state/registry.c state/registry.h state/registry_entry.c state/registry_entry.h state/asker.h \
 	state/seal.c state/seal.h \
 	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_epoch.c \
 	state/store.c state/store.h state/store_file.c \

@@ -87,10 +87,9 @@ vtpm_place_replace (const VtpmPlace *place, const char *name, const void *data, 
   return FALSE;
 }
 
-/* A lock file appears with its owner and mode or not at all, so that a second user of the group
- * never finds it closed to him. */
-static gboolean
-make_lock_file (const VtpmPlace *place, const char *path)
+/* By a link, so that a second user of the group never finds it closed to him. */
+gboolean
+vtpm_place_make_file (const VtpmPlace *place, const char *path)
 {
   g_autofree char *temporary = g_strdup_printf ("%s.XXXXXX", path);
   vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
@@ -109,7 +108,7 @@ vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error)
 {
   g_autofree char *path = g_strdup_printf ("%s/%s.lock", place->data_dir, name);
   vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY);
-  if (fd < 0 && errno == ENOENT && make_lock_file (place, path))
+  if (fd < 0 && errno == ENOENT && vtpm_place_make_file (place, path))
     fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY);
   if (fd < 0)
     {

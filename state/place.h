@@ -25,6 +25,9 @@ gboolean vtpm_place_make_dir (const VtpmPlace *place, const char *subdir, GError
  * the old file stands. */
 gboolean vtpm_place_replace (const VtpmPlace *place, const char *name, const void *data, gsize len,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Makes the empty file PATH with the place's owner and mode; it appears with them or not at all, and one that is there
+ * stays. FALSE with errno. */
+gboolean vtpm_place_make_file (const VtpmPlace *place, const char *path) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes the write lock DATA_DIR/NAME.lock, waiting up to 10 s (rekey-pending after). Gives a descriptor whose close
  * ends it, or -1. */
 int vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -7,39 +7,14 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "state/providers/native.h"
+#include "state/registry_entry.h"
 
 #define FILE_NAME "providers.conf"
 #define MAX_FILE (1024 * 1024)
-#define MAX_NAME 64
 #define GROUP_SITE "vtpm"
-#define GROUP_PREFIX "provider "
 #define DEFAULT_NAME "native"
 
 G_DEFINE_QUARK (vtpm_registry_error_quark, vtpm_registry_error)
-
-VtpmProviderEntry *
-vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kind, const char *const *options)
-{
-  VtpmProviderEntry *entry = g_new0 (VtpmProviderEntry, 1);
-  entry->uuid = *uuid;
-  entry->name = g_strdup (name);
-  entry->kind = g_strdup (kind);
-  entry->options = options ? g_strdupv ((char **) options) : g_new0 (char *, 1);
-  entry->closed = g_array_new (FALSE, FALSE, sizeof (VtpmClosedVersion));
-  return entry;
-}
-
-void
-vtpm_provider_entry_free (VtpmProviderEntry *entry)
-{
-  if (!entry)
-    return;
-  g_free (entry->name);
-  g_free (entry->kind);
-  g_strfreev (entry->options);
-  g_array_unref (entry->closed);
-  g_free (entry);
-}
 
 void
 vtpm_registry_free (VtpmRegistry *registry)
@@ -48,46 +23,6 @@ vtpm_registry_free (VtpmRegistry *registry)
     return;
   g_ptr_array_unref (registry->entries);
   g_free (registry);
-}
-
-static gboolean
-is_name (const char *text)
-{
-  gsize len = strspn (text, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "._-");
-  return len >= 1 && len <= MAX_NAME && text[len] == '\0';
-}
-
-gboolean
-vtpm_provider_kind_is_valid (const char *kind)
-{
-  gsize len = strspn (kind, G_CSET_a_2_z G_CSET_DIGITS "-");
-  return len >= 1 && len <= 32 && kind[len] == '\0' && g_ascii_isalnum (kind[0]);
-}
-
-static gboolean
-is_option (const char *text)
-{
-  gsize key = strspn (text, G_CSET_a_2_z G_CSET_DIGITS "-");
-  if (key == 0 || text[key] != '=' || !g_utf8_validate (text, -1, NULL))
-    return FALSE;
-  for (const char *c = text; *c; c++)
-    if (g_ascii_iscntrl (*c))
-      return FALSE;
-  return TRUE;
-}
-
-/* What is wrong with ENTRY, or NULL. */
-static const char *
-entry_fault (const VtpmProviderEntry *entry)
-{
-  if (!is_name (entry->name))
-    return "the name is not 1 to 64 characters of A-Z a-z 0-9 . _ -";
-  if (!vtpm_provider_kind_is_valid (entry->kind))
-    return "the kind is not 1 to 32 characters of a-z 0-9 -";
-  for (char **option = entry->options; *option; option++)
-    if (!is_option (*option))
-      return "an option is not KEY=VALUE in one line";
-  return NULL;
 }
 
 static char *
@@ -137,32 +72,11 @@ load_text (const VtpmPlace *place, GError **error)
 static VtpmProviderEntry *
 read_entry (const VtpmPlace *place, GKeyFile *text, const char *group, GError **error)
 {
-  g_autofree char *where = g_strdup_printf ("group [%s]", group);
-  VtpmUuid uuid;
-  if (!vtpm_uuid_parse (group + strlen (GROUP_PREFIX), &uuid))
-    {
-      set_damaged (place, error, where, "this is not the UUID of a provider");
-      return NULL;
-    }
-  g_autoptr (GError) cause = NULL;
-  g_autofree char *name = g_key_file_get_string (text, group, "name", &cause);
-  g_autofree char *kind = name ? g_key_file_get_string (text, group, "kind", &cause) : NULL;
-  g_auto (GStrv) options = kind ? g_key_file_get_string_list (text, group, "options", NULL, &cause) : NULL;
-  if (g_error_matches (cause, G_KEY_FILE_ERROR, G_KEY_FILE_ERROR_KEY_NOT_FOUND) && kind)
-    g_clear_error (&cause); /* no options */
-  if (cause)
-    {
-      set_damaged (place, error, where, cause->message);
-      return NULL;
-    }
-  g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, name, kind, (const char *const *) options);
-  const char *fault = entry_fault (entry);
-  if (fault)
-    {
-      set_damaged (place, error, where, fault);
-      return NULL;
-    }
-  return g_steal_pointer (&entry);
+  g_autofree char *where = g_strdup_printf ("group [%s]", group), *cause = NULL;
+  VtpmProviderEntry *entry = vtpm_registry_entry_read (text, group, &cause);
+  if (!entry)
+    set_damaged (place, error, where, cause);
+  return entry;
 }
 
 static gint
@@ -205,7 +119,7 @@ read_registry (const VtpmPlace *place, GKeyFile *text, GError **error)
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
-      if (!g_str_has_prefix (*group, GROUP_PREFIX))
+      if (!g_str_has_prefix (*group, VTPM_REGISTRY_PREFIX))
         continue;
       g_autoptr (VtpmProviderEntry) entry = read_entry (place, text, *group, error);
       if (!entry)
@@ -235,8 +149,8 @@ vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError *
   char text[VTPM_UUID_TEXT_SIZE];
   if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
-                    "the key provider %s is not known on this host. Bring its keys, and its entry in providers.conf, "
-                    "from the host that made it or from a backup; see vtpm.conf(5)",
+                    "the key provider %s is not known on this host. Import its keys (vtpm provider import NAME "
+                    "--pkcs12 FILE), or bring its entry in providers.conf from the host that made it",
                     vtpm_uuid_format (uuid, text));
   return entry;
 }
@@ -259,8 +173,8 @@ vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError 
     return vtpm_registry_find (registry, &uuid, error);
   if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
-                    "no key provider of this host is called \"%s\". Those there are stand in " FILE_NAME
-                    "; see vtpm.conf(5)",
+                    "no key provider of this host is called \"%s\". Those there are: vtpm provider "
+                    "list",
                     name);
   return entry;
 }
@@ -273,80 +187,142 @@ save (const VtpmPlace *place, GKeyFile *text, GError **error)
   return vtpm_place_replace (place, FILE_NAME, data, len, error);
 }
 
-/* Under the lock; TEXT is the newest contents, so what other versions put there survives. */
-static gboolean
-add_locked (const VtpmPlace *place, GKeyFile *text, const VtpmRegistry *registry, const VtpmProviderEntry *entry,
-            GError **error)
+/* The registry under its lock: its newest text, so that what other versions put there survives. */
+typedef struct
 {
-  const VtpmProviderEntry *taken = look_up (registry, &entry->uuid, entry->name);
+  int lock;
+  GKeyFile *text;
+  VtpmRegistry *registry;
+} Edit;
+
+static void
+edit_clear (Edit *edit)
+{
+  g_clear_pointer (&edit->registry, vtpm_registry_free);
+  g_clear_pointer (&edit->text, g_key_file_unref);
+  vtpm_fd_clear (&edit->lock);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Edit, edit_clear)
+
+static gboolean
+edit_begin (const VtpmPlace *place, Edit *edit, GError **error)
+{
+  *edit = (Edit){ .lock = -1 };
+  if (!vtpm_place_make_dir (place, NULL, error))
+    return FALSE;
+  edit->lock = vtpm_place_lock (place, FILE_NAME, error);
+  edit->text = edit->lock < 0 ? NULL : load_text (place, error);
+  edit->registry = edit->text ? read_registry (place, edit->text, error) : NULL;
+  return edit->registry != NULL;
+}
+
+static gboolean
+entry_is_sound (const VtpmProviderEntry *entry, GError **error)
+{
+  const char *fault = vtpm_registry_entry_fault (entry);
+  if (fault)
+    vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE, "key provider \"%s\": %s", entry->name, fault);
+  return fault == NULL;
+}
+
+static gboolean
+set_taken (const VtpmProviderEntry *taken, GError **error)
+{
+  char uuid[VTPM_UUID_TEXT_SIZE];
+  vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE,
+                  "there is a key provider \"%s\" (%s) on this host already. Choose another name; a UUID is "
+                  "registered once",
+                  taken->name, vtpm_uuid_format (&taken->uuid, uuid));
+  return FALSE;
+}
+
+static gboolean
+add_locked (const VtpmPlace *place, Edit *edit, const VtpmProviderEntry *entry, GError **error)
+{
+  const VtpmProviderEntry *taken = look_up (edit->registry, &entry->uuid, entry->name);
   char uuid[VTPM_UUID_TEXT_SIZE];
   if (taken)
-    {
-      vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE,
-                      "there is a key provider \"%s\" (%s) on this host already. Choose another name; a UUID is "
-                      "registered once",
-                      taken->name, vtpm_uuid_format (&taken->uuid, uuid));
-      return FALSE;
-    }
-  vtpm_uuid_format (&entry->uuid, uuid);
-  g_autofree char *group = g_strconcat (GROUP_PREFIX, uuid, NULL);
-  g_key_file_set_string (text, group, "name", entry->name);
-  g_key_file_set_string (text, group, "kind", entry->kind);
-  if (entry->options[0])
-    g_key_file_set_string_list (text, group, "options", (const char *const *) entry->options,
-                                g_strv_length (entry->options));
-  if (!registry->has_default)
-    g_key_file_set_string (text, GROUP_SITE, "default", uuid);
-  return save (place, text, error);
+    return set_taken (taken, error);
+  vtpm_registry_entry_write (edit->text, entry);
+  if (!edit->registry->has_default)
+    g_key_file_set_string (edit->text, GROUP_SITE, "default", vtpm_uuid_format (&entry->uuid, uuid));
+  return save (place, edit->text, error);
 }
 
 gboolean
 vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error)
 {
-  const char *fault = entry_fault (entry);
-  if (fault)
-    {
-      vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE, "key provider \"%s\": %s", entry->name, fault);
-      return FALSE;
-    }
-  if (!vtpm_place_make_dir (place, NULL, error))
+  g_auto (Edit) edit = { .lock = -1 };
+  return entry_is_sound (entry, error) && edit_begin (place, &edit, error) && add_locked (place, &edit, entry, error);
+}
+
+gboolean
+vtpm_registry_change (const VtpmPlace *place, const VtpmUuid *uuid,
+                      gboolean (*change) (VtpmProviderEntry *entry, gpointer data, GError **error), gpointer data,
+                      GError **error)
+{
+  g_auto (Edit) edit = { .lock = -1 };
+  const VtpmProviderEntry *old
+      = edit_begin (place, &edit, error) ? vtpm_registry_find (edit.registry, uuid, error) : NULL;
+  g_autoptr (VtpmProviderEntry) entry = old ? vtpm_provider_entry_copy (old) : NULL;
+  if (!entry || !change (entry, data, error) || !entry_is_sound (entry, error))
     return FALSE;
-  vtpm_autofd int lock = vtpm_place_lock (place, FILE_NAME, error);
-  g_autoptr (GKeyFile) text = lock < 0 ? NULL : load_text (place, error);
-  g_autoptr (VtpmRegistry) registry = text ? read_registry (place, text, error) : NULL;
-  return registry && add_locked (place, text, registry, entry, error);
+  const VtpmProviderEntry *namesake = look_up (edit.registry, NULL, entry->name);
+  if (namesake && namesake != old)
+    return set_taken (namesake, error);
+  vtpm_registry_entry_write (edit.text, entry);
+  return save (place, edit.text, error);
+}
+
+gboolean
+vtpm_registry_set_default (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
+{
+  g_auto (Edit) edit = { .lock = -1 };
+  char text[VTPM_UUID_TEXT_SIZE];
+  if (!edit_begin (place, &edit, error) || !vtpm_registry_find (edit.registry, uuid, error))
+    return FALSE;
+  g_key_file_set_string (edit.text, GROUP_SITE, "default", vtpm_uuid_format (uuid, text));
+  return save (place, edit.text, error);
+}
+
+gboolean
+vtpm_registry_remove (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
+{
+  g_auto (Edit) edit = { .lock = -1 };
+  if (!edit_begin (place, &edit, error) || !vtpm_registry_find (edit.registry, uuid, error))
+    return FALSE;
+  g_autofree char *group = vtpm_registry_entry_group (edit.text, uuid);
+  g_key_file_remove_group (edit.text, group, NULL);
+  if (edit.registry->has_default && vtpm_uuid_equal (&edit.registry->default_uuid, uuid))
+    g_key_file_remove_key (edit.text, GROUP_SITE, "default", NULL);
+  return save (place, edit.text, error);
 }
 
 static gboolean
-make_default (const VtpmPlace *place, GKeyFile *text, const VtpmRegistry *registry, GError **error)
+make_default (const VtpmPlace *place, Edit *edit, GError **error)
 {
   VtpmUuid uuid = vtpm_uuid_random ();
   g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, DEFAULT_NAME, "native", NULL);
-  if (look_up (registry, NULL, DEFAULT_NAME))
+  entry->newest_version = 1;
+  if (look_up (edit->registry, NULL, DEFAULT_NAME))
     {
-      g_autofree char *path = registry_path (place);
       vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE,
                       "this host has a key provider \"" DEFAULT_NAME "\" and no default one. Name a provider with "
-                      "--provider, or set default=UUID in group [" GROUP_SITE "] of %s",
-                      path);
+                      "--provider, or make one the default: vtpm provider default NAME");
       return FALSE;
     }
   /* The keys come first: an entry without them would wrap nothing, keys without an entry harm nobody. */
-  return vtpm_native_create (place, &uuid, error) && add_locked (place, text, registry, entry, error);
+  return vtpm_native_create (place, &uuid, error) && add_locked (place, edit, entry, error);
 }
 
 gboolean
 vtpm_registry_ensure_default (const VtpmPlace *place, GError **error)
 {
   g_autoptr (VtpmRegistry) seen = vtpm_registry_load (place, error);
+  g_auto (Edit) edit = { .lock = -1 };
   if (!seen)
     return FALSE;
   if (seen->has_default)
     return TRUE;
-  if (!vtpm_place_make_dir (place, NULL, error))
-    return FALSE;
-  vtpm_autofd int lock = vtpm_place_lock (place, FILE_NAME, error);
-  g_autoptr (GKeyFile) text = lock < 0 ? NULL : load_text (place, error);
-  g_autoptr (VtpmRegistry) newest = text ? read_registry (place, text, error) : NULL;
-  return newest && (newest->has_default || make_default (place, text, newest, error));
+  return edit_begin (place, &edit, error) && (edit.registry->has_default || make_default (place, &edit, error));
 }

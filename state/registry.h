@@ -48,6 +48,7 @@ guint64 vtpm_provider_entry_closed (const VtpmProviderEntry *entry, guint32 vers
 
 VtpmProviderEntry *vtpm_provider_entry_new (const VtpmUuid *uuid, const char *name, const char *kind,
                                             const char *const *options);
+VtpmProviderEntry *vtpm_provider_entry_copy (const VtpmProviderEntry *entry);
 void vtpm_provider_entry_free (VtpmProviderEntry *entry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderEntry, vtpm_provider_entry_free)
 

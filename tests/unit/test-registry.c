@@ -369,7 +369,7 @@ test_default_name_taken (Fixture *f, gconstpointer data)
   write_registry (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
   g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
   assert_code (error, VTPM_ERROR_USAGE);
-  g_assert_nonnull (strstr (error->message, "default="));
+  g_assert_nonnull (strstr (error->message, "vtpm provider default"));
 }
 
 #define RACERS 8
