@@ -91,6 +91,12 @@ vtpm_provider_asked_ms (const VtpmProvider *provider)
   return provider->asked_ms;
 }
 
+static VtpmNative
+native_of (const VtpmProvider *provider)
+{
+  return (VtpmNative){ &provider->place, provider->entry, provider->asker };
+}
+
 /* Ends a helper that cannot be talked with any more. */
 static void
 give_up (VtpmProvider *provider)
@@ -216,10 +222,10 @@ vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *conte
     return FALSE;
   if (provider->native)
     {
+      const VtpmNative native = native_of (provider);
       g_clear_pointer (&provider->plain, vtpm_secret_free);
       g_clear_error (&provider->refusal);
-      provider->plain
-          = vtpm_native_unwrap (&provider->place, &provider->entry->uuid, context, slot, &provider->refusal);
+      provider->plain = vtpm_native_unwrap (&native, context, slot, &provider->refusal);
       provider->phase = ANSWERED;
       return TRUE;
     }
@@ -353,7 +359,10 @@ vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, cons
                     GError **error)
 {
   if (provider->native)
-    return vtpm_native_wrap (&provider->place, &provider->entry->uuid, context, plain, error);
+    {
+      const VtpmNative native = native_of (provider);
+      return vtpm_native_wrap (&native, context, plain, error);
+    }
   if (plain->len == 0 || plain->len > VTPM_PROVIDER_MAX_PLAIN)
     {
       vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_USAGE, "wraps 1 to %d bytes",
@@ -397,7 +406,7 @@ vtpm_provider_request (VtpmProvider *provider, const char *request, int timeout_
     }
   if (provider->native)
     {
-      const VtpmNative native = { &provider->place, &provider->entry->uuid };
+      const VtpmNative native = native_of (provider);
       return vtpm_helper_run_command (&vtpm_native_ops, &native, request, strlen (request), error);
     }
   guint8 line[MAX_REQUEST];

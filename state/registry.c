@@ -312,7 +312,8 @@ make_default (const VtpmPlace *place, Edit *edit, GError **error)
       return FALSE;
     }
   /* The keys come first: an entry without them would wrap nothing, keys without an entry harm nobody. */
-  return vtpm_native_create (place, &uuid, error) && add_locked (place, edit, entry, error);
+  const VtpmNative native = { place, entry, NULL };
+  return vtpm_native_create (&native, FALSE, error) && add_locked (place, edit, entry, error);
 }
 
 gboolean

@@ -18,9 +18,13 @@
 char *
 vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, const char *request, gsize len, GError **error)
 {
+  const char *space = memchr (request, ' ', len);
+  gsize name_len = space ? (gsize) (space - request) : len;
+  g_autofree char *args = space ? g_strndup (space + 1, len - name_len - 1) : g_strdup ("");
   for (const VtpmHelperCommand *command = ops->commands; command->name; command++)
-    if (strlen (command->name) == len && memcmp (command->name, request, len) == 0)
-      return command->run (self, error);
+    if (strlen (command->name) == name_len && memcmp (command->name, request, name_len) == 0
+        && (!space || command->has_args))
+      return command->run (self, args, error);
   g_autofree char *shown = vtpm_reply_text (request, MIN (len, 64));
   vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
                   "a provider of kind %s does not know the request \"%s\"", ops->kind, shown);

@@ -7,12 +7,13 @@
 
 #include "state/provider.h"
 
-/** A request without arguments whose reply is text. */
+/** A request whose reply is text. */
 typedef struct
 {
   const char *name;
-  /** What follows "ok ", to be freed; NULL with an error. */
-  char *(*run) (gconstpointer self, GError **error);
+  /** What follows "ok ", to be freed; NULL with an error. ARGS: what follows the name and a space, "" without. */
+  char *(*run) (gconstpointer self, const char *args, GError **error);
+  gboolean has_args; /* else the name alone is the request */
 } VtpmHelperCommand;
 
 typedef struct

@@ -92,13 +92,14 @@ find_version (const VtpmNativeStore *store, guint32 version, VtpmNativeKey *key)
 }
 
 gboolean
-vtpm_native_create (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
+vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error)
 {
-  g_autofree char *name = vtpm_native_store_name (uuid);
-  g_autofree char *path = g_build_filename (place->data_dir, name, NULL);
-  if (!vtpm_place_make_dir (place, "native", error))
+  (void) protect;
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
+  g_autofree char *path = g_build_filename (native->place->data_dir, name, NULL);
+  if (!vtpm_place_make_dir (native->place, "native", error))
     return FALSE;
-  vtpm_autofd int lock = vtpm_place_lock (place, name, error);
+  vtpm_autofd int lock = vtpm_place_lock (native->place, name, error);
   if (lock < 0)
     return FALSE;
   if (faccessat (AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT)
@@ -110,37 +111,40 @@ vtpm_native_create (const VtpmPlace *place, const VtpmUuid *uuid, GError **error
       return FALSE;
     }
   g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  return kdk && vtpm_native_store_append (place, uuid, NULL, 1, kdk, error);
+  return kdk && vtpm_native_store_append (native->place, &native->entry->uuid, NULL, 1, kdk, error);
 }
 
 guint32
-vtpm_native_rotate (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
+vtpm_native_rotate (const VtpmNative *native, GError **error)
 {
-  g_autofree char *name = vtpm_native_store_name (uuid);
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
   g_auto (VtpmNativeStore) store = { 0 };
-  if (!vtpm_native_store_load (place, uuid, &store, error)) /* no lock file for a provider that is not here */
+  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store,
+                               error)) /* no lock file for a provider that is not here */
     return 0;
   vtpm_native_store_clear (&store);
-  vtpm_autofd int lock = vtpm_place_lock (place, name, error);
-  if (lock < 0 || !vtpm_native_store_load (place, uuid, &store, error))
+  vtpm_autofd int lock = vtpm_place_lock (native->place, name, error);
+  if (lock < 0 || !vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
     return 0;
   guint32 newest = vtpm_native_store_key (&store, store.count - 1).version;
   if (store.count == VTPM_NATIVE_MAX_VERSIONS || newest == G_MAXUINT32)
     {
       vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED,
                       "the key store %s/%s is full with %u key versions. Make a new provider and rekey to it",
-                      place->data_dir, name, store.count);
+                      native->place->data_dir, name, store.count);
       return 0;
     }
   g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  return kdk && vtpm_native_store_append (place, uuid, &store, newest + 1, kdk, error) ? newest + 1 : 0;
+  return kdk && vtpm_native_store_append (native->place, &native->entry->uuid, &store, newest + 1, kdk, error)
+             ? newest + 1
+             : 0;
 }
 
 char *
-vtpm_native_versions (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
+vtpm_native_versions (const VtpmNative *native, GError **error)
 {
   g_auto (VtpmNativeStore) store = { 0 };
-  if (!vtpm_native_store_load (place, uuid, &store, error))
+  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
     return NULL;
   g_autoptr (GString) text = g_string_new (NULL);
   for (guint32 i = 0; i < store.count; i++)
@@ -183,8 +187,7 @@ decrypt (const VtpmSecret *kek, const VtpmWrapContext *context, const guint8 *wr
 }
 
 VtpmKeySlot *
-vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context, const VtpmSecret *plain,
-                  GError **error)
+vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmSecret *plain, GError **error)
 {
   g_auto (VtpmNativeStore) store = { 0 };
   char id[KEY_ID_SIZE];
@@ -194,7 +197,7 @@ vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapCo
                       VTPM_PROVIDER_MAX_PLAIN);
       return NULL;
     }
-  if (!vtpm_native_store_load (place, uuid, &store, error))
+  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
     return NULL;
   VtpmNativeKey newest = vtpm_native_store_key (&store, store.count - 1);
   g_autoptr (VtpmSecret) kek = derive_kek (newest.kdk, &context->vtpm_id, error);
@@ -206,7 +209,7 @@ vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapCo
       set_crypto_error (error, "encrypt by AES-256-GCM");
       return NULL;
     }
-  return vtpm_key_slot_new (uuid, newest.version, id, wrapped, plain->len + OVERHEAD);
+  return vtpm_key_slot_new (&native->entry->uuid, newest.version, id, wrapped, plain->len + OVERHEAD);
 }
 
 /* The key that SLOT names, by version and by id. */
@@ -237,15 +240,15 @@ find_slot_key (const VtpmNativeStore *store, const char *name, const VtpmKeySlot
 }
 
 VtpmSecret *
-vtpm_native_unwrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
-                    const VtpmKeySlot *slot, GError **error)
+vtpm_native_unwrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmKeySlot *slot, GError **error)
 {
   g_auto (VtpmNativeStore) store = { 0 };
   VtpmNativeKey key;
-  g_autofree char *name = vtpm_native_store_name (uuid);
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
   gsize len;
   const guint8 *wrapped = g_bytes_get_data (slot->wrapped, &len);
-  if (!vtpm_native_store_load (place, uuid, &store, error) || !find_slot_key (&store, name, slot, &key, error))
+  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error)
+      || !find_slot_key (&store, name, slot, &key, error))
     return NULL;
   gboolean plausible = len > OVERHEAD && len <= VTPM_PROVIDER_MAX_PLAIN + OVERHEAD;
   g_autoptr (VtpmSecret) kek = derive_kek (key.kdk, &context->vtpm_id, error);

@@ -11,16 +11,24 @@
 #include "state/place.h"
 #include "state/provider.h"
 
+/** One native provider, as each call sees it. */
+typedef struct
+{
+  const VtpmPlace *place;
+  const VtpmProviderEntry *entry; /* its UUID names the key store; of its options password-file= is known */
+  const VtpmAsker *asker;         /* for the passphrase of a sealed store; NULL: there is nobody to ask */
+} VtpmNative;
+
 /** Makes the key store of UUID with version 1, durable. FALSE: state-exists, store-full, access-denied, failed. */
-gboolean vtpm_native_create (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Wraps under the newest version. NULL: key-destroyed (no key store), access-denied, state-damaged. */
-VtpmKeySlot *vtpm_native_wrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
-                               const VtpmSecret *plain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmKeySlot *vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmSecret *plain,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** NULL: key-destroyed (no store, or not that version), key-slot-damaged (does not verify), access-denied,
  * state-damaged (the store). */
-VtpmSecret *vtpm_native_unwrap (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmWrapContext *context,
-                                const VtpmKeySlot *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmSecret *vtpm_native_unwrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmKeySlot *slot,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Adds a key version, durable, and gives its number; 0 on error. */
-guint32 vtpm_native_rotate (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+guint32 vtpm_native_rotate (const VtpmNative *native, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** "VERSION:KEYID:TIME" words, oldest first. NULL as for wrap. */
-char *vtpm_native_versions (const VtpmPlace *place, const VtpmUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+char *vtpm_native_versions (const VtpmNative *native, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -70,6 +70,8 @@ main (int argc, char **argv)
       return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
     }
   VtpmPlace place = place_of (data_dir);
-  const VtpmNative native = { &place, &uuid };
+  g_autoptr (VtpmProviderEntry) entry
+      = vtpm_provider_entry_new (&uuid, VTPM_NATIVE_KIND, VTPM_NATIVE_KIND, (const char *const *) argv + 2);
+  const VtpmNative native = { &place, entry, NULL };
   return vtpm_helper_serve (&vtpm_native_ops, &native, &uuid, STDIN_FILENO, STDOUT_FILENO);
 }

@@ -9,10 +9,11 @@
 #define MAX_TEXT (VTPM_LINE_MAX - 8) /* with "ok " and LF */
 
 static char *
-run_versions (gconstpointer self, GError **error)
+run_versions (gconstpointer self, const char *args, GError **error)
 {
+  (void) args;
   const VtpmNative *native = self;
-  g_autofree char *all = vtpm_native_versions (native->place, native->uuid, error);
+  g_autofree char *all = vtpm_native_versions (native, error);
   if (!all || strlen (all) <= MAX_TEXT)
     return g_steal_pointer (&all);
   const char *newest = strchr (all + strlen (all) - MAX_TEXT, ' ');
@@ -23,7 +24,7 @@ run_versions (gconstpointer self, GError **error)
 static char *
 name_newest (const VtpmNative *native, GError **error)
 {
-  g_autofree char *all = vtpm_native_versions (native->place, native->uuid, error);
+  g_autofree char *all = vtpm_native_versions (native, error);
   if (!all)
     return NULL;
   const char *last = strrchr (all, ' ');
@@ -32,23 +33,26 @@ name_newest (const VtpmNative *native, GError **error)
 }
 
 static char *
-run_create (gconstpointer self, GError **error)
+run_create (gconstpointer self, const char *args, GError **error)
 {
+  (void) args;
   const VtpmNative *native = self;
-  return vtpm_native_create (native->place, native->uuid, error) ? name_newest (native, error) : NULL;
+  return vtpm_native_create (native, FALSE, error) ? name_newest (native, error) : NULL;
 }
 
 static char *
-run_rotate (gconstpointer self, GError **error)
+run_rotate (gconstpointer self, const char *args, GError **error)
 {
+  (void) args;
   const VtpmNative *native = self;
-  return vtpm_native_rotate (native->place, native->uuid, error) > 0 ? name_newest (native, error) : NULL;
+  return vtpm_native_rotate (native, error) > 0 ? name_newest (native, error) : NULL;
 }
 
 /* Nothing but the key store can be at fault. */
 static char *
-run_status (gconstpointer self, GError **error)
+run_status (gconstpointer self, const char *args, GError **error)
 {
+  (void) args;
   g_autofree char *newest = name_newest (self, error);
   return newest ? g_strconcat ("ready ", newest, NULL) : NULL;
 }
@@ -57,19 +61,19 @@ static VtpmKeySlot *
 wrap (gconstpointer self, const VtpmWrapContext *context, const VtpmSecret *plain, GError **error)
 {
   const VtpmNative *native = self;
-  return vtpm_native_wrap (native->place, native->uuid, context, plain, error);
+  return vtpm_native_wrap (native, context, plain, error);
 }
 
 static VtpmSecret *
 unwrap (gconstpointer self, const VtpmWrapContext *context, const VtpmKeySlot *slot, GError **error)
 {
   const VtpmNative *native = self;
-  return vtpm_native_unwrap (native->place, native->uuid, context, slot, error);
+  return vtpm_native_unwrap (native, context, slot, error);
 }
 
 static const VtpmHelperCommand commands[] = {
-  { "create", run_create },     { "rotate", run_rotate }, { "status", run_status },
-  { "versions", run_versions }, { NULL, NULL },
+  { "create", run_create, FALSE },     { "rotate", run_rotate, FALSE }, { "status", run_status, FALSE },
+  { "versions", run_versions, FALSE }, { NULL, NULL, FALSE },
 };
 
 const VtpmHelperOps vtpm_native_ops = { VTPM_NATIVE_KIND, commands, wrap, unwrap };

@@ -5,16 +5,10 @@
  */
 #pragma once
 
-#include "state/place.h"
 #include "state/providers/helper.h"
+#include "state/providers/native.h"
 
 #define VTPM_NATIVE_KIND "native"
 
-/** The SELF of vtpm_native_ops. */
-typedef struct
-{
-  const VtpmPlace *place;
-  const VtpmUuid *uuid;
-} VtpmNative;
-
+/** Their SELF is a VtpmNative. */
 extern const VtpmHelperOps vtpm_native_ops;

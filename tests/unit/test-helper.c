@@ -22,6 +22,8 @@ typedef struct
 {
   VtpmPlace place;
   VtpmUuid uuid;
+  VtpmProviderEntry *entry;
+  VtpmNative native;
   VtpmWrapContext context;
   VtpmSecret *plain;
   char *store; /* path of the key store */
@@ -35,6 +37,8 @@ set_up (Fixture *f, gconstpointer data)
   f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
   f->place.data_dir = g_dir_make_tmp ("vtpm-helper-XXXXXX", NULL);
   f->uuid = vtpm_uuid_random ();
+  f->entry = vtpm_provider_entry_new (&f->uuid, "native", "native", NULL);
+  f->native = (VtpmNative){ &f->place, f->entry, NULL };
   f->context.vtpm_id = vtpm_uuid_random ();
   vtpm_random (f->context.digest, sizeof f->context.digest);
   f->plain = vtpm_secret_random (64, NULL);
@@ -54,13 +58,14 @@ tear_down (Fixture *f, gconstpointer data)
   g_free (f->place.data_dir);
   g_free (f->store);
   vtpm_secret_free (f->plain);
+  vtpm_provider_entry_free (f->entry);
 }
 
 static void
 create (Fixture *f)
 {
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->place, &f->uuid, &error));
+  g_assert_true (vtpm_native_create (&f->native, FALSE, &error));
   g_assert_no_error (error);
 }
 
@@ -77,8 +82,7 @@ serve (Fixture *f, const char *input, gsize len, int *status)
     {
       close (in[1]);
       close (out[0]);
-      const VtpmNative native = { &f->place, &f->uuid };
-      _exit (vtpm_helper_serve (&vtpm_native_ops, &native, &f->uuid, in[0], out[1]));
+      _exit (vtpm_helper_serve (&vtpm_native_ops, &f->native, &f->uuid, in[0], out[1]));
     }
   close (in[0]);
   close (out[1]);

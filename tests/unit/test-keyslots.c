@@ -48,7 +48,8 @@ set_up (Fixture *f, gconstpointer unused)
   f->place.helper_dirs[0] = g_strdup (f->place.data_dir);
   f->native = vtpm_provider_entry_new (&native, "native", "native", NULL);
   f->liar = vtpm_provider_entry_new (&liar, "liar", "liar", NULL);
-  g_assert_true (vtpm_native_create (&f->place, &native, &error));
+  const VtpmNative store = { &f->place, f->native, NULL };
+  g_assert_true (vtpm_native_create (&store, FALSE, &error));
   g_assert_no_error (error);
   f->helper = g_build_filename (f->place.data_dir, "vtpm-provider-liar", NULL);
   f->answer = g_build_filename (f->place.data_dir, "answer", NULL);

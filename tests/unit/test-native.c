@@ -24,6 +24,8 @@ typedef struct
 {
   VtpmPlace place;
   VtpmUuid uuid;
+  VtpmProviderEntry *entry;
+  VtpmNative native;
   VtpmWrapContext context;
   VtpmSecret *plain;
   char *store; /* path of the key store */
@@ -37,6 +39,8 @@ set_up (Fixture *f, gconstpointer data)
   f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
   f->place.data_dir = g_dir_make_tmp ("vtpm-native-XXXXXX", NULL);
   f->uuid = vtpm_uuid_random ();
+  f->entry = vtpm_provider_entry_new (&f->uuid, "native", "native", NULL);
+  f->native = (VtpmNative){ &f->place, f->entry, NULL };
   f->context.vtpm_id = vtpm_uuid_random ();
   vtpm_random (f->context.digest, sizeof f->context.digest);
   f->plain = vtpm_secret_random (64, NULL);
@@ -56,6 +60,7 @@ tear_down (Fixture *f, gconstpointer data)
   g_free (f->place.data_dir);
   g_free (f->store);
   vtpm_secret_free (f->plain);
+  vtpm_provider_entry_free (f->entry);
 }
 
 static void
@@ -70,7 +75,7 @@ static void
 create (Fixture *f)
 {
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->place, &f->uuid, &error));
+  g_assert_true (vtpm_native_create (&f->native, FALSE, &error));
   g_assert_no_error (error);
 }
 
@@ -78,7 +83,7 @@ static VtpmKeySlot *
 wrap (Fixture *f)
 {
   g_autoptr (GError) error = NULL;
-  VtpmKeySlot *slot = vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error);
+  VtpmKeySlot *slot = vtpm_native_wrap (&f->native, &f->context, f->plain, &error);
   g_assert_no_error (error);
   return slot;
 }
@@ -87,7 +92,7 @@ static void
 assert_unwraps (Fixture *f, const VtpmKeySlot *slot)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->place, &f->uuid, &f->context, slot, &error);
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
   g_assert_no_error (error);
   g_assert_true (vtpm_secret_equal (plain, f->plain));
 }
@@ -96,7 +101,7 @@ static void
 assert_refuses (Fixture *f, const VtpmKeySlot *slot, VtpmErrorCode code)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->place, &f->uuid, &f->context, slot, &error);
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
   g_assert_null (plain);
   assert_code (&error, code);
 }
@@ -199,13 +204,13 @@ test_create_twice (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   g_autoptr (VtpmBlob) before = read_store (f);
-  g_assert_false (vtpm_native_create (&f->place, &f->uuid, &error));
+  g_assert_false (vtpm_native_create (&f->native, FALSE, &error));
   assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autoptr (VtpmBlob) after = read_store (f);
   g_assert_cmpmem (before->data, before->len, after->data, after->len);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (symlink ("/nonexistent/keys", f->store), ==, 0);
-  g_assert_false (vtpm_native_create (&f->place, &f->uuid, &error)); /* its keys may be on a disk not mounted */
+  g_assert_false (vtpm_native_create (&f->native, FALSE, &error)); /* its keys may be on a disk not mounted */
   assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
@@ -218,11 +223,11 @@ test_no_store (Fixture *f, gconstpointer data)
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
-  g_assert_null (vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error));
+  g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
-  g_assert_null (vtpm_native_versions (&f->place, &f->uuid, &error));
+  g_assert_null (vtpm_native_versions (&f->native, &error));
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_false (g_file_test (f->store, G_FILE_TEST_EXISTS)); /* and nothing made one */
 }
@@ -234,15 +239,15 @@ test_rotate (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   g_autoptr (VtpmKeySlot) old = wrap (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 2);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 3);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 3);
   g_autoptr (VtpmKeySlot) new = wrap (f);
   g_assert_cmpuint (new->key_version, ==, 3);
   g_assert_cmpstr (new->key_id, !=, old->key_id);
   assert_unwraps (f, old);
   assert_unwraps (f, new);
 
-  g_autofree char *versions = vtpm_native_versions (&f->place, &f->uuid, &error);
+  g_autofree char *versions = vtpm_native_versions (&f->native, &error);
   g_auto (GStrv) words = g_strsplit (versions, " ", -1);
   g_assert_cmpuint (g_strv_length (words), ==, 3);
   g_autofree char *first = g_strdup_printf ("1:%s:", old->key_id), *last = g_strdup_printf ("3:%s:", new->key_id);
@@ -279,16 +284,16 @@ test_many_versions (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   write_many (f, 255, 1);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 256);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 256);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   assert_unwraps (f, slot);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
   assert_code (&error, VTPM_ERROR_FAILED);
   assert_unwraps (f, slot);
   write_many (f, 257, 1);
   assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   write_many (f, 1, G_MAXUINT32);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0); /* the next would be 0 */
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0); /* the next would be 0 */
   assert_code (&error, VTPM_ERROR_FAILED);
 }
 
@@ -356,7 +361,7 @@ test_plain_sizes (Fixture *f, gconstpointer data)
       g_autoptr (GError) error = NULL;
       vtpm_secret_free (f->plain);
       f->plain = vtpm_secret_random (sizes[i], NULL);
-      g_autoptr (VtpmKeySlot) slot = vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error);
+      g_autoptr (VtpmKeySlot) slot = vtpm_native_wrap (&f->native, &f->context, f->plain, &error);
       if (i < 2)
         assert_unwraps (f, slot);
       else
@@ -371,7 +376,7 @@ test_store_flipped (Fixture *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   g_autoptr (VtpmBlob) bytes = read_store (f);
   for (gsize i = 0; i < 2 * bytes->len; i++)
@@ -380,9 +385,9 @@ test_store_flipped (Fixture *f, gconstpointer data)
       bytes->data[i / 2] ^= flip;
       overwrite_store (f, bytes->data, bytes->len);
       assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
-      g_assert_null (vtpm_native_wrap (&f->place, &f->uuid, &f->context, f->plain, &error));
+      g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
       assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
-      g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, &error), ==, 0);
+      g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
       assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_autoptr (VtpmBlob) after = read_store (f);
       g_assert_cmpmem (bytes->data, bytes->len, after->data, after->len);
@@ -428,7 +433,7 @@ test_store_inconsistent (Fixture *f, gconstpointer data)
     { 32, 3, VTPM_ERROR_STATE_DAMAGED },                                           /* 3 before 2 */
   };
   create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->place, &f->uuid, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   g_autoptr (VtpmBlob) good = read_store (f);
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
