@@ -15,18 +15,13 @@ typedef struct
 } VtpmAskerOptions;
 
 /** For the GOptionEntry array of each command that may wrap or unwrap; OPTIONS is the struct, not its address. */
+/* clang-format off */
 #define VTPM_ASKER_ENTRIES(options)                                                                                    \
-  { "password-file",                                                                                                   \
-    0,                                                                                                                 \
-    0,                                                                                                                 \
-    G_OPTION_ARG_FILENAME,                                                                                             \
-    &(options).file,                                                                                                   \
-    "what a key provider asks for (passphrase, PIN, raw key) is in FILE",                                              \
-    "FILE" },                                                                                                          \
-      { "pin-file", 0, 0, G_OPTION_ARG_FILENAME, &(options).file, "the same by another name", "FILE" },                \
-  {                                                                                                                    \
-    "password-fd", 0, 0, G_OPTION_ARG_FILENAME, &(options).fd, "likewise, read from the open descriptor N", "N"        \
-  }
+  { "password-file", 0, 0, G_OPTION_ARG_FILENAME, &(options).file,                                                     \
+    "what a key provider asks for (passphrase, PIN, raw key) is in FILE", "FILE" },                                    \
+  { "pin-file", 0, 0, G_OPTION_ARG_FILENAME, &(options).file, "the same by another name", "FILE" },                    \
+  { "password-fd", 0, 0, G_OPTION_ARG_FILENAME, &(options).fd, "likewise, read from the open descriptor N", "N" }
+/* clang-format on */
 
 void vtpm_asker_options_clear (VtpmAskerOptions *options);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmAskerOptions, vtpm_asker_options_clear)

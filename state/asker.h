@@ -22,3 +22,11 @@ typedef struct
   VtpmSecret *(*ask) (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error);
   gpointer data;
 } VtpmAsker;
+
+/**
+ * What the file PATH (a pipe too) holds, to its end, without one trailing LF. NULL: access-denied, key-closed (not
+ * there, empty, too long).
+ */
+VtpmSecret *vtpm_secret_from_file (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Likewise from an open descriptor, which errors call NAME. */
+VtpmSecret *vtpm_secret_from_fd (int fd, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -8,10 +8,11 @@ libvtpm_state_a_SOURCES = \
 	state/provider.c state/provider.h state/provider_process.c state/provider_process.h \
 	state/provider_reply.c state/provider_reply.h \
 	state/audit.c state/audit.h \
-	state/registry.c state/registry.h state/registry_entry.c state/registry_entry.h state/asker.h \
+	state/registry.c state/registry.h state/registry_entry.c state/registry_entry.h state/asker.c state/asker.h \
 	state/seal.c state/seal.h \
 	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_epoch.c \
 	state/store.c state/store.h state/store_file.c \
+	state/providers/crypto.c state/providers/crypto.h \
 	state/providers/helper.c state/providers/helper.h \
 	state/providers/native.c state/providers/native.h \
 	state/providers/native_ops.c state/providers/native_ops.h \
