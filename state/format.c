@@ -11,7 +11,6 @@
 
 G_DEFINE_QUARK (vtpm_format_error_quark, vtpm_format_error)
 
-#define SLOT_MAGIC "vtpm-slt"
 #define SLOT_FLAG_FINAL 0x0001
 #define CRITICAL 0x8000 /* of a TLV or part type: who does not know it may not go on */
 
@@ -46,7 +45,7 @@ void
 vtpm_slot_header_encode (const VtpmSlotHeader *header, guint8 out[static VTPM_SLOT_HEADER_SIZE])
 {
   VtpmWriter w = vtpm_writer (out, VTPM_SLOT_HEADER_SIZE);
-  vtpm_write_bytes (&w, SLOT_MAGIC, 8);
+  vtpm_write_bytes (&w, VTPM_SLOT_MAGIC, 8);
   vtpm_write_le16 (&w, VTPM_FORMAT_VERSION);
   vtpm_write_le16 (&w, header->final ? SLOT_FLAG_FINAL : 0);
   vtpm_write_le32 (&w, header->length);
@@ -80,7 +79,7 @@ vtpm_slot_header_decode (const void *data, gsize len, VtpmSlotHeader *header)
   header->epoch = vtpm_read_le64 (&r);
   header->generation = vtpm_read_le64 (&r);
   vtpm_read_into (&r, header->salt, VTPM_SALT_SIZE);
-  if (r.bad || memcmp (magic, SLOT_MAGIC, 8) != 0 || version != VTPM_FORMAT_VERSION || (flags & ~SLOT_FLAG_FINAL)
+  if (r.bad || memcmp (magic, VTPM_SLOT_MAGIC, 8) != 0 || version != VTPM_FORMAT_VERSION || (flags & ~SLOT_FLAG_FINAL)
       || header->length > VTPM_MAX_PAYLOAD)
     return VTPM_PART_DAMAGED;
   return VTPM_PART_GOOD;

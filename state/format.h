@@ -13,6 +13,12 @@
 
 #define VTPM_FORMAT_VERSION 1 /* written; a reader older than "oldest reader" in the bytes stops */
 
+/* What each part begins with. */
+#define VTPM_HEADER_MAGIC "vtpm-hdr"
+#define VTPM_SLOT_MAGIC "vtpm-slt"
+#define VTPM_ENVELOPE_MAGIC "vtpm-env"
+#define VTPM_MAGIC_SIZE 8
+
 #define VTPM_HEADER_AREA (64 * 1024)
 #define VTPM_HEADER_OFFSET(copy) ((guint64) (copy) *VTPM_HEADER_AREA)
 #define VTPM_SLOT_AREA (256 * 1024)

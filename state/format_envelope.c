@@ -9,13 +9,11 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 
-#define ENVELOPE_MAGIC "vtpm-env"
-
 void
 vtpm_envelope_header_encode (const VtpmEnvelope *envelope, guint8 out[static VTPM_ENVELOPE_HEADER_SIZE])
 {
   VtpmWriter w = vtpm_writer (out, VTPM_ENVELOPE_HEADER_SIZE);
-  vtpm_write_bytes (&w, ENVELOPE_MAGIC, 8);
+  vtpm_write_bytes (&w, VTPM_ENVELOPE_MAGIC, 8);
   vtpm_write_le16 (&w, VTPM_FORMAT_VERSION);
   vtpm_write_le16 (&w, VTPM_FORMAT_VERSION); /* oldest reader */
   vtpm_write_le32 (&w, envelope->part);
@@ -39,7 +37,7 @@ read_header (VtpmReader *r, VtpmEnvelope *envelope, GError **error)
   vtpm_read_into (r, envelope->pair.bytes, 16);
   envelope->generation = vtpm_read_le64 (r);
   vtpm_read_into (r, envelope->salt, VTPM_SALT_SIZE);
-  if (r->bad || memcmp (magic, ENVELOPE_MAGIC, 8) != 0)
+  if (r->bad || memcmp (magic, VTPM_ENVELOPE_MAGIC, 8) != 0)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH, "the state blob is no vtpm envelope");
       return FALSE;
@@ -65,7 +63,7 @@ vtpm_envelope_length (const void *data, gsize len, gsize *whole, GError **error)
 {
   VtpmEnvelope envelope;
   *whole = 0;
-  if (len < VTPM_ENVELOPE_HEADER_SIZE && memcmp (data, ENVELOPE_MAGIC, MIN (len, 8)) == 0)
+  if (len < VTPM_ENVELOPE_HEADER_SIZE && memcmp (data, VTPM_ENVELOPE_MAGIC, MIN (len, 8)) == 0)
     return TRUE;
   VtpmReader r = vtpm_reader (data, len);
   if (!read_header (&r, &envelope, error))

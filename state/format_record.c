@@ -9,7 +9,6 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 
-#define HEADER_MAGIC "vtpm-hdr"
 #define HEADER_FIXED 48  /* magic to checksum; the same in every version */
 #define HEADER_PREFIX 52 /* and the number of records */
 #define CHECKSUM_OFFSET 16
@@ -386,7 +385,7 @@ vtpm_header_encode (GPtrArray *records, GError **error)
   g_assert (records->len >= 1 && records->len <= 2);
   g_autofree guint8 *buf = g_malloc0 (VTPM_HEADER_AREA);
   VtpmWriter w = vtpm_writer (buf, VTPM_HEADER_AREA);
-  vtpm_write_bytes (&w, HEADER_MAGIC, 8);
+  vtpm_write_bytes (&w, VTPM_HEADER_MAGIC, 8);
   vtpm_write_le16 (&w, VTPM_FORMAT_VERSION);
   vtpm_write_le16 (&w, VTPM_FORMAT_VERSION); /* oldest reader */
   vtpm_write_zeros (&w, 4 + CHECKSUM_SIZE);  /* length and checksum, below */
@@ -450,7 +449,7 @@ vtpm_header_decode (const void *data, gsize len, GPtrArray **records)
   vtpm_read_le16 (&r);
   guint16 oldest_reader = vtpm_read_le16 (&r);
   guint32 length = vtpm_read_le32 (&r);
-  if (r.bad || memcmp (magic, HEADER_MAGIC, 8) != 0 || length < HEADER_PREFIX || length > len)
+  if (r.bad || memcmp (magic, VTPM_HEADER_MAGIC, 8) != 0 || length < HEADER_PREFIX || length > len)
     return VTPM_PART_DAMAGED;
   guint8 sum[CHECKSUM_SIZE];
   header_checksum (data, length, sum);
