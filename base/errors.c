@@ -2,6 +2,7 @@
 #include "base/errors.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* TPM 1.2 result codes (TCG TPM Main part 2, section 16), which is what QEMU decodes for CMD_INIT. */
 enum
@@ -110,4 +111,11 @@ vtpm_error_code (const GError *error)
       && g_str_has_prefix (g_quark_to_string (error->domain), "vtpm_"))
     return error->code;
   return VTPM_ERROR_FAILED;
+}
+
+const char *
+vtpm_error_text (const GError *error)
+{
+  const char *text = error->message[0] == '[' ? strstr (error->message, "] ") : NULL;
+  return text ? text + strlen ("] ") : error->message;
 }

@@ -78,6 +78,9 @@ void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, in
 /** The code of ERROR; VTPM_ERROR_FAILED for a domain that is not ours. */
 VtpmErrorCode vtpm_error_code (const GError *error);
 
+/** What ERROR says behind its word in brackets. */
+const char *vtpm_error_text (const GError *error);
+
 /** Domain of errors made in base/. */
 GQuark vtpm_base_error_quark (void);
 #define VTPM_BASE_ERROR (vtpm_base_error_quark ())

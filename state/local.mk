@@ -6,7 +6,7 @@ libvtpm_state_a_SOURCES = \
 	state/place.c state/place.h \
 	state/line.c state/line.h state/base64.c state/base64.h \
 	state/provider.c state/provider.h state/provider_process.c state/provider_process.h \
-	state/provider_reply.c state/provider_reply.h \
+	state/provider_reply.c state/provider_reply.h state/provider_request.c state/provider_request.h \
 	state/audit.c state/audit.h \
 	state/registry.c state/registry.h state/registry_entry.c state/registry_entry.h state/asker.c state/asker.h \
 	state/seal.c state/seal.h \

@@ -9,15 +9,15 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/io.h"
-#include "state/base64.h"
 #include "state/line.h"
 #include "state/provider_process.h"
 #include "state/provider_reply.h"
+#include "state/provider_request.h"
 #include "state/providers/native.h"
 #include "state/providers/native_ops.h"
 
-#define MAX_REQUEST 4096 /* PIPE_BUF: one write, whole and without waiting, into a pipe that is empty */
 #define GRACE_MS 100
+#define MAX_ASKS 3 /* for one request: what asks without end is broken */
 
 typedef enum
 {
@@ -30,8 +30,9 @@ typedef enum
 struct VtpmProvider
 {
   VtpmProviderEntry *entry;
-  VtpmPlace place; /* what native needs of it; own copies */
-  const VtpmAsker *asker;
+  VtpmPlace place;         /* what native needs of it; own copies */
+  const VtpmAsker *caller; /* may be NULL */
+  VtpmAsker asker;         /* asks CALLER, and counts the time */
   gint64 asked_ms;
   gboolean native;
   Phase phase;
@@ -43,21 +44,38 @@ struct VtpmProvider
   /* a helper */
   VtpmHelperProcess process;
   gboolean greeted;
+  guint asks;         /* of the request under way */
+  GError *unanswered; /* why the last of them was not answered; NULL where it was */
   VtpmLines lines;
   const char *rest; /* of the answer's line, while ANSWERED */
   gsize rest_len;
 };
 
+static VtpmSecret *
+ask_caller (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  VtpmProvider *provider = data;
+  if (!provider->caller)
+    {
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "there is nobody to ask");
+      return NULL;
+    }
+  gint64 begin = vtpm_now_ms ();
+  VtpmSecret *secret = provider->caller->ask (provider->caller->data, entry, what, is_new, error);
+  provider->asked_ms += vtpm_now_ms () - begin;
+  return secret;
+}
+
 VtpmProvider *
 vtpm_provider_open (const VtpmPlace *place, const VtpmProviderEntry *entry, const VtpmAsker *asker, GError **error)
 {
   g_autoptr (VtpmProvider) provider = g_new0 (VtpmProvider, 1);
-  provider->entry
-      = vtpm_provider_entry_new (&entry->uuid, entry->name, entry->kind, (const char *const *) entry->options);
+  provider->entry = vtpm_provider_entry_copy (entry);
   provider->place = *place;
   provider->place.data_dir = g_strdup (place->data_dir);
   provider->place.helper_dirs = NULL;
-  provider->asker = asker;
+  provider->caller = asker;
+  provider->asker = (VtpmAsker){ ask_caller, provider };
   provider->process = VTPM_HELPER_PROCESS_NONE;
   provider->native = g_str_equal (entry->kind, VTPM_NATIVE_KIND);
   if (!provider->native && !vtpm_helper_start (place, entry, &provider->process, error))
@@ -74,6 +92,7 @@ vtpm_provider_free (VtpmProvider *provider)
   vtpm_lines_clear (&provider->lines);
   vtpm_secret_free (provider->plain);
   g_clear_error (&provider->refusal);
+  g_clear_error (&provider->unanswered);
   vtpm_provider_entry_free (provider->entry);
   g_free (provider->place.data_dir);
   g_free (provider);
@@ -94,7 +113,7 @@ vtpm_provider_asked_ms (const VtpmProvider *provider)
 static VtpmNative
 native_of (const VtpmProvider *provider)
 {
-  return (VtpmNative){ &provider->place, provider->entry, provider->asker };
+  return (VtpmNative){ &provider->place, provider->entry, &provider->asker };
 }
 
 /* Ends a helper that cannot be talked with any more. */
@@ -182,44 +201,22 @@ send_request (VtpmProvider *provider, const VtpmWriter *request, GError **error)
       return FALSE;
     }
   provider->phase = ASKED;
+  provider->asks = 0;
+  g_clear_error (&provider->unanswered);
   return TRUE;
-}
-
-static void
-put_word (VtpmWriter *w, const char *text)
-{
-  if (w->pos > 0)
-    vtpm_write_u8 (w, ' ');
-  vtpm_write_bytes (w, text, strlen (text));
-}
-
-static void
-put_base64 (VtpmWriter *w, const void *data, gsize len)
-{
-  vtpm_write_u8 (w, ' ');
-  vtpm_base64_write (w, data, len);
-}
-
-static gboolean
-slot_is_sendable (const VtpmProvider *provider, const VtpmKeySlot *slot, GError **error)
-{
-  gsize len = g_bytes_get_size (slot->wrapped);
-  /* A key id with a line break in it would be a second request. */
-  if (vtpm_line_is_key_id (slot->key_id, strlen (slot->key_id)) && slot->key_version >= 1 && len >= 1
-      && len <= VTPM_PROVIDER_MAX_SLOT)
-    return TRUE;
-  vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_KEY_SLOT_DAMAGED,
-                           "cannot have written this key slot: its key id, version or length is impossible. Try "
-                           "another key slot or a backup of the state file");
-  return FALSE;
 }
 
 gboolean
 vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmKeySlot *slot,
                             GError **error)
 {
-  if (!slot_is_sendable (provider, slot, error))
-    return FALSE;
+  if (!vtpm_request_slot_is_sendable (slot))
+    {
+      vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_KEY_SLOT_DAMAGED,
+                               "cannot have written this key slot: its key id, version or length is impossible. Try "
+                               "another key slot or a backup of the state file");
+      return FALSE;
+    }
   if (provider->native)
     {
       const VtpmNative native = native_of (provider);
@@ -229,17 +226,9 @@ vtpm_provider_begin_unwrap (VtpmProvider *provider, const VtpmWrapContext *conte
       provider->phase = ANSWERED;
       return TRUE;
     }
-  guint8 line[MAX_REQUEST];
+  guint8 line[VTPM_PROVIDER_MAX_REQUEST];
   VtpmWriter w = vtpm_writer (line, sizeof line);
-  char vtpm_id[VTPM_UUID_TEXT_SIZE], version[16];
-  g_snprintf (version, sizeof version, "%u", slot->key_version);
-  put_word (&w, "unwrap");
-  put_word (&w, vtpm_uuid_format (&context->vtpm_id, vtpm_id));
-  put_word (&w, slot->key_id);
-  put_word (&w, version);
-  put_base64 (&w, context->digest, sizeof context->digest);
-  put_base64 (&w, g_bytes_get_data (slot->wrapped, NULL), g_bytes_get_size (slot->wrapped));
-  vtpm_write_u8 (&w, '\n');
+  vtpm_request_unwrap (&w, context, slot);
   return send_request (provider, &w, error);
 }
 
@@ -249,7 +238,51 @@ vtpm_provider_fd (const VtpmProvider *provider)
   return provider->phase == ASKED ? provider->process.from : -1;
 }
 
-/* Takes one line that has come: the greeting (WAITING goes on) or the answer. */
+static gboolean
+tell_helper (VtpmProvider *provider, const VtpmSecret *secret, GError **error)
+{
+  g_autoptr (VtpmSecret) line = vtpm_secret_new (2048 - sizeof *line, error);
+  if (!line)
+    return FALSE;
+  VtpmWriter w = vtpm_writer (line->data, line->len);
+  vtpm_request_secret (&w, secret);
+  if (!w.full && vtpm_helper_write (&provider->process, w.data, w.pos))
+    return TRUE;
+  set_ended (provider, error, "takes no answer to what it asked");
+  return FALSE;
+}
+
+/* The helper asks for a secret before it answers. */
+static gboolean
+answer_ask (VtpmProvider *provider, const char *what, gboolean is_new, GError **error)
+{
+  if (++provider->asks > MAX_ASKS || vtpm_lines_left (&provider->lines) > 0)
+    {
+      gboolean too_often = provider->asks > MAX_ASKS;
+      give_up (provider);
+      set_failed (provider, error,
+                  too_often ? "asks for secrets again and again" : "asks for a secret and does not wait for it");
+      return FALSE;
+    }
+  g_clear_error (&provider->unanswered);
+  g_autoptr (VtpmSecret) secret
+      = provider->asker.ask (provider->asker.data, provider->entry, what, is_new, &provider->unanswered);
+  return tell_helper (provider, secret, error);
+}
+
+/* What the helper says of a secret that it did not get, with why it did not. */
+static void
+set_refused (const VtpmProvider *provider, const GError *said, GError **error)
+{
+  gboolean for_want_of_it = provider->unanswered && vtpm_error_code (said) == VTPM_ERROR_KEY_CLOSED;
+  if (for_want_of_it)
+    vtpm_error_set (error, VTPM_PROVIDER_ERROR, vtpm_error_code (provider->unanswered), "%s (%s)",
+                    vtpm_error_text (said), vtpm_error_text (provider->unanswered));
+  else
+    g_propagate_error (error, g_error_copy (said));
+}
+
+/* Takes one line that has come: the greeting or a question (WAITING goes on), or the answer. */
 static VtpmProviderProgress
 take_line (VtpmProvider *provider, const char *line, gsize len, GError **error)
 {
@@ -261,8 +294,15 @@ take_line (VtpmProvider *provider, const char *line, gsize len, GError **error)
       give_up (provider);
       return VTPM_PROVIDER_REFUSED;
     }
-  provider->rest = vtpm_reply_ok (line, len, provider->entry, &provider->rest_len, error);
+  gboolean is_new;
+  g_autofree char *what = vtpm_reply_ask (line, len, &is_new);
+  if (what)
+    return answer_ask (provider, what, is_new, error) ? VTPM_PROVIDER_WAITING : VTPM_PROVIDER_REFUSED;
+  g_autoptr (GError) said = NULL;
+  provider->rest = vtpm_reply_ok (line, len, provider->entry, &provider->rest_len, &said);
   provider->phase = provider->rest ? ANSWERED : IDLE;
+  if (!provider->rest)
+    set_refused (provider, said, error);
   return provider->rest ? VTPM_PROVIDER_ANSWERED : VTPM_PROVIDER_REFUSED;
 }
 
@@ -296,7 +336,7 @@ vtpm_provider_step (VtpmProvider *provider, GError **error)
             return progress;
           continue;
         }
-      int got = read_some (provider, error); /* bounded: each line is, and only two are read */
+      int got = read_some (provider, error); /* bounded: each line is, and so are the questions */
       if (got <= 0)
         return got == 0 ? VTPM_PROVIDER_WAITING : VTPM_PROVIDER_REFUSED;
     }
@@ -322,17 +362,17 @@ vtpm_provider_take_plain (VtpmProvider *provider, GError **error)
   return plain;
 }
 
-/* Waits for the answer until DEADLINE. */
+/* Waits for the answer; what the caller takes to answer questions does not count. */
 static gboolean
 wait_for_answer (VtpmProvider *provider, int timeout_ms, GError **error)
 {
-  gint64 deadline = vtpm_now_ms () + timeout_ms;
+  gint64 deadline = vtpm_now_ms () + timeout_ms - provider->asked_ms;
   for (;;)
     {
       VtpmProviderProgress progress = vtpm_provider_step (provider, error);
       if (progress != VTPM_PROVIDER_WAITING)
         return progress == VTPM_PROVIDER_ANSWERED;
-      gint64 left = deadline - vtpm_now_ms ();
+      gint64 left = deadline + provider->asked_ms - vtpm_now_ms ();
       struct pollfd wait = { .fd = vtpm_provider_fd (provider), .events = POLLIN };
       if (left > 0 && (poll (&wait, 1, (int) left) >= 0 || errno == EINTR))
         continue;
@@ -354,9 +394,8 @@ vtpm_provider_unwrap (VtpmProvider *provider, const VtpmWrapContext *context, co
   return vtpm_provider_take_plain (provider, error);
 }
 
-VtpmKeySlot *
-vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmSecret *plain, int timeout_ms,
-                    GError **error)
+static VtpmKeySlot *
+wrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmSecret *plain, int timeout_ms, GError **error)
 {
   if (provider->native)
     {
@@ -373,32 +412,30 @@ vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, cons
   if (!line)
     return NULL;
   VtpmWriter w = vtpm_writer (line->data, line->len);
-  char vtpm_id[VTPM_UUID_TEXT_SIZE];
-  put_word (&w, "wrap");
-  put_word (&w, vtpm_uuid_format (&context->vtpm_id, vtpm_id));
-  put_base64 (&w, context->digest, sizeof context->digest);
-  put_base64 (&w, plain->data, plain->len);
-  vtpm_write_u8 (&w, '\n');
+  vtpm_request_wrap (&w, context, plain);
   if (!send_request (provider, &w, error) || !wait_for_answer (provider, timeout_ms, error))
     return NULL;
   return vtpm_reply_wrapped (provider->rest, provider->rest_len, provider->entry, error);
 }
 
-/* A request whose answer is text: one line, and not one that carries a key. */
-static gboolean
-is_text_request (const char *request)
+VtpmKeySlot *
+vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmSecret *plain, int timeout_ms,
+                    GError **error)
 {
-  gsize len = strlen (request);
-  for (gsize i = 0; i < len; i++)
-    if (g_ascii_iscntrl (request[i]))
-      return FALSE;
-  return len > 0 && len < MAX_REQUEST && !g_str_has_prefix (request, "wrap ") && !g_str_has_prefix (request, "unwrap ");
+  g_autoptr (VtpmKeySlot) slot = wrap (provider, context, plain, timeout_ms, error);
+  if (!slot || vtpm_provider_entry_closed (provider->entry, slot->key_version) == 0)
+    return g_steal_pointer (&slot);
+  vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_KEY_CLOSED,
+                           "wraps under key version %u, which is being retired. Make a newer one: vtpm provider "
+                           "rotate %s",
+                           slot->key_version, provider->entry->name);
+  return NULL;
 }
 
 char *
 vtpm_provider_request (VtpmProvider *provider, const char *request, int timeout_ms, GError **error)
 {
-  if (!is_text_request (request))
+  if (!vtpm_request_is_text (request))
     {
       vtpm_provider_set_error (error, provider->entry, VTPM_ERROR_USAGE,
                                "is asked something that is not one line, or that carries a key");
@@ -409,9 +446,9 @@ vtpm_provider_request (VtpmProvider *provider, const char *request, int timeout_
       const VtpmNative native = native_of (provider);
       return vtpm_helper_run_command (&vtpm_native_ops, &native, request, strlen (request), error);
     }
-  guint8 line[MAX_REQUEST];
+  guint8 line[VTPM_PROVIDER_MAX_REQUEST];
   VtpmWriter w = vtpm_writer (line, sizeof line);
-  put_word (&w, request);
+  vtpm_write_bytes (&w, request, strlen (request));
   vtpm_write_u8 (&w, '\n');
   if (!send_request (provider, &w, error) || !wait_for_answer (provider, timeout_ms, error))
     return NULL;

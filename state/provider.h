@@ -55,8 +55,8 @@ typedef enum
 
 /** The descriptor to poll for POLLIN; -1: the answer is there, step at once. */
 int vtpm_provider_fd (const VtpmProvider *provider);
-/** Reads what is there without waiting. REFUSED sets ERROR: the helper's word, or provider-failed (died, spoke
- * nonsense, too long a line). */
+/** Reads what is there; waits for nothing but the ASKER (vtpm_provider_asked_ms()). REFUSED sets ERROR: the helper's
+ * word, or provider-failed (died, spoke nonsense, too long a line). */
 VtpmProviderProgress vtpm_provider_step (VtpmProvider *provider, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** After ANSWERED: what begin_unwrap asked for. NULL (key-slot-damaged) when it is not base64 of 1 to 256 bytes. */
 VtpmSecret *vtpm_provider_take_plain (VtpmProvider *provider, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -65,7 +65,8 @@ VtpmSecret *vtpm_provider_take_plain (VtpmProvider *provider, GError **error) G_
 
 VtpmSecret *vtpm_provider_unwrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmKeySlot *slot,
                                   int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Wraps PLAIN (64 bytes) under the provider's current key version. */
+/** Wraps PLAIN (64 bytes) under the provider's current key version. NULL (key-closed) also where that is closed in
+ * the registry's entry. */
 VtpmKeySlot *vtpm_provider_wrap (VtpmProvider *provider, const VtpmWrapContext *context, const VtpmSecret *plain,
                                  int timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Any other request of the protocol (status, versions, rotate, ...): the text after "ok ", or NULL. */

@@ -7,6 +7,7 @@
 #include "state/line.h"
 
 #define MAX_TEXT 1000 /* of an error, in the log */
+#define MAX_WHAT 200  /* of what is asked for, at a terminal */
 
 G_DEFINE_QUARK (vtpm_provider_error_quark, vtpm_provider_error)
 
@@ -66,6 +67,17 @@ vtpm_reply_greeting (const char *line, gsize len, const VtpmProviderEntry *entry
       return FALSE;
     }
   return TRUE;
+}
+
+char *
+vtpm_reply_ask (const char *line, gsize len, gboolean *is_new)
+{
+  gsize word_len = 0;
+  const char *word = vtpm_line_word (&line, &len, &word_len);
+  *is_new = word_is (word, word_len, "ask-new");
+  if (!*is_new && !word_is (word, word_len, "ask"))
+    return NULL;
+  return len > 0 ? vtpm_reply_text (line, MIN (len, MAX_WHAT)) : g_strdup ("secret");
 }
 
 static void

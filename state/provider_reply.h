@@ -19,6 +19,12 @@ gboolean vtpm_reply_greeting (const char *line, gsize len, const VtpmProviderEnt
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
+ * Whether LINE asks the caller for a secret, ask WHAT or ask-new WHAT: then WHAT as text for people,
+ * to be freed; else NULL.
+ */
+char *vtpm_reply_ask (const char *line, gsize len, gboolean *is_new) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
  * What follows "ok " in LINE. NULL for an error reply (its word, its text) and for anything
  * else (provider-failed).
  */
