@@ -14,10 +14,12 @@ typedef struct VtpmKeyring VtpmKeyring;
 /**
  * Opens PATH for a change of its key slots, and unlocks the DEK of its epoch. Two records (a deep
  * rekey under way or cut short) are put in order first: by asking the device which epoch it is in where one
- * runs (src/keys/epoch.h), else as vtpm_state_recover() does. NULL: rekey-pending (another tool is at it), the words of
+ * runs (src/keys/epoch.h; MANAGE is its socket where that is not the default one, or NULL), else as
+ * vtpm_state_recover() does. NULL: rekey-pending (another tool is at it), the words of
  * vtpm_store_file_open(), vtpm_header_read(), vtpm_provider_pool_unlock().
  */
-VtpmKeyring *vtpm_keyring_open (VtpmProviderPool *pool, const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmKeyring *vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_keyring_close (VtpmKeyring *keyring);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmKeyring, vtpm_keyring_close)
 
@@ -25,6 +27,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmKeyring, vtpm_keyring_close)
 const VtpmRecord *vtpm_keyring_record (const VtpmKeyring *keyring);
 const VtpmSecret *vtpm_keyring_dek (const VtpmKeyring *keyring);
 VtpmStore *vtpm_keyring_store (VtpmKeyring *keyring);
+VtpmProviderPool *vtpm_keyring_pool (VtpmKeyring *keyring);
 /** Position of the first slot of PROVIDER; -1: it has none. */
 int vtpm_keyring_find (const VtpmKeyring *keyring, const VtpmUuid *provider);
 
@@ -47,6 +50,10 @@ gboolean vtpm_keyring_drop (VtpmKeyring *keyring, const VtpmUuid *provider, GErr
  */
 gboolean vtpm_keyring_rekey (VtpmKeyring *keyring, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
                              gboolean stale, gboolean *changed, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Tells the audit log of ACT by PROVIDER (or NULL) on the vTPM; CAUSE NULL: it went well. */
+void vtpm_keyring_audit (const VtpmKeyring *keyring, const char *act, const VtpmUuid *provider, guint32 key_version,
+                         const GError *cause);
 
 /**
  * Proves from the file, read anew past what this process has (and, as far as the kernel goes along, past the page

@@ -17,13 +17,13 @@ VtpmProviderPool *vtpm_provider_pool_new (const VtpmConfig *config, GError **err
 void vtpm_provider_pool_free (VtpmProviderPool *pool);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderPool, vtpm_provider_pool_free)
 
+const VtpmConfig *vtpm_provider_pool_config (const VtpmProviderPool *pool);
 /** The registry as it was when the pool was made. */
 const VtpmRegistry *vtpm_provider_pool_registry (const VtpmProviderPool *pool);
-/** Ends all helpers: the next request finds empty caches. */
-void vtpm_provider_pool_cool (VtpmProviderPool *pool);
 
-/* From any thread; each waits for its turn at the provider, then at most 20 s (provider-timeout). A helper that failed
- * is started anew for the next request. NULL and FALSE: the provider's word. */
+/* From any thread; each waits for its turn at the provider, then at most 20 s (provider-timeout; 2 s for a provider
+ * that was too late the last time). A helper that failed is started anew for the next request. NULL and FALSE: the
+ * provider's word. */
 
 /** A slot of RECORD with DEK, wrapped by ENTRY's current key version and proved by a cold unwrap. */
 VtpmKeySlot *vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry, const VtpmRecord *record,
@@ -31,11 +31,17 @@ VtpmKeySlot *vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProvider
 /** Proves that SLOT of RECORD gives DEK. */
 gboolean vtpm_provider_pool_prove (VtpmProviderPool *pool, const VtpmRecord *record, const VtpmKeySlot *slot,
                                    const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Proves that SLOT of RECORD (sealed) opens with all caches empty: a helper is started for this alone. */
+gboolean vtpm_provider_pool_verify (VtpmProviderPool *pool, const VtpmRecord *record, const VtpmKeySlot *slot,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The DEK of RECORD's epoch from the first slot that opens, its MAC verified (as vtpm_unlock_epoch(), but one slot
  * after the other). */
 VtpmSecret *vtpm_provider_pool_unlock (VtpmProviderPool *pool, const VtpmRecord *record,
                                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** ENTRY's current key version and key id, asked once and remembered (the newest of "versions"). FALSE: the provider's
- * word. */
+/** ENTRY's current key version, asked once and remembered: the newest of "versions", 1 where there is no such request.
+ */
 gboolean vtpm_provider_pool_current (VtpmProviderPool *pool, const VtpmProviderEntry *entry, guint32 *version,
                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_pool_error_quark (void);
+#define VTPM_POOL_ERROR (vtpm_pool_error_quark ())

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/keys/keyring.h"
+
+#include <fcntl.h>
+
+#include "base/errors.h"
+#include "src/keys/epoch.h"
+#include "state/audit.h"
+
+G_DEFINE_QUARK (vtpm_keyring_error_quark, vtpm_keyring_error)
+
+struct VtpmKeyring
+{
+  VtpmProviderPool *pool;
+  VtpmStore *store;
+  VtpmRecord *record; /* as it stands in the file */
+  VtpmSecret *dek;
+};
+
+/* The DEK of the only epoch of HEADER. A record that was changed without the key is passed over for an older one. */
+static VtpmSecret *
+unlock (VtpmProviderPool *pool, const VtpmHeader *header, GError **error)
+{
+  g_autoptr (GError) first = NULL;
+  for (guint i = 0; i < header->records->len; i++)
+    {
+      VtpmSecret *dek = vtpm_provider_pool_unlock (pool, header->records->pdata[i], first ? NULL : &first);
+      if (dek)
+        return dek;
+    }
+  g_propagate_error (error, g_steal_pointer (&first));
+  return NULL;
+}
+
+static gboolean
+has_two_epochs (const VtpmHeader *header)
+{
+  guint n = header->records->len;
+  return ((const VtpmRecord *) header->records->pdata[0])->epoch
+         != ((const VtpmRecord *) header->records->pdata[n - 1])->epoch;
+}
+
+/* A header with one epoch; the caller holds byte 3, so no other tool begins one. */
+static VtpmHeader *
+read_settled (VtpmProviderPool *pool, VtpmStore *store, const char *path, const char *manage, GError **error)
+{
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
+  if (!header || !has_two_epochs (header))
+    return g_steal_pointer (&header);
+  if (!vtpm_epoch_settle (pool, store, path, manage, error))
+    return NULL;
+  vtpm_header_free (header);
+  header = vtpm_header_read (store, error);
+  if (!header || !has_two_epochs (header))
+    return g_steal_pointer (&header);
+  vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_REKEY_PENDING,
+                  "%s is in the middle of a change of epoch; try again when it is done", path);
+  return NULL;
+}
+
+static VtpmRecord *
+copy_sealed (const VtpmRecord *record)
+{
+  VtpmRecord *copy = vtpm_record_copy (record);
+  copy->bytes = g_bytes_ref (record->bytes);
+  return copy;
+}
+
+VtpmKeyring *
+vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage, GError **error)
+{
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
+  if (!store || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+    return NULL;
+  g_autoptr (VtpmHeader) header = read_settled (pool, store, path, manage, error);
+  g_autoptr (VtpmSecret) dek = header ? unlock (pool, header, error) : NULL;
+  if (!dek)
+    return NULL;
+  VtpmKeyring *keyring = g_new0 (VtpmKeyring, 1);
+  guint64 epoch = ((const VtpmRecord *) header->records->pdata[0])->epoch;
+  keyring->pool = pool;
+  keyring->record = copy_sealed (vtpm_header_find (header, epoch, dek));
+  keyring->store = g_steal_pointer (&store);
+  keyring->dek = g_steal_pointer (&dek);
+  return keyring;
+}
+
+void
+vtpm_keyring_close (VtpmKeyring *keyring)
+{
+  if (!keyring)
+    return;
+  vtpm_store_close (keyring->store);
+  vtpm_record_free (keyring->record);
+  vtpm_secret_free (keyring->dek);
+  g_free (keyring);
+}
+
+const VtpmRecord *
+vtpm_keyring_record (const VtpmKeyring *keyring)
+{
+  return keyring->record;
+}
+
+const VtpmSecret *
+vtpm_keyring_dek (const VtpmKeyring *keyring)
+{
+  return keyring->dek;
+}
+
+VtpmStore *
+vtpm_keyring_store (VtpmKeyring *keyring)
+{
+  return keyring->store;
+}
+
+VtpmProviderPool *
+vtpm_keyring_pool (VtpmKeyring *keyring)
+{
+  return keyring->pool;
+}
+
+static const VtpmKeySlot *
+slot_at (const VtpmRecord *record, guint i)
+{
+  return record->key_slots->pdata[i];
+}
+
+int
+vtpm_keyring_find (const VtpmKeyring *keyring, const VtpmUuid *provider)
+{
+  for (guint i = 0; i < keyring->record->key_slots->len; i++)
+    if (vtpm_uuid_equal (&slot_at (keyring->record, i)->provider, provider))
+      return (int) i;
+  return -1;
+}
+
+void
+vtpm_keyring_audit (const VtpmKeyring *keyring, const char *act, const VtpmUuid *provider, guint32 key_version,
+                    const GError *cause)
+{
+  const VtpmAudit line = { .act = act,
+                           .state = keyring->store->name,
+                           .vtpm_id = &keyring->record->vtpm_id,
+                           .provider = provider,
+                           .key_version = key_version,
+                           .outcome = cause ? vtpm_error_row (vtpm_error_code (cause))->word : "ok" };
+  vtpm_audit (&vtpm_provider_pool_config (keyring->pool)->place, &line);
+}
+
+/* Writes CHANGED, which becomes the keyring's record. Takes it. */
+static gboolean
+put_record (VtpmKeyring *keyring, VtpmRecord *changed, GError **error)
+{
+  if (!vtpm_header_change (keyring->store, keyring->dek, keyring->record, changed, error))
+    {
+      vtpm_record_free (changed);
+      return FALSE;
+    }
+  vtpm_record_free (keyring->record);
+  keyring->record = changed;
+  return TRUE;
+}
+
+/* A new slot of PROVIDER, proved. A failure is told to the audit log. */
+static VtpmKeySlot *
+wrap (VtpmKeyring *keyring, const char *act, const VtpmProviderEntry *provider, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  VtpmKeySlot *slot = vtpm_provider_pool_wrap (keyring->pool, provider, keyring->record, keyring->dek, &cause);
+  if (slot)
+    return slot;
+  vtpm_keyring_audit (keyring, act, &provider->uuid, 0, cause);
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return NULL;
+}
+
+static gboolean
+may_add (const VtpmKeyring *keyring, const VtpmProviderEntry *provider, GError **error)
+{
+  if (vtpm_keyring_find (keyring, &provider->uuid) >= 0)
+    vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE,
+                    "%s has a key slot of the provider %s already; 'vtpm rekey --from %s' wraps it again",
+                    keyring->store->name, provider->name, provider->name);
+  else if (keyring->record->key_slots->len >= VTPM_MAX_KEY_SLOTS)
+    vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE,
+                    "%s has %d key slots, and no file has more; drop one first with 'vtpm keys drop'",
+                    keyring->store->name, VTPM_MAX_KEY_SLOTS);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+gboolean
+vtpm_keyring_add (VtpmKeyring *keyring, const VtpmProviderEntry *provider, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  if (!may_add (keyring, provider, error))
+    return FALSE;
+  VtpmKeySlot *slot = wrap (keyring, "add", provider, error);
+  if (!slot)
+    return FALSE;
+  guint32 version = slot->key_version;
+  VtpmRecord *changed = vtpm_record_copy (keyring->record);
+  g_ptr_array_add (changed->key_slots, slot);
+  gboolean put = put_record (keyring, changed, &cause);
+  vtpm_keyring_audit (keyring, "add", &provider->uuid, version, cause);
+  if (!put)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return put;
+}
+
+/* Another slot than PROVIDER's opens, asked of a helper that has been asked nothing before. */
+static gboolean
+prove_another (VtpmKeyring *keyring, const VtpmUuid *provider, GError **error)
+{
+  g_autoptr (GError) first = NULL;
+  for (guint i = 0; i < keyring->record->key_slots->len; i++)
+    {
+      const VtpmKeySlot *slot = slot_at (keyring->record, i);
+      if (!vtpm_uuid_equal (&slot->provider, provider)
+          && vtpm_provider_pool_verify (keyring->pool, keyring->record, slot, first ? NULL : &first))
+        return TRUE;
+    }
+  if (first)
+    g_propagate_error (error, g_steal_pointer (&first));
+  else
+    vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE,
+                    "this provider has the only key slot of %s, and without one nothing opens it; add another first "
+                    "with 'vtpm keys add'",
+                    keyring->store->name);
+  return FALSE;
+}
+
+static gboolean
+remove_slots (VtpmKeyring *keyring, const VtpmUuid *provider, GError **error)
+{
+  if (!prove_another (keyring, provider, error))
+    return FALSE;
+  VtpmRecord *changed = vtpm_record_copy (keyring->record);
+  for (guint i = changed->key_slots->len; i-- > 0;)
+    if (vtpm_uuid_equal (&slot_at (changed, i)->provider, provider))
+      g_ptr_array_remove_index (changed->key_slots, i);
+  return put_record (keyring, changed, error);
+}
+
+gboolean
+vtpm_keyring_drop (VtpmKeyring *keyring, const VtpmUuid *provider, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  int found = vtpm_keyring_find (keyring, provider);
+  if (found < 0)
+    {
+      vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE, "%s has no key slot of this provider",
+                      keyring->store->name);
+      return FALSE;
+    }
+  guint32 version = slot_at (keyring->record, (guint) found)->key_version;
+  gboolean dropped = remove_slots (keyring, provider, &cause);
+  vtpm_keyring_audit (keyring, "drop", provider, version, cause);
+  if (!dropped)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return dropped;
+}
+
+/* Nothing changes with time in these. */
+static gboolean
+has_versions (const VtpmProviderEntry *entry)
+{
+  return !g_str_equal (entry->kind, "passphrase") && !g_str_equal (entry->kind, "raw-key");
+}
+
+static gboolean
+is_current (VtpmKeyring *keyring, const VtpmProviderEntry *entry, const VtpmKeySlot *slot, gboolean *current,
+            GError **error)
+{
+  guint32 version;
+  if (!vtpm_provider_pool_current (keyring->pool, entry, &version, error))
+    return FALSE;
+  *current = slot->key_version == version;
+  return TRUE;
+}
+
+static void
+replace_slot (VtpmRecord *record, guint i, VtpmKeySlot *slot)
+{
+  vtpm_key_slot_free (record->key_slots->pdata[i]);
+  record->key_slots->pdata[i] = slot;
+}
+
+/* Puts a new slot of the same provider in the place of slot I of CHANGED, where that is wanted. */
+static gboolean
+renew_slot (VtpmKeyring *keyring, VtpmRecord *changed, guint i, const VtpmProviderEntry *from, gboolean stale,
+            gboolean *renewed, GError **error)
+{
+  const VtpmKeySlot *old = slot_at (changed, i);
+  gboolean current = FALSE;
+  if (from && !vtpm_uuid_equal (&from->uuid, &old->provider))
+    return TRUE;
+  const VtpmProviderEntry *entry
+      = from ? from : vtpm_registry_find (vtpm_provider_pool_registry (keyring->pool), &old->provider, error);
+  if (!entry)
+    return FALSE;
+  if (!from && !has_versions (entry))
+    return TRUE;
+  if (stale && !is_current (keyring, entry, old, &current, error))
+    return FALSE;
+  if (current)
+    return TRUE;
+  VtpmKeySlot *slot = wrap (keyring, "rekey", entry, error);
+  if (!slot)
+    return FALSE;
+  replace_slot (changed, i, slot);
+  *renewed = TRUE;
+  return TRUE;
+}
+
+static gboolean
+renew_slots (VtpmKeyring *keyring, VtpmRecord *changed, const VtpmProviderEntry *from, gboolean stale,
+             gboolean *renewed, GError **error)
+{
+  for (guint i = 0; i < changed->key_slots->len; i++)
+    if (!renew_slot (keyring, changed, i, from, stale, renewed, error))
+      return FALSE;
+  return TRUE;
+}
+
+/* Slots of FROM (NULL: the first one's provider) give way to one of TO in the first one's place. */
+static gboolean
+move_slots (VtpmKeyring *keyring, VtpmRecord *changed, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
+            gboolean stale, gboolean *moved, GError **error)
+{
+  int at = from ? vtpm_keyring_find (keyring, &from->uuid) : 0;
+  gboolean current = FALSE;
+  if (at < 0)
+    return TRUE;
+  VtpmUuid leaving = slot_at (changed, (guint) at)->provider;
+  if (stale && vtpm_uuid_equal (&leaving, &to->uuid)
+      && !is_current (keyring, to, slot_at (changed, (guint) at), &current, error))
+    return FALSE;
+  if (current)
+    return TRUE;
+  VtpmKeySlot *slot = wrap (keyring, "rekey", to, error);
+  if (!slot)
+    return FALSE;
+  replace_slot (changed, (guint) at, slot);
+  for (guint i = changed->key_slots->len; i-- > 0;)
+    if (i != (guint) at
+        && (vtpm_uuid_equal (&slot_at (changed, i)->provider, &leaving)
+            || vtpm_uuid_equal (&slot_at (changed, i)->provider, &to->uuid)))
+      g_ptr_array_remove_index (changed->key_slots, i);
+  *moved = TRUE;
+  return TRUE;
+}
+
+static gboolean
+is_in (const VtpmRecord *record, const VtpmKeySlot *slot)
+{
+  for (guint i = 0; i < record->key_slots->len; i++)
+    if (g_bytes_equal (slot_at (record, i)->wrapped, slot->wrapped))
+      return TRUE;
+  return FALSE;
+}
+
+/* A line for each slot of AFTER that BEFORE did not have. */
+static void
+audit_rekey (const VtpmKeyring *keyring, const VtpmRecord *before, const VtpmRecord *after, const GError *cause)
+{
+  for (guint i = 0; i < after->key_slots->len; i++)
+    if (!is_in (before, slot_at (after, i)))
+      vtpm_keyring_audit (keyring, "rekey", &slot_at (after, i)->provider, slot_at (after, i)->key_version, cause);
+}
+
+gboolean
+vtpm_keyring_rekey (VtpmKeyring *keyring, const VtpmProviderEntry *from, const VtpmProviderEntry *to, gboolean stale,
+                    gboolean *changed, GError **error)
+{
+  g_autoptr (VtpmRecord) record = vtpm_record_copy (keyring->record);
+  *changed = FALSE;
+  gboolean wrapped = to ? move_slots (keyring, record, from, to, stale, changed, error)
+                        : renew_slots (keyring, record, from, stale, changed, error);
+  if (!wrapped || !*changed)
+    return wrapped;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRecord) before = vtpm_record_copy (keyring->record), after = vtpm_record_copy (record);
+  gboolean put = put_record (keyring, g_steal_pointer (&record), &cause);
+  audit_rekey (keyring, before, after, cause);
+  if (!put)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return put;
+}
+
+/* Both copies of HEADER are the same one record. */
+static gboolean
+is_whole (const VtpmHeader *header, const char *path, GError **error)
+{
+  if (header->copy[0] == VTPM_PART_GOOD && header->copy[1] == VTPM_PART_GOOD && !header->copies_differ
+      && header->records->len == 1)
+    return TRUE;
+  vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_REKEY_PENDING,
+                  "%s has header copies that are not the same: a change of keys is under way, or was cut short; rekey "
+                  "it again",
+                  path);
+  return FALSE;
+}
+
+gboolean
+vtpm_keyring_verify (VtpmProviderPool *pool, const char *path, GError **error)
+{
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, FALSE, error);
+  if (!store)
+    return FALSE;
+  posix_fadvise (vtpm_store_file_fd (store), 0, 0, POSIX_FADV_DONTNEED);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
+  if (!header || !is_whole (header, path, error))
+    return FALSE;
+  const VtpmRecord *record = header->records->pdata[0];
+  for (guint i = 0; i < record->key_slots->len; i++)
+    if (!vtpm_provider_pool_verify (pool, record, slot_at (record, i), error))
+      return FALSE;
+  return TRUE;
+}
