@@ -20,6 +20,8 @@
 #define KEY_INIT_WAIT "init-wait"
 #define KEY_STORE_WAIT "store-wait"
 #define KEY_HELPER_DIRS "helper-dirs"
+#define KEY_STATE_DIRS "state-dirs"
+#define KEY_AUDIT "audit"
 
 #define MAX_FILE (1024 * 1024)
 #define MAX_WAIT_S 86400
@@ -35,6 +37,8 @@ vtpm_config_free (VtpmConfig *config)
     return;
   g_free (config->place.data_dir);
   g_strfreev (config->place.helper_dirs);
+  g_free (config->place.audit);
+  g_strfreev (config->state_dirs);
   g_free (config->run_dir);
   g_free (config);
 }
@@ -137,21 +141,38 @@ read_seconds (GKeyFile *text, const char *path, const char *key, guint *ms, GErr
   return TRUE;
 }
 
+/* Appends what the list KEY has to DIRS. */
 static gboolean
-read_helper_dirs (GKeyFile *text, const char *path, GPtrArray *dirs, GError **error)
+read_dirs (GKeyFile *text, const char *path, const char *key, GPtrArray *dirs, GError **error)
 {
-  if (!g_key_file_has_key (text, GROUP, KEY_HELPER_DIRS, NULL))
+  if (!g_key_file_has_key (text, GROUP, key, NULL))
     return TRUE;
   g_autoptr (GError) cause = NULL;
-  g_auto (GStrv) list = g_key_file_get_string_list (text, GROUP, KEY_HELPER_DIRS, NULL, &cause);
+  g_auto (GStrv) list = g_key_file_get_string_list (text, GROUP, key, NULL, &cause);
   if (!list)
-    return key_usage (error, path, KEY_HELPER_DIRS, cause->message);
+    return key_usage (error, path, key, cause->message);
   for (char **dir = list; *dir; dir++)
     {
       if (!g_path_is_absolute (*dir))
-        return key_usage (error, path, KEY_HELPER_DIRS, "wants absolute paths with a semicolon after each");
+        return key_usage (error, path, key, "wants absolute paths with a semicolon after each");
       g_ptr_array_add (dirs, g_strdup (*dir));
     }
+  return TRUE;
+}
+
+static gboolean
+read_audit (GKeyFile *text, const char *path, char **audit, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  if (!g_key_file_has_key (text, GROUP, KEY_AUDIT, NULL))
+    return TRUE;
+  g_autofree char *value = g_key_file_get_string (text, GROUP, KEY_AUDIT, &cause);
+  if (!value)
+    return key_usage (error, path, KEY_AUDIT, cause->message);
+  if (!g_path_is_absolute (value) && !g_str_equal (value, "journal") && !g_str_equal (value, "none"))
+    return key_usage (error, path, KEY_AUDIT, "wants journal, none, or the absolute path of a file");
+  g_free (*audit);
+  *audit = g_steal_pointer (&value);
   return TRUE;
 }
 
@@ -159,7 +180,8 @@ read_helper_dirs (GKeyFile *text, const char *path, GPtrArray *dirs, GError **er
 static gboolean
 names_are_known (GKeyFile *text, const char *path, GError **error)
 {
-  static const char *const known[] = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, NULL };
+  static const char *const known[]
+      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, NULL };
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
@@ -175,15 +197,19 @@ names_are_known (GKeyFile *text, const char *path, GError **error)
 }
 
 static gboolean
-read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *helper_dirs, GError **error)
+read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *helper_dirs, GPtrArray *state_dirs,
+             GError **error)
 {
   return names_are_known (text, path, error) && read_seconds (text, path, KEY_INIT_WAIT, &config->init_wait_ms, error)
          && read_seconds (text, path, KEY_STORE_WAIT, &config->store_wait_ms, error)
-         && read_helper_dirs (text, path, helper_dirs, error);
+         && read_dirs (text, path, KEY_HELPER_DIRS, helper_dirs, error)
+         && read_dirs (text, path, KEY_STATE_DIRS, state_dirs, error)
+         && read_audit (text, path, &config->place.audit, error);
 }
 
 static gboolean
-read_file (VtpmConfig *config, const char *path, gboolean may_be_missing, GPtrArray *helper_dirs, GError **error)
+read_file (VtpmConfig *config, const char *path, gboolean may_be_missing, GPtrArray *helper_dirs, GPtrArray *state_dirs,
+           GError **error)
 {
   g_autoptr (VtpmBlob) bytes = vtpm_read_file (path, MAX_FILE);
   if (!bytes)
@@ -202,7 +228,7 @@ read_file (VtpmConfig *config, const char *path, gboolean may_be_missing, GPtrAr
   if (bytes->len > 0
       && !g_key_file_load_from_data (text, (const char *) bytes->data, bytes->len, G_KEY_FILE_NONE, &cause))
     return usage (error, path, NULL, cause->message);
-  return read_values (config, text, path, helper_dirs, error);
+  return read_values (config, text, path, helper_dirs, state_dirs, error);
 }
 
 VtpmConfig *
@@ -213,11 +239,14 @@ vtpm_config_load (const char *path, GError **error)
   config->store_wait_ms = STORE_WAIT_MS;
   g_autofree char *default_path = set_place (config);
   g_autoptr (GPtrArray) helper_dirs = g_ptr_array_new_with_free_func (g_free);
+  g_autoptr (GPtrArray) state_dirs = g_ptr_array_new_with_free_func (g_free);
   char *first = path_from_environment ("VTPM_LIBEXEC_DIR");
   g_ptr_array_add (helper_dirs, first ? first : g_strdup (SYSTEM_HELPER_DIR));
-  if (!read_file (config, path ? path : default_path, path == NULL, helper_dirs, error))
+  if (!read_file (config, path ? path : default_path, path == NULL, helper_dirs, state_dirs, error))
     return NULL;
   g_ptr_array_add (helper_dirs, NULL);
   config->place.helper_dirs = (GStrv) g_ptr_array_steal (helper_dirs, NULL);
+  g_ptr_array_add (state_dirs, NULL);
+  config->state_dirs = (GStrv) g_ptr_array_steal (state_dirs, NULL);
   return g_steal_pointer (&config);
 }

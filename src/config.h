@@ -16,6 +16,7 @@ typedef struct
   gboolean is_system;     /* the system's places are in use, not a user's */
   guint init_wait_ms;     /* how long CMD_INIT waits for the key; 30000 */
   guint store_wait_ms;    /* how long a failed commit is tried again; 10000 */
+  GStrv state_dirs;       /* where state files are, for what has to find them all; never NULL */
   const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
 } VtpmConfig;
 

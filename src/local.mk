@@ -9,6 +9,7 @@ libvtpm_src_a_SOURCES = \
 	src/broker/reader.c src/broker/reader.h \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/client/client.c src/client/client.h \
+	src/keys/backup.c src/keys/backup.h \
 	src/device/blobs.c src/device/blobs.h \
 	src/device/broker_link.c src/device/broker_link.h \
 	src/device/control.c src/device/control.h \

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/errors.h"
 #include "base/io.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -74,6 +75,13 @@ send_to_journal (const char *line, gboolean went_well)
          && sendto (sock, fields, len, MSG_NOSIGNAL, (const struct sockaddr *) &to, sizeof to) == (ssize_t) len;
 }
 
+/* A host without a data folder has no keys: what fails there does not make one. */
+static gboolean
+may_make_folder (const VtpmPlace *place, const VtpmAudit *audit)
+{
+  return place->audit || g_str_equal (audit->outcome, "ok") || g_file_test (place->data_dir, G_FILE_TEST_EXISTS);
+}
+
 static int
 open_file (const VtpmPlace *place, const char *path)
 {
@@ -114,12 +122,18 @@ append_to_file (const VtpmPlace *place, const char *path, const char *line)
 void
 vtpm_audit (const VtpmPlace *place, const VtpmAudit *audit)
 {
-  if (place->audit && g_str_equal (place->audit, "none"))
+  if ((place->audit && g_str_equal (place->audit, "none")) || !may_make_folder (place, audit))
     return;
   gboolean to_journal = place->audit && g_str_equal (place->audit, "journal");
   g_autofree char *path = place->audit ? g_strdup (place->audit) : g_build_filename (place->data_dir, FILE_NAME, NULL);
   g_autofree char *line = make_line (audit);
   if (!(to_journal ? send_to_journal (line, g_str_equal (audit->outcome, "ok")) : append_to_file (place, path, line)))
-    vtpm_log (VTPM_LOG_WARNING, "cannot write to the audit log %s: %s. Lost: %s", to_journal ? JOURNAL_SOCKET : path,
-              g_strerror (errno), line);
+    vtpm_log (VTPM_LOG_WARNING, "cannot write to the audit log %s: %s; it lacks: %s, %s",
+              to_journal ? JOURNAL_SOCKET : path, g_strerror (errno), audit->act, audit->outcome);
+}
+
+const char *
+vtpm_audit_outcome (const GError *error)
+{
+  return error ? vtpm_error_row (vtpm_error_code (error))->word : "ok";
 }

@@ -28,3 +28,5 @@ typedef struct
  * it tells of: where the line cannot be written a warning says so (vtpm_log).
  */
 void vtpm_audit (const VtpmPlace *place, const VtpmAudit *audit);
+/** The word of ERROR for a line; "ok" where it is NULL. */
+const char *vtpm_audit_outcome (const GError *error);

@@ -10,6 +10,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "src/broker/unlock.h"
+#include "src/keys/backup.h"
 #include "src/link.h"
 #include "src/provisioning/create.h"
 #include "src/provisioning/identity.h"
@@ -211,6 +212,7 @@ start (Broker *broker, GError **error)
   if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error)
       || !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return FALSE;
+  vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
   return hand_over (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 

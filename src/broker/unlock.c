@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/provider_reply.h"
 #include "state/seal.h"
@@ -36,6 +37,7 @@ typedef struct
   guint asked;           /* how many of them were */
   gint64 deadline, next_at;
   VtpmSecret *dek;
+  const Attempt *opened; /* gave it */
 } Unlock;
 
 static void
@@ -154,6 +156,7 @@ judge (Unlock *unlock, Attempt *attempt)
   if (dek && fits_a_record (unlock, dek))
     {
       unlock->dek = g_steal_pointer (&dek);
+      unlock->opened = attempt;
       return;
     }
   if (dek)
@@ -327,6 +330,31 @@ tell_forged_records (const Unlock *unlock)
     }
 }
 
+static void
+tell_closed_version (const Unlock *unlock)
+{
+  const VtpmKeySlot *slot = unlock->opened->slot;
+  const VtpmProviderEntry *entry = vtpm_registry_find (unlock->registry, &slot->provider, NULL);
+  if (entry && vtpm_provider_entry_closed (entry, slot->key_version) > 0)
+    vtpm_log (
+        VTPM_LOG_WARNING,
+        "[key-closed] the key slot of key provider \"%s\" needs key version %u, which is being retired: vtpm rekey "
+        "--from %s STATE",
+        entry->name, slot->key_version, entry->name);
+}
+
+/* The slot that opened, or the one whose failure stands for all. */
+static void
+tell_audit (const Unlock *unlock, const Attempt *attempt)
+{
+  vtpm_audit (&unlock->config->place, &(VtpmAudit){ .act = "unlock",
+                                                    .vtpm_id = &attempt->record->vtpm_id,
+                                                    .provider = &attempt->slot->provider,
+                                                    .key_version = attempt->slot->key_version,
+                                                    .outcome = vtpm_audit_outcome (attempt->error),
+                                                    .detail = attempt->error ? attempt->error->message : NULL });
+}
+
 VtpmSecret *
 vtpm_unlock_epoch_within (const VtpmConfig *config, GPtrArray *records, guint64 epoch, const VtpmUnlockTimes *times,
                           GError **error)
@@ -347,8 +375,12 @@ vtpm_unlock_epoch_within (const VtpmConfig *config, GPtrArray *records, guint64 
   walk (&unlock);
   if (unlock.dek || unlock.attempts->len > 1)
     tell_failures (&unlock);
+  tell_audit (&unlock, unlock.dek ? unlock.opened : choose_failure (&unlock));
   if (unlock.dek)
-    tell_forged_records (&unlock);
+    {
+      tell_forged_records (&unlock);
+      tell_closed_version (&unlock);
+    }
   else
     g_propagate_error (error, g_error_copy (choose_failure (&unlock)->error));
   return g_steal_pointer (&unlock.dek);

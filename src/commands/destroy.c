@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "src/config.h"
+#include "state/audit.h"
 #include "state/state.h"
 
 static gboolean
@@ -49,7 +51,7 @@ read_header (VtpmStore *store, GError **error)
 
 /* The locks are held while it asks: what was shown is what is destroyed. */
 static gboolean
-destroy (const char *path, gboolean yes, GError **error)
+destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
 {
   if (g_file_test (path, G_FILE_TEST_IS_SYMLINK))
     {
@@ -61,25 +63,48 @@ destroy (const char *path, gboolean yes, GError **error)
       || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);
-  g_autoptr (VtpmHeader) header = read_header (store, error);
+  VtpmHeader *header = *seen = read_header (store, error);
   if (!header || (!yes && !confirm (path, header->records->pdata[0], error)))
     return FALSE;
   return vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error)
          && vtpm_state_destroy (store, error);
 }
 
+/* Tells it also where it failed. */
+static gboolean
+destroy_and_tell (const char *config_path, const char *path, gboolean yes, GError **error)
+{
+  g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
+  g_autoptr (VtpmHeader) header = NULL;
+  g_autoptr (GError) cause = NULL;
+  if (!config)
+    return FALSE;
+  gboolean done = destroy (path, yes, &header, &cause);
+  const VtpmRecord *record = header ? header->records->pdata[0] : NULL;
+  vtpm_audit (&config->place, &(VtpmAudit){ .act = "destroy",
+                                            .state = path,
+                                            .vtpm_id = record ? &record->vtpm_id : NULL,
+                                            .outcome = vtpm_audit_outcome (cause),
+                                            .detail = cause ? cause->message : NULL });
+  if (!done)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return done;
+}
+
 int
 vtpm_command_destroy (int argc, char **argv)
 {
   gboolean yes = FALSE;
+  g_autofree char *config = NULL;
   const GOptionEntry entries[] = {
     { "yes", 0, 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL },
+    { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
   };
   g_autoptr (GError) error = NULL;
   if (!vtpm_command_parse (entries, "STATE", "Overwrites the key slots and the state in STATE, then removes it.", 1, 1,
                            &argc, &argv, &error)
-      || !destroy (argv[1], yes, &error))
+      || !destroy_and_tell (config, argv[1], yes, &error))
     return vtpm_command_fail ("destroy", error);
   return 0;
 }

@@ -2,7 +2,9 @@
 #include "src/provisioning/create.h"
 
 #include "base/errors.h"
+#include "src/keys/backup.h"
 #include "src/tpm/engine.h"
+#include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/seal.h"
 
@@ -67,16 +69,29 @@ new_tpm (GError **error)
 }
 
 static gboolean
-fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, GError **error)
+fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, VtpmRecord *record, GError **error)
 {
-  if (!options->provider && !vtpm_registry_ensure_default (&config->place, error))
+  if ((!options->provider && !vtpm_registry_ensure_default (&config->place, error))
+      || !vtpm_backup_allows_create (&config->place, options->provider, error))
     return FALSE;
-  g_autoptr (VtpmRecord) record = first_record (options);
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
   if (!dek || !vtpm_create_add_key_slot (config, options->provider, record, dek, error))
     return FALSE;
   g_autoptr (VtpmPayload) payload = new_tpm (error);
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
+}
+
+static void
+tell_audit (const VtpmConfig *config, const char *path, const VtpmRecord *record, const GError *error)
+{
+  const VtpmKeySlot *slot = record->key_slots->len > 0 ? record->key_slots->pdata[0] : NULL;
+  vtpm_audit (&config->place, &(VtpmAudit){ .act = "create",
+                                            .state = path,
+                                            .vtpm_id = &record->vtpm_id,
+                                            .provider = slot ? &slot->provider : NULL,
+                                            .key_version = slot ? slot->key_version : 0,
+                                            .outcome = vtpm_audit_outcome (error),
+                                            .detail = error ? error->message : NULL });
 }
 
 gboolean
@@ -90,9 +105,16 @@ vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions
       return FALSE;
     }
   /* First of all: whether there may be such a file at all. */
-  g_autoptr (VtpmStore) store = vtpm_store_file_create (path, error);
-  if (!store || !fill (config, store, options, error))
-    return FALSE;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRecord) record = first_record (options);
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (path, &cause);
+  gboolean made = store && fill (config, store, options, record, &cause);
+  tell_audit (config, path, record, cause);
+  if (!made)
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
   if (keep)
     *keep = g_steal_pointer (&store);
   return TRUE;
