@@ -9,25 +9,25 @@
 #include "base/errors.h"
 #include "state/seal.h"
 
-#define ERASE_BLOCK 4096
-
-/* Zeroes what is not zero yet in the rest of SLOT behind USED bytes; a hole stays a hole. */
-static gboolean
-erase_rest (VtpmStore *store, guint slot, gsize used, GError **error)
+/* BYTES and behind them zeros over what SLOT holds of another epoch, so that one write does both; a hole stays a hole.
+ * What an attempt that failed was to cover is covered by the next one too, whatever the page cache shows. Takes BYTES.
+ */
+static VtpmBlob *
+cover_rest (VtpmState *state, guint slot, VtpmBlob *bytes, GError **error)
 {
-  static const guint8 zeros[ERASE_BLOCK];
-  guint8 block[ERASE_BLOCK];
-  for (gsize at = used; at < VTPM_SLOT_AREA;)
-    {
-      gsize got, len = MIN (ERASE_BLOCK - at % ERASE_BLOCK, VTPM_SLOT_AREA - at);
-      if (!vtpm_store_read (store, VTPM_SLOT_OFFSET (slot) + at, block, len, &got, error))
-        return FALSE;
-      if (memcmp (block, zeros, got) != 0
-          && !vtpm_store_write (store, VTPM_SLOT_OFFSET (slot) + at, zeros, got, FALSE, error))
-        return FALSE;
-      at += len;
-    }
-  return vtpm_store_sync (store, error);
+  g_autoptr (VtpmBlob) own = bytes;
+  g_autoptr (VtpmBlob) area = vtpm_blob_new (VTPM_SLOT_AREA);
+  gsize end;
+  if (!vtpm_store_read (state->store, VTPM_SLOT_OFFSET (slot), area->data, area->len, &end, error))
+    return NULL;
+  while (end > 0 && area->data[end - 1] == 0)
+    end--;
+  end = MAX (MAX (end, own->len), state->cover[slot]);
+  state->cover[slot] = end;
+  memcpy (area->data, own->data, own->len);
+  memset (area->data + own->len, 0, end - own->len);
+  area->len = end;
+  return g_steal_pointer (&area);
 }
 
 /* The key of the next seal: made ahead, or now. */
@@ -42,13 +42,15 @@ next_key (VtpmState *state, GError **error)
 }
 
 gboolean
-vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, gboolean erase, GError **error)
+vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, GError **error)
 {
   VtpmSlotHeader header
       = { .vtpm_id = state->record->vtpm_id, .epoch = state->record->epoch, .generation = generation, .final = final };
   VtpmSlotKey *key = next_key (state, error);
   g_autoptr (VtpmBlob) bytes
       = key ? vtpm_seal_slot_with (state->sealer, key, &header, slot, state->payload, error) : NULL;
+  if (bytes && state->other_epoch[slot])
+    bytes = cover_rest (state, slot, g_steal_pointer (&bytes), error);
   if (!bytes)
     return FALSE;
   if (final)
@@ -57,7 +59,9 @@ vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolea
     return FALSE;
   if (!final)
     state->maybe_final[slot] = FALSE;
-  return !erase || erase_rest (state->store, slot, bytes->len, error);
+  state->other_epoch[slot] = FALSE;
+  state->cover[slot] = 0;
+  return TRUE;
 }
 
 gboolean
@@ -94,8 +98,8 @@ vtpm_state_raise_generation (VtpmState *state, guint64 after)
   state->next_at_least = MAX (state->next_at_least, after + 1);
 }
 
-static guint64
-next_generation (const VtpmState *state)
+guint64
+vtpm_state_next_generation (const VtpmState *state)
 {
   return MAX (state->generation + 1, state->next_at_least);
 }
@@ -103,7 +107,7 @@ next_generation (const VtpmState *state)
 static gboolean
 advance (VtpmState *state, guint slot, guint64 generation, gboolean final, GError **error)
 {
-  if (!vtpm_state_write_slot (state, slot, generation, final, FALSE, error))
+  if (!vtpm_state_write_slot (state, slot, generation, final, error))
     return FALSE;
   state->current = slot;
   state->generation = generation;
@@ -113,13 +117,13 @@ advance (VtpmState *state, guint slot, guint64 generation, gboolean final, GErro
 gboolean
 vtpm_state_commit (VtpmState *state, GError **error)
 {
-  guint64 generation = next_generation (state);
+  guint64 generation = vtpm_state_next_generation (state);
   state->both_final = FALSE;
   if (!vtpm_state_write_back (state, error) || !advance (state, 1 - state->current, generation, FALSE, error))
     return FALSE;
   /* no final mark may outlive what is acknowledged now */
   guint other = 1 - state->current;
-  return !state->maybe_final[other] || vtpm_state_write_slot (state, other, generation, FALSE, FALSE, error);
+  return !state->maybe_final[other] || vtpm_state_write_slot (state, other, generation, FALSE, error);
 }
 
 gboolean
@@ -129,10 +133,10 @@ vtpm_state_commit_final (VtpmState *state, GError **error)
     return TRUE;
   /* Slot 0 is written first, always: an open that finds both final knows it durable. */
   if (!vtpm_state_write_back (state, error)
-      || (state->current == 0 && !advance (state, 1, next_generation (state), FALSE, error)))
+      || (state->current == 0 && !advance (state, 1, vtpm_state_next_generation (state), FALSE, error)))
     return FALSE;
-  guint64 generation = next_generation (state);
-  if (!advance (state, 0, generation, TRUE, error) || !vtpm_state_write_slot (state, 1, generation, TRUE, FALSE, error))
+  guint64 generation = vtpm_state_next_generation (state);
+  if (!advance (state, 0, generation, TRUE, error) || !vtpm_state_write_slot (state, 1, generation, TRUE, error))
     return FALSE;
   state->both_final = TRUE;
   return TRUE;

@@ -9,6 +9,14 @@
 #include "base/errors.h"
 #include "state/seal.h"
 
+static VtpmRecord *
+copy_sealed (const VtpmRecord *record)
+{
+  VtpmRecord *copy = vtpm_record_copy (record);
+  copy->bytes = g_bytes_ref (record->bytes);
+  return copy;
+}
+
 /* Both header copies shall hold RECORD alone. */
 static gboolean
 write_alone (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, GError **error)
@@ -22,9 +30,9 @@ write_alone (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, GEr
 static gboolean
 mirror_other_slot (VtpmState *state, const VtpmHeader *header, gboolean final, GError **error)
 {
-  gboolean erase = header->records->len > 1;
+  state->other_epoch[1 - state->current] = header->records->len > 1;
   if (!vtpm_state_write_back (state, error)
-      || !vtpm_state_write_slot (state, 1 - state->current, state->generation, FALSE, erase, error))
+      || !vtpm_state_write_slot (state, 1 - state->current, state->generation, FALSE, error))
     return FALSE;
   return !final || vtpm_state_commit_final (state, error);
 }
@@ -66,46 +74,92 @@ vtpm_state_recover (VtpmState *state, GError **error)
   if (newest && !g_bytes_equal (newest->bytes, state->record->bytes))
     {
       vtpm_record_free (state->record); /* a tool changed it between open and the lock */
-      state->record = vtpm_record_copy (newest);
-      state->record->bytes = g_bytes_ref (newest->bytes);
+      state->record = copy_sealed (newest);
     }
   fine = fine && recover_locked (state, header, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
   return fine;
 }
 
-/* The former keys as they shall travel into the new epoch: this epoch's first. */
-static gboolean
-change_former_keys (VtpmState *state, gboolean keep, GError **error)
+/* What changes with an epoch. */
+typedef struct
 {
-  GPtrArray *keys = state->payload->former_keys;
-  if (!keep)
+  VtpmRecord *record;
+  VtpmSecret *dek;
+  VtpmPayload *payload;
+} Epoch;
+
+static void
+epoch_clear (Epoch *epoch)
+{
+  g_clear_pointer (&epoch->record, vtpm_record_free);
+  g_clear_pointer (&epoch->dek, vtpm_secret_free);
+  g_clear_pointer (&epoch->payload, vtpm_payload_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Epoch, epoch_clear)
+
+static gboolean
+add_former_key (GPtrArray *keys, const VtpmUuid *vtpm_id, guint64 epoch, const VtpmSecret *dek, GError **error)
+{
+  VtpmFormerKey *key = vtpm_former_key_new (vtpm_id, epoch, dek, error);
+  if (key)
+    g_ptr_array_add (keys, key);
+  return key != NULL;
+}
+
+static VtpmBlob *
+copy_blob (const VtpmBlob *blob)
+{
+  return blob ? vtpm_blob_copy (blob->data, blob->len) : NULL;
+}
+
+/* The payload as it travels into the next epoch; of former keys this epoch's comes first. *PUSHED_OUT: not all found
+ * room. */
+static VtpmPayload *
+next_payload (const VtpmState *state, gboolean keep_former, gboolean *pushed_out, GError **error)
+{
+  const VtpmPayload *own = state->payload;
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  payload->permanent = copy_blob (own->permanent);
+  payload->volatile_state = copy_blob (own->volatile_state);
+  payload->unknown = copy_blob (own->unknown);
+  *pushed_out = FALSE;
+  if (!keep_former)
+    return g_steal_pointer (&payload);
+  if (!add_former_key (payload->former_keys, &state->record->vtpm_id, state->record->epoch, state->dek, error))
+    return NULL;
+  for (guint i = 0; i < own->former_keys->len; i++)
     {
-      g_ptr_array_set_size (keys, 0);
-      return TRUE;
+      const VtpmFormerKey *key = own->former_keys->pdata[i];
+      *pushed_out = payload->former_keys->len == VTPM_MAX_FORMER_KEYS;
+      if (!*pushed_out && !add_former_key (payload->former_keys, &key->vtpm_id, key->epoch, key->dek, error))
+        return NULL;
     }
-  VtpmFormerKey *key = vtpm_former_key_new (&state->record->vtpm_id, state->record->epoch, state->dek, error);
-  if (!key)
-    return FALSE;
-  g_ptr_array_insert (keys, 0, key);
-  if (keys->len > VTPM_MAX_FORMER_KEYS)
-    g_ptr_array_set_size (keys, VTPM_MAX_FORMER_KEYS);
-  return TRUE;
+  return g_steal_pointer (&payload);
+}
+
+/* Both slots hold the epoch left behind, until they are written. */
+static void
+swap_epoch (VtpmState *state, Epoch *with)
+{
+  Epoch left = { state->record, state->dek, state->payload };
+  state->record = with->record;
+  state->dek = with->dek;
+  state->payload = with->payload;
+  *with = left;
+  state->other_epoch[0] = state->other_epoch[1] = TRUE;
+  state->both_final = FALSE;
+  g_clear_pointer (&state->next_key, vtpm_slot_key_free); /* derived for the other one */
 }
 
 /* Steps 2 to 4 of an epoch change; both records stand in both header copies. */
 static gboolean
-move_to_epoch (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, VtpmSecret *dek, GError **error)
+move_to_epoch (VtpmState *state, const VtpmHeader *header, Epoch *next, GError **error)
 {
-  guint64 generation = MAX (state->generation + 1, state->next_at_least);
-  g_clear_pointer (&state->next_key, vtpm_slot_key_free);
-  vtpm_record_free (state->record);
-  vtpm_secret_free (state->dek);
-  state->record = vtpm_record_copy (record);
-  state->record->bytes = g_bytes_ref (record->bytes);
-  state->dek = dek;
-  if (!vtpm_state_write_slot (state, 0, generation, TRUE, TRUE, error)
-      || !vtpm_state_write_slot (state, 1, generation, TRUE, TRUE, error))
+  guint64 generation = vtpm_state_next_generation (state);
+  swap_epoch (state, next);
+  if (!vtpm_state_write_slot (state, 0, generation, TRUE, error)
+      || !vtpm_state_write_slot (state, 1, generation, TRUE, error))
     return FALSE;
   state->current = 0;
   state->generation = generation;
@@ -118,32 +172,34 @@ static gboolean
 make_slot_1_current (VtpmState *state, GError **error)
 {
   if (!vtpm_state_write_back (state, error)
-      || (state->current == 0 && !vtpm_state_write_slot (state, 1, state->generation, FALSE, FALSE, error)))
+      || (state->current == 0 && !vtpm_state_write_slot (state, 1, state->generation, FALSE, error)))
     return FALSE;
   state->current = 1;
   return TRUE;
 }
 
 static gboolean
-change_epoch_locked (VtpmState *state, VtpmRecord *record, VtpmSecret *dek, gboolean keep_former, GError **error)
+set_changed_meanwhile (VtpmState *state, GError **error)
 {
-  g_autoptr (VtpmSecret) owned = dek;
+  vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_REKEY_PENDING, "the keys of %s were changed meanwhile; try again",
+                  state->store->name);
+  return FALSE;
+}
+
+static gboolean
+change_epoch_locked (VtpmState *state, Epoch *next, GError **error)
+{
   g_autoptr (VtpmHeader) header = vtpm_header_read_locked (state->store, error);
   if (!header)
     return FALSE;
   const VtpmRecord *old = header->records->pdata[0];
   if (header->records->len != 1 || !g_bytes_equal (old->bytes, state->record->bytes))
-    {
-      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_REKEY_PENDING,
-                      "the keys of %s were changed meanwhile; try again", state->store->name);
-      return FALSE;
-    }
+    return set_changed_meanwhile (state, error);
   g_autoptr (GPtrArray) both = g_ptr_array_new ();
-  g_ptr_array_add (both, record);
+  g_ptr_array_add (both, next->record);
   g_ptr_array_add (both, state->record);
-  return vtpm_seal_record (dek, record, error) && make_slot_1_current (state, error)
-         && change_former_keys (state, keep_former, error) && vtpm_header_write (state->store, header, both, error)
-         && move_to_epoch (state, header, record, g_steal_pointer (&owned), error);
+  return make_slot_1_current (state, error) && vtpm_header_write (state->store, header, both, error)
+         && move_to_epoch (state, header, next, error);
 }
 
 gboolean
@@ -151,15 +207,14 @@ vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret 
                          GError **error)
 {
   g_assert (record->epoch == state->record->epoch + 1);
-  VtpmSecret *copy = vtpm_secret_copy (dek->data, dek->len, error);
-  if (!copy)
+  gboolean pushed_out;
+  g_auto (Epoch) next = { 0 };
+  if (!vtpm_seal_record (dek, record, error) || !(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
+      || !(next.payload = next_payload (state, keep_former, &pushed_out, error))
+      || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
     return FALSE;
-  if (!vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
-    {
-      vtpm_secret_free (copy);
-      return FALSE;
-    }
-  gboolean fine = change_epoch_locked (state, record, copy, keep_former, error);
+  next.record = copy_sealed (record);
+  gboolean fine = change_epoch_locked (state, &next, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
   return fine;
 }

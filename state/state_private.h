@@ -17,6 +17,8 @@ struct VtpmState
   guint64 next_at_least;
   guint current;           /* the slot last known durable */
   gboolean maybe_final[2]; /* that slot may hold a final mark, as far as is known */
+  gboolean other_epoch[2]; /* that slot may hold another epoch's ciphertext, which the next write into it covers */
+  gsize cover[2];          /* and how far attempts that failed had to */
   gboolean both_final;     /* both slots hold this payload, final */
   VtpmSealer *sealer;      /* made with the first seal */
   VtpmSlotKey *next_key;   /* derived ahead, or NULL */
@@ -26,8 +28,9 @@ struct VtpmState
   gboolean copies_differ;
 };
 
-/** Seals the payload for SLOT and writes it, durable. ERASE also zeroes what older ciphertext lies behind it. */
-gboolean vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, gboolean erase,
-                                GError **error);
+/** Seals the payload for SLOT and writes it, durable. */
+gboolean vtpm_state_write_slot (VtpmState *state, guint slot, guint64 generation, gboolean final, GError **error);
+/** The generation of the next commit. */
+guint64 vtpm_state_next_generation (const VtpmState *state);
 /** Writes the bytes that open chose back in place, once. */
 gboolean vtpm_state_write_back (VtpmState *state, GError **error);
