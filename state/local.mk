@@ -15,5 +15,7 @@ libvtpm_state_a_SOURCES = \
 	state/providers/crypto.c state/providers/crypto.h \
 	state/providers/helper.c state/providers/helper.h \
 	state/providers/native.c state/providers/native.h \
+	state/providers/native_pkcs12.h \
+	state/providers/native_protect.c state/providers/native_protect.h \
 	state/providers/native_ops.c state/providers/native_ops.h \
 	state/providers/native_store.c state/providers/native_store.h

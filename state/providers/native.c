@@ -4,35 +4,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/kdf.h>
 
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "state/provider_reply.h"
-#include "state/providers/native_store.h"
+#include "state/providers/crypto.h"
+#include "state/providers/native_protect.h"
 
-#define KEK_SIZE 32
-#define NONCE_SIZE 12
-#define OVERHEAD (NONCE_SIZE + VTPM_TAG_SIZE)
 #define KEY_ID_PURPOSE "vtpm native key id 1"
 #define KEK_PURPOSE "vtpm native kek 1"
 #define KEY_ID_HEX 16
 #define KEY_ID_SIZE (4 + KEY_ID_HEX + 1)
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF, EVP_KDF_free)
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF_CTX, EVP_KDF_CTX_free)
-
-static void
-set_crypto_error (GError **error, const char *what)
-{
-  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot %s", what);
-}
 
 /* Names a KDK without revealing it. */
 static gboolean
@@ -46,37 +34,12 @@ key_id (const guint8 *kdk, char text[static KEY_ID_SIZE], GError **error)
   memcpy (input->data + strlen (KEY_ID_PURPOSE), kdk, VTPM_KDK_SIZE);
   if (EVP_Digest (input->data, input->len, digest, NULL, EVP_sha256 (), NULL) != 1)
     {
-      set_crypto_error (error, "compute SHA-256");
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot compute SHA-256");
       return FALSE;
     }
   VtpmReader r = vtpm_reader (digest, sizeof digest);
   g_snprintf (text, KEY_ID_SIZE, "kdk-%016" G_GINT64_MODIFIER "x", vtpm_read_be64 (&r));
   return TRUE;
-}
-
-/* The key encryption key of one vTPM: HKDF-SHA256 (RFC 5869) of the KDK. */
-static VtpmSecret *
-derive_kek (const guint8 *kdk, const VtpmUuid *vtpm_id, GError **error)
-{
-  guint8 info[sizeof KEK_PURPOSE - 1 + sizeof vtpm_id->bytes];
-  VtpmWriter w = vtpm_writer (info, sizeof info);
-  vtpm_write_bytes (&w, KEK_PURPOSE, strlen (KEK_PURPOSE));
-  vtpm_write_bytes (&w, vtpm_id->bytes, sizeof vtpm_id->bytes);
-  OSSL_PARAM params[] = {
-    OSSL_PARAM_construct_utf8_string (OSSL_KDF_PARAM_DIGEST, (char *) "SHA256", 0),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_KEY, (void *) kdk, VTPM_KDK_SIZE),
-    OSSL_PARAM_construct_octet_string (OSSL_KDF_PARAM_INFO, info, sizeof info),
-    OSSL_PARAM_construct_end (),
-  };
-  g_autoptr (VtpmSecret) kek = vtpm_secret_new (KEK_SIZE, error);
-  g_autoptr (EVP_KDF) kdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
-  g_autoptr (EVP_KDF_CTX) ctx = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
-  if (kek && (!ctx || EVP_KDF_derive (ctx, kek->data, kek->len, params) != 1))
-    {
-      set_crypto_error (error, "derive a key by HKDF-SHA256");
-      return NULL;
-    }
-  return g_steal_pointer (&kek);
 }
 
 static gboolean
@@ -91,60 +54,209 @@ find_version (const VtpmNativeStore *store, guint32 version, VtpmNativeKey *key)
   return FALSE;
 }
 
+/* Takes the write lock, and puts away what a change that was killed has left. Gives a descriptor whose close ends it,
+ * or -1. */
+static int
+lock_store (const VtpmNative *native, GError **error)
+{
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
+  int lock = vtpm_place_lock (native->place, name, error);
+  if (lock >= 0)
+    vtpm_native_overwrite_leftovers (native);
+  return lock;
+}
+
+gboolean
+vtpm_native_begin_create (const VtpmNative *native, int *lock, GError **error)
+{
+  g_autofree char *path = vtpm_native_store_path (native);
+  if (!vtpm_place_make_dir (native->place, "native", error) || (*lock = lock_store (native, error)) < 0)
+    return FALSE;
+  if (faccessat (AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT)
+    return TRUE;
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_EXISTS,
+                  "the key store %s exists and is never made anew: what its keys wrapped would be lost. Choose "
+                  "another provider UUID",
+                  path);
+  return FALSE;
+}
+
+gboolean
+vtpm_native_begin_change (const VtpmNative *native, int *lock, VtpmNativeStore *store, GError **error)
+{
+  g_auto (VtpmNativeStore) before = { 0 };
+  if (!vtpm_native_store_load (native, NULL, &before, error))
+    return FALSE;
+  g_autoptr (VtpmSecret) passphrase = g_steal_pointer (&before.passphrase);
+  vtpm_native_store_clear (&before);
+  *lock = lock_store (native, error);
+  return *lock >= 0 && vtpm_native_store_load (native, passphrase, store, error);
+}
+
+/* Copies the keys of FROM but for version LEFT_OUT (0: none) to TO. */
+static void
+copy_keys (const VtpmNativeStore *from, guint32 left_out, VtpmNativeStore *to)
+{
+  for (guint32 i = 0, n = 0; i < from->count; i++)
+    {
+      VtpmNativeKey key = vtpm_native_store_key (from, i);
+      if (key.version != left_out)
+        vtpm_native_store_put (to, n++, &key);
+    }
+}
+
 gboolean
 vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error)
 {
-  (void) protect;
-  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
-  g_autofree char *path = g_build_filename (native->place->data_dir, name, NULL);
-  if (!vtpm_place_make_dir (native->place, "native", error))
+  vtpm_autofd int lock = -1;
+  g_auto (VtpmNativeStore) store = { 0 };
+  g_autoptr (VtpmSecret) passphrase = NULL;
+  /* Asked for before the lock is taken: a person may be slow. */
+  if (vtpm_native_has_password_file (native))
+    passphrase = vtpm_native_ask_passphrase (native, error);
+  else if (protect)
+    passphrase = vtpm_native_ask_new_passphrase (native, error);
+  if (!passphrase && (protect || vtpm_native_has_password_file (native)))
     return FALSE;
-  vtpm_autofd int lock = vtpm_place_lock (native->place, name, error);
-  if (lock < 0)
-    return FALSE;
-  if (faccessat (AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT)
-    {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_EXISTS,
-                      "the key store %s exists and is never made anew: what its keys wrapped would be lost. Choose "
-                      "another provider UUID",
-                      path);
-      return FALSE;
-    }
   g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  return kdk && vtpm_native_store_append (native->place, &native->entry->uuid, NULL, 1, kdk, error);
+  if (!kdk || !vtpm_native_begin_create (native, &lock, error) || !vtpm_native_store_new (&store, 1, passphrase, error))
+    return FALSE;
+  VtpmNativeKey first = { 1, (guint64) time (NULL), kdk->data };
+  vtpm_native_store_put (&store, 0, &first);
+  return vtpm_native_store_save (native, &store, error);
+}
+
+void
+vtpm_native_set_full (const VtpmNative *native, guint32 count, GError **error)
+{
+  g_autofree char *path = vtpm_native_store_path (native);
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED,
+                  "the key store %s is full with %u key versions. Make a new provider and rekey to it", path, count);
 }
 
 guint32
 vtpm_native_rotate (const VtpmNative *native, GError **error)
 {
-  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
-  g_auto (VtpmNativeStore) store = { 0 };
-  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store,
-                               error)) /* no lock file for a provider that is not here */
-    return 0;
-  vtpm_native_store_clear (&store);
-  vtpm_autofd int lock = vtpm_place_lock (native->place, name, error);
-  if (lock < 0 || !vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
+  vtpm_autofd int lock = -1;
+  g_auto (VtpmNativeStore) store = { 0 }, next = { 0 };
+  if (!vtpm_native_begin_change (native, &lock, &store, error))
     return 0;
   guint32 newest = vtpm_native_store_key (&store, store.count - 1).version;
   if (store.count == VTPM_NATIVE_MAX_VERSIONS || newest == G_MAXUINT32)
     {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED,
-                      "the key store %s/%s is full with %u key versions. Make a new provider and rekey to it",
-                      native->place->data_dir, name, store.count);
+      vtpm_native_set_full (native, store.count, error);
       return 0;
     }
   g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  return kdk && vtpm_native_store_append (native->place, &native->entry->uuid, &store, newest + 1, kdk, error)
-             ? newest + 1
-             : 0;
+  if (!kdk || !vtpm_native_store_new (&next, store.count + 1, store.passphrase, error))
+    return 0;
+  VtpmNativeKey key = { newest + 1, (guint64) time (NULL), kdk->data };
+  copy_keys (&store, 0, &next);
+  vtpm_native_store_put (&next, store.count, &key);
+  vtpm_native_store_clear (&store);
+  return vtpm_native_store_save (native, &next, error) ? newest + 1 : 0;
+}
+
+/* Replaces the key store by NEXT, then overwrites the old file. The caller holds the write lock. */
+static gboolean
+replace_and_overwrite (const VtpmNative *native, VtpmNativeStore *next, GError **error)
+{
+  g_autofree char *path = vtpm_native_store_path (native);
+  vtpm_autofd int old = vtpm_native_open_to_overwrite (path);
+  if (!vtpm_native_store_save (native, next, error))
+    return FALSE;
+  if (!vtpm_native_overwrite (old, 0))
+    vtpm_log (VTPM_LOG_WARNING,
+              "the key store %s was replaced, its old bytes were not overwritten: the file has another name or cannot "
+              "be written",
+              path);
+  return TRUE;
+}
+
+gboolean
+vtpm_native_protect (const VtpmNative *native, gboolean protect, GError **error)
+{
+  vtpm_autofd int lock = -1;
+  g_auto (VtpmNativeStore) store = { 0 }, next = { 0 };
+  /* The store that is there is opened first: who cannot do that is not asked for a new passphrase. */
+  if (!vtpm_native_store_load (native, NULL, &store, error))
+    return FALSE;
+  g_autoptr (VtpmSecret) old = g_steal_pointer (&store.passphrase);
+  vtpm_native_store_clear (&store);
+  g_autoptr (VtpmSecret) new = protect ? vtpm_native_ask_new_passphrase (native, error) : NULL;
+  if (protect && !new)
+    return FALSE;
+  if ((lock = lock_store (native, error)) < 0 || !vtpm_native_store_load (native, old, &store, error)
+      || !vtpm_native_store_new (&next, store.count, new, error))
+    return FALSE;
+  copy_keys (&store, 0, &next);
+  vtpm_native_store_clear (&store);
+  return replace_and_overwrite (native, &next, error);
+}
+
+gboolean
+vtpm_native_destroy (const VtpmNative *native, guint32 version, GError **error)
+{
+  vtpm_autofd int lock = -1;
+  g_auto (VtpmNativeStore) store = { 0 }, next = { 0 };
+  VtpmNativeKey key;
+  if (!vtpm_native_begin_change (native, &lock, &store, error))
+    return FALSE;
+  if (!find_version (&store, version, &key))
+    {
+      g_autofree char *path = vtpm_native_store_path (native);
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_DESTROYED, "the key store %s has no key version %u",
+                      path, version);
+      return FALSE;
+    }
+  if (version == vtpm_native_store_key (&store, store.count - 1).version)
+    {
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
+                      "key version %u is the newest, which wraps: rotate first, then rekey what depends on it",
+                      version);
+      return FALSE;
+    }
+  if (!vtpm_native_store_new (&next, store.count - 1, store.passphrase, error))
+    return FALSE;
+  copy_keys (&store, version, &next);
+  vtpm_native_store_clear (&store);
+  return replace_and_overwrite (native, &next, error);
+}
+
+gboolean
+vtpm_native_remove (const VtpmNative *native, GError **error)
+{
+  g_autofree char *path = vtpm_native_store_path (native);
+  g_autofree char *folder = g_path_get_dirname (path);
+  g_autofree char *cause = NULL;
+  if (faccessat (AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR,
+                            errno == ENOENT ? VTPM_ERROR_KEY_DESTROYED : VTPM_ERROR_ACCESS_DENIED, errno,
+                            "there is no key store %s to remove", path);
+      return FALSE;
+    }
+  vtpm_autofd int lock = lock_store (native, error);
+  if (lock < 0)
+    return FALSE;
+  vtpm_autofd int fd = vtpm_native_open_to_overwrite (path);
+  if (!vtpm_native_overwrite (fd, 1))
+    vtpm_log (VTPM_LOG_WARNING,
+              "the key store %s is removed, its bytes were not overwritten: the file has another "
+              "name, is a link or cannot be written",
+              path);
+  vtpm_autofd int dir = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir >= 0 && unlink (path) == 0 && fsync (dir) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, errno, "cannot remove the key store %s", path);
+  return FALSE;
 }
 
 char *
 vtpm_native_versions (const VtpmNative *native, GError **error)
 {
   g_auto (VtpmNativeStore) store = { 0 };
-  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
+  if (!vtpm_native_store_load (native, NULL, &store, error))
     return NULL;
   g_autoptr (GString) text = g_string_new (NULL);
   for (guint32 i = 0; i < store.count; i++)
@@ -158,34 +270,6 @@ vtpm_native_versions (const VtpmNative *native, GError **error)
   return g_string_free (g_steal_pointer (&text), FALSE);
 }
 
-/* NONCE, ciphertext, tag (NIST SP 800-38D), from PLAIN to OUT of plain->len + OVERHEAD bytes. */
-static gboolean
-encrypt (const VtpmSecret *kek, const VtpmWrapContext *context, const VtpmSecret *plain, guint8 *out)
-{
-  int n, rest;
-  guint8 *nonce = out, *body = out + NONCE_SIZE, *tag = body + plain->len;
-  vtpm_random (nonce, NONCE_SIZE);
-  g_autoptr (EVP_CIPHER_CTX) ctx = EVP_CIPHER_CTX_new ();
-  return ctx && EVP_EncryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1
-         && EVP_EncryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1
-         && EVP_EncryptUpdate (ctx, body, &n, plain->data, (int) plain->len) == 1
-         && EVP_EncryptFinal_ex (ctx, body + n, &rest) == 1
-         && EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) == 1;
-}
-
-static gboolean
-decrypt (const VtpmSecret *kek, const VtpmWrapContext *context, const guint8 *wrapped, VtpmSecret *plain)
-{
-  int n, rest;
-  const guint8 *nonce = wrapped, *body = wrapped + NONCE_SIZE, *tag = body + plain->len;
-  g_autoptr (EVP_CIPHER_CTX) ctx = EVP_CIPHER_CTX_new ();
-  return ctx && EVP_DecryptInit_ex2 (ctx, EVP_aes_256_gcm (), kek->data, nonce, NULL) == 1
-         && EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) tag) == 1
-         && EVP_DecryptUpdate (ctx, NULL, &n, context->digest, sizeof context->digest) == 1
-         && EVP_DecryptUpdate (ctx, plain->data, &n, body, (int) plain->len) == 1
-         && EVP_DecryptFinal_ex (ctx, plain->data + n, &rest) == 1;
-}
-
 VtpmKeySlot *
 vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmSecret *plain, GError **error)
 {
@@ -197,19 +281,16 @@ vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *context, cons
                       VTPM_PROVIDER_MAX_PLAIN);
       return NULL;
     }
-  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error))
+  if (!vtpm_native_store_load (native, NULL, &store, error))
     return NULL;
   VtpmNativeKey newest = vtpm_native_store_key (&store, store.count - 1);
-  g_autoptr (VtpmSecret) kek = derive_kek (newest.kdk, &context->vtpm_id, error);
+  g_autoptr (VtpmSecret) kek = vtpm_derive_kek (newest.kdk, VTPM_KDK_SIZE, KEK_PURPOSE, &context->vtpm_id, error);
   if (!kek || !key_id (newest.kdk, id, error))
     return NULL;
-  guint8 wrapped[VTPM_PROVIDER_MAX_PLAIN + OVERHEAD];
-  if (!encrypt (kek, context, plain, wrapped))
-    {
-      set_crypto_error (error, "encrypt by AES-256-GCM");
-      return NULL;
-    }
-  return vtpm_key_slot_new (&native->entry->uuid, newest.version, id, wrapped, plain->len + OVERHEAD);
+  guint8 wrapped[VTPM_PROVIDER_MAX_PLAIN + VTPM_SEALED_OVERHEAD];
+  if (!vtpm_gcm_seal (kek, context->digest, sizeof context->digest, plain, wrapped, error))
+    return NULL;
+  return vtpm_key_slot_new (&native->entry->uuid, newest.version, id, wrapped, plain->len + VTPM_SEALED_OVERHEAD);
 }
 
 /* The key that SLOT names, by version and by id. */
@@ -247,21 +328,23 @@ vtpm_native_unwrap (const VtpmNative *native, const VtpmWrapContext *context, co
   g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
   gsize len;
   const guint8 *wrapped = g_bytes_get_data (slot->wrapped, &len);
-  if (!vtpm_native_store_load (native->place, &native->entry->uuid, &store, error)
-      || !find_slot_key (&store, name, slot, &key, error))
+  if (!vtpm_native_store_load (native, NULL, &store, error) || !find_slot_key (&store, name, slot, &key, error))
     return NULL;
-  gboolean plausible = len > OVERHEAD && len <= VTPM_PROVIDER_MAX_PLAIN + OVERHEAD;
-  g_autoptr (VtpmSecret) kek = derive_kek (key.kdk, &context->vtpm_id, error);
-  g_autoptr (VtpmSecret) plain = kek ? vtpm_secret_new (plausible ? len - OVERHEAD : 0, error) : NULL;
-  if (!plain)
+  g_autoptr (VtpmSecret) kek = vtpm_derive_kek (key.kdk, VTPM_KDK_SIZE, KEK_PURPOSE, &context->vtpm_id, error);
+  if (!kek)
     return NULL;
-  if (!plausible || !decrypt (kek, context, wrapped, plain))
+  gboolean plausible = len <= VTPM_PROVIDER_MAX_PLAIN + VTPM_SEALED_OVERHEAD;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmSecret) plain
+      = plausible ? vtpm_gcm_open (kek, context->digest, sizeof context->digest, wrapped, len, &cause) : NULL;
+  if (cause)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  else if (!plain)
     {
       vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_SLOT_DAMAGED,
                       "the key slot of the native key provider does not verify under %s version %u: it is damaged or "
                       "belongs to another vTPM. Try another key slot or a backup of the state file",
                       slot->key_id, slot->key_version);
-      return NULL;
     }
   return g_steal_pointer (&plain);
 }

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/errors.h"
 #include "state/line.h"
 #include "state/providers/native.h"
 
@@ -33,11 +34,20 @@ name_newest (const VtpmNative *native, GError **error)
 }
 
 static char *
+refuse (GError **error, const char *cause)
+{
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE, "%s", cause);
+  return NULL;
+}
+
+static char *
 run_create (gconstpointer self, const char *args, GError **error)
 {
-  (void) args;
   const VtpmNative *native = self;
-  return vtpm_native_create (native, FALSE, error) ? name_newest (native, error) : NULL;
+  gboolean sealed = g_str_equal (args, "sealed");
+  if (*args && !sealed)
+    return refuse (error, "create takes nothing, or the word sealed");
+  return vtpm_native_create (native, sealed, error) ? name_newest (native, error) : NULL;
 }
 
 static char *
@@ -57,6 +67,36 @@ run_status (gconstpointer self, const char *args, GError **error)
   return newest ? g_strconcat ("ready ", newest, NULL) : NULL;
 }
 
+static char *
+run_destroy (gconstpointer self, const char *args, GError **error)
+{
+  guint32 version = 0;
+  if (!vtpm_line_number (args, strlen (args), &version))
+    return refuse (error, "destroy takes a key version");
+  return vtpm_native_destroy (self, version, error) ? g_strdup ("") : NULL;
+}
+
+static char *
+run_protect (gconstpointer self, const char *args, GError **error)
+{
+  (void) args;
+  return vtpm_native_protect (self, TRUE, error) ? g_strdup ("") : NULL;
+}
+
+static char *
+run_unprotect (gconstpointer self, const char *args, GError **error)
+{
+  (void) args;
+  return vtpm_native_protect (self, FALSE, error) ? g_strdup ("") : NULL;
+}
+
+static char *
+run_remove (gconstpointer self, const char *args, GError **error)
+{
+  (void) args;
+  return vtpm_native_remove (self, error) ? g_strdup ("") : NULL;
+}
+
 static VtpmKeySlot *
 wrap (gconstpointer self, const VtpmWrapContext *context, const VtpmSecret *plain, GError **error)
 {
@@ -72,8 +112,9 @@ unwrap (gconstpointer self, const VtpmWrapContext *context, const VtpmKeySlot *s
 }
 
 static const VtpmHelperCommand commands[] = {
-  { "create", run_create, FALSE },     { "rotate", run_rotate, FALSE }, { "status", run_status, FALSE },
-  { "versions", run_versions, FALSE }, { NULL, NULL, FALSE },
+  { "create", run_create, TRUE },  { "rotate", run_rotate, FALSE },     { "destroy", run_destroy, TRUE },
+  { "remove", run_remove, FALSE }, { "protect", run_protect, FALSE },   { "unprotect", run_unprotect, FALSE },
+  { "status", run_status, FALSE }, { "versions", run_versions, FALSE }, { NULL, NULL, FALSE },
 };
 
 const VtpmHelperOps vtpm_native_ops = { VTPM_NATIVE_KIND, commands, wrap, unwrap };

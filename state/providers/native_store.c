@@ -3,27 +3,30 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include <openssl/evp.h>
 
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/io.h"
-#include "state/provider.h"
+#include "state/providers/crypto.h"
 
 #define MAGIC "vtpm-nks"
 #define MAGIC_SIZE 8
-#define STORE_VERSION 1
+#define FORMAT_PLAIN 1
+#define FORMAT_SEALED 2
 #define HEAD_SIZE (MAGIC_SIZE + 4 + 16 + 4)
+#define SEALED_HEAD_SIZE (HEAD_SIZE + 4 + VTPM_SCRYPT_SALT_SIZE)
 #define KEY_SIZE (4 + 8 + VTPM_KDK_SIZE)
 #define CHECKSUM_SIZE 32
-#define STORE_SIZE(count) (HEAD_SIZE + (gsize) (count) *KEY_SIZE + CHECKSUM_SIZE)
+#define PLAIN_SIZE(count) (HEAD_SIZE + (gsize) (count) *KEY_SIZE + CHECKSUM_SIZE)
+#define SEALED_SIZE(count) (SEALED_HEAD_SIZE + VTPM_SEALED_OVERHEAD + (gsize) (count) *KEY_SIZE + CHECKSUM_SIZE)
 
 void
 vtpm_native_store_clear (VtpmNativeStore *store)
 {
-  g_clear_pointer (&store->image, vtpm_secret_free);
+  g_clear_pointer (&store->bytes, vtpm_secret_free);
+  g_clear_pointer (&store->passphrase, vtpm_secret_free);
   store->count = 0;
 }
 
@@ -32,6 +35,13 @@ vtpm_native_store_name (const VtpmUuid *uuid)
 {
   char text[VTPM_UUID_TEXT_SIZE];
   return g_strdup_printf ("native/%s.keys", vtpm_uuid_format (uuid, text));
+}
+
+char *
+vtpm_native_store_path (const VtpmNative *native)
+{
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
+  return g_build_filename (native->place->data_dir, name, NULL);
 }
 
 static gboolean
@@ -43,10 +53,19 @@ checksum (const void *data, gsize len, guint8 out[static CHECKSUM_SIZE])
 VtpmNativeKey
 vtpm_native_store_key (const VtpmNativeStore *store, guint32 index)
 {
-  VtpmReader r = vtpm_reader (store->image->data + HEAD_SIZE + (gsize) index * KEY_SIZE, KEY_SIZE);
+  VtpmReader r = vtpm_reader (store->bytes->data + store->keys_at + (gsize) index * KEY_SIZE, KEY_SIZE);
   VtpmNativeKey key = { .version = vtpm_read_le32 (&r), .created = vtpm_read_le64 (&r) };
   key.kdk = vtpm_read_bytes (&r, VTPM_KDK_SIZE);
   return key;
+}
+
+void
+vtpm_native_store_put (VtpmNativeStore *store, guint32 index, const VtpmNativeKey *key)
+{
+  VtpmWriter w = vtpm_writer (store->bytes->data + store->keys_at + (gsize) index * KEY_SIZE, KEY_SIZE);
+  vtpm_write_le32 (&w, key->version);
+  vtpm_write_le64 (&w, key->created);
+  vtpm_write_bytes (&w, key->kdk, VTPM_KDK_SIZE);
 }
 
 /* Whether the versions count upwards from at least 1. */
@@ -64,33 +83,126 @@ versions_grow (const VtpmNativeStore *store)
   return TRUE;
 }
 
-/* What is wrong with the bytes of STORE, or NULL; sets its COUNT. */
-static const char *
-check (VtpmNativeStore *store, const VtpmUuid *uuid, gboolean *newer)
+/* What stands in the clear. */
+typedef struct
 {
-  const VtpmSecret *image = store->image;
+  guint32 format, count;
+  guint32 log2_n; /* of a sealed one */
+  const guint8 *salt;
+} Head;
+
+/* What is wrong with the file IMAGE as far as no passphrase is needed to know it, or NULL. */
+static const char *
+read_head (const VtpmSecret *image, const VtpmUuid *uuid, Head *head)
+{
   VtpmReader r = vtpm_reader (image->data, image->len);
   guint8 sum[CHECKSUM_SIZE];
-  const guint8 *magic = vtpm_read_bytes (&r, MAGIC_SIZE);
-  guint32 version = vtpm_read_le32 (&r);
   VtpmUuid owner;
+  const guint8 *magic = vtpm_read_bytes (&r, MAGIC_SIZE);
+  guint32 format = vtpm_read_le32 (&r);
   vtpm_read_into (&r, owner.bytes, sizeof owner.bytes);
-  store->count = vtpm_read_le32 (&r);
-  if (r.bad || image->len < STORE_SIZE (1))
+  head->count = vtpm_read_le32 (&r);
+  if (r.bad || image->len < PLAIN_SIZE (1))
     return "it is too short";
   if (memcmp (magic, MAGIC, MAGIC_SIZE) != 0)
     return "it does not start as a key store";
   if (!checksum (image->data, image->len - CHECKSUM_SIZE, sum)
       || memcmp (sum, image->data + image->len - CHECKSUM_SIZE, CHECKSUM_SIZE) != 0)
     return "its checksum is wrong";
-  *newer = version > STORE_VERSION;
-  if (version != STORE_VERSION)
+  head->format = format;
+  if (format != FORMAT_PLAIN && format != FORMAT_SEALED)
     return "its format is another";
   if (!vtpm_uuid_equal (&owner, uuid))
     return "it belongs to another provider";
-  if (store->count == 0 || store->count > VTPM_NATIVE_MAX_VERSIONS || image->len != STORE_SIZE (store->count))
+  if (head->count == 0 || head->count > VTPM_NATIVE_MAX_VERSIONS
+      || image->len != (format == FORMAT_SEALED ? SEALED_SIZE (head->count) : PLAIN_SIZE (head->count)))
     return "its length does not fit the number of its keys";
-  return versions_grow (store) ? NULL : "its key versions are out of order";
+  if (format == FORMAT_PLAIN)
+    return NULL;
+  head->log2_n = vtpm_read_le32 (&r);
+  head->salt = vtpm_read_bytes (&r, VTPM_SCRYPT_SALT_SIZE);
+  if (head->log2_n < VTPM_SCRYPT_MIN_LOG2_N || head->log2_n > VTPM_SCRYPT_MAX_LOG2_N)
+    return "its scrypt parameter is out of range";
+  return NULL;
+}
+
+static void
+set_damaged (const VtpmNative *native, const char *fault, GError **error)
+{
+  g_autofree char *path = vtpm_native_store_path (native);
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                  "the key store %s is damaged: %s. Restore it from a backup; nothing was changed", path, fault);
+}
+
+/* Opens what IMAGE has sealed. */
+static gboolean
+unseal (const VtpmNative *native, const VtpmSecret *image, const Head *head, const VtpmSecret *passphrase,
+        VtpmNativeStore *store, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  store->passphrase = passphrase ? vtpm_secret_copy (passphrase->data, passphrase->len, error)
+                                 : vtpm_native_ask_passphrase (native, error);
+  g_autoptr (VtpmSecret) key
+      = store->passphrase ? vtpm_scrypt (store->passphrase, head->salt, head->log2_n, error) : NULL;
+  if (!key)
+    return FALSE;
+  store->bytes = vtpm_gcm_open (key, image->data, SEALED_HEAD_SIZE, image->data + SEALED_HEAD_SIZE,
+                                image->len - SEALED_HEAD_SIZE - CHECKSUM_SIZE, &cause);
+  if (store->bytes)
+    return TRUE;
+  if (cause)
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
+  g_autofree char *path = vtpm_native_store_path (native);
+  vtpm_error_set (
+      error, VTPM_PROVIDER_ERROR, VTPM_ERROR_WRONG_PASSPHRASE,
+      "the passphrase does not open the key store %s of the key provider \"%s\". Give the one it was sealed "
+      "with",
+      path, native->entry->name);
+  return FALSE;
+}
+
+static gboolean
+decode (const VtpmNative *native, VtpmSecret *taken, const VtpmSecret *passphrase, VtpmNativeStore *store,
+        GError **error)
+{
+  g_autoptr (VtpmSecret) image = taken;
+  Head head = { 0 };
+  const char *fault = read_head (image, &native->entry->uuid, &head);
+  if (fault && head.format > FORMAT_SEALED)
+    {
+      g_autofree char *path = vtpm_native_store_path (native);
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                      "the key store %s was written by a newer vtpm. Use that one", path);
+      return FALSE;
+    }
+  if (fault)
+    {
+      set_damaged (native, fault, error);
+      return FALSE;
+    }
+  if (head.format == FORMAT_SEALED && !unseal (native, image, &head, passphrase, store, error))
+    return FALSE;
+  store->keys_at = head.format == FORMAT_SEALED ? 0 : HEAD_SIZE;
+  if (head.format == FORMAT_PLAIN)
+    store->bytes = g_steal_pointer (&image);
+  store->count = head.count;
+  if (!versions_grow (store))
+    set_damaged (native, "its key versions are out of order", error);
+  return versions_grow (store);
+}
+
+gboolean
+vtpm_native_store_decode (const VtpmNative *native, VtpmSecret *image, const VtpmSecret *passphrase,
+                          VtpmNativeStore *store, GError **error)
+{
+  *store = (VtpmNativeStore){ 0 };
+  if (decode (native, image, passphrase, store, error))
+    return TRUE;
+  vtpm_native_store_clear (store);
+  return FALSE;
 }
 
 static void
@@ -112,55 +224,79 @@ set_unreadable (const char *path, int errnum, GError **error)
 }
 
 gboolean
-vtpm_native_store_load (const VtpmPlace *place, const VtpmUuid *uuid, VtpmNativeStore *store, GError **error)
+vtpm_native_store_load (const VtpmNative *native, const VtpmSecret *passphrase, VtpmNativeStore *store, GError **error)
 {
-  g_autofree char *name = vtpm_native_store_name (uuid);
-  g_autofree char *path = g_build_filename (place->data_dir, name, NULL);
-  store->image = vtpm_read_secret_file (path, STORE_SIZE (VTPM_NATIVE_MAX_VERSIONS));
-  if (!store->image)
+  g_autofree char *path = vtpm_native_store_path (native);
+  /* Twice: who destroys a version overwrites the file that it has replaced, while we may be reading that. */
+  for (guint attempt = 0;; attempt++)
     {
-      set_unreadable (path, errno, error);
-      return FALSE;
+      g_autoptr (GError) cause = NULL;
+      VtpmSecret *image = vtpm_read_secret_file (path, SEALED_SIZE (VTPM_NATIVE_MAX_VERSIONS));
+      if (!image)
+        {
+          set_unreadable (path, errno, error);
+          return FALSE;
+        }
+      if (vtpm_native_store_decode (native, image, passphrase, store, &cause))
+        return TRUE;
+      if (attempt > 0 || vtpm_error_code (cause) != VTPM_ERROR_STATE_DAMAGED)
+        {
+          g_propagate_error (error, g_steal_pointer (&cause));
+          return FALSE;
+        }
     }
-  gboolean newer = FALSE;
-  const char *fault = check (store, uuid, &newer);
-  if (!fault)
-    return TRUE;
-  vtpm_native_store_clear (store);
-  if (newer)
-    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                    "the key store %s was written by a newer vtpm. Use that one", path);
-  else
-    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "the key store %s is damaged: %s. Restore it from a backup; nothing was changed", path, fault);
-  return FALSE;
 }
 
 gboolean
-vtpm_native_store_append (const VtpmPlace *place, const VtpmUuid *uuid, const VtpmNativeStore *store, guint32 version,
-                          const VtpmSecret *kdk, GError **error)
+vtpm_native_store_new (VtpmNativeStore *store, guint32 count, const VtpmSecret *passphrase, GError **error)
 {
-  guint32 count = store ? store->count : 0;
-  g_autoptr (VtpmSecret) image = vtpm_secret_new (STORE_SIZE (count + 1), error);
-  if (!image)
+  *store = (VtpmNativeStore){ .count = count, .keys_at = passphrase ? 0 : HEAD_SIZE };
+  if (passphrase && !(store->passphrase = vtpm_secret_copy (passphrase->data, passphrase->len, error)))
     return FALSE;
-  VtpmWriter w = vtpm_writer (image->data, image->len);
-  vtpm_write_bytes (&w, MAGIC, MAGIC_SIZE);
-  vtpm_write_le32 (&w, STORE_VERSION);
-  vtpm_write_bytes (&w, uuid->bytes, sizeof uuid->bytes);
-  vtpm_write_le32 (&w, count + 1);
-  if (store)
-    vtpm_write_bytes (&w, store->image->data + HEAD_SIZE, (gsize) count * KEY_SIZE);
-  vtpm_write_le32 (&w, version);
-  vtpm_write_le64 (&w, (guint64) time (NULL));
-  vtpm_write_bytes (&w, kdk->data, VTPM_KDK_SIZE);
-  guint8 sum[CHECKSUM_SIZE];
-  if (!checksum (image->data, w.pos, sum))
+  store->bytes = vtpm_secret_new (passphrase ? (gsize) count * KEY_SIZE : PLAIN_SIZE (count), error);
+  return store->bytes != NULL;
+}
+
+/* Everything before the keys, but for what only a sealed one has. */
+static void
+write_head (VtpmWriter *w, const VtpmNative *native, guint32 format, guint32 count)
+{
+  vtpm_write_bytes (w, MAGIC, MAGIC_SIZE);
+  vtpm_write_le32 (w, format);
+  vtpm_write_bytes (w, native->entry->uuid.bytes, sizeof native->entry->uuid.bytes);
+  vtpm_write_le32 (w, count);
+}
+
+/* Signs the LEN bytes at IMAGE and replaces the file by them. */
+static gboolean
+replace (const VtpmNative *native, guint8 *image, gsize len, GError **error)
+{
+  if (!checksum (image, len - CHECKSUM_SIZE, image + len - CHECKSUM_SIZE))
     {
       vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot compute SHA-256");
       return FALSE;
     }
-  vtpm_write_bytes (&w, sum, sizeof sum);
-  g_autofree char *name = vtpm_native_store_name (uuid);
-  return vtpm_place_replace (place, name, image->data, image->len, error);
+  g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
+  return vtpm_place_replace (native->place, name, image, len, error);
+}
+
+gboolean
+vtpm_native_store_save (const VtpmNative *native, VtpmNativeStore *store, GError **error)
+{
+  if (!store->passphrase)
+    {
+      VtpmWriter w = vtpm_writer (store->bytes->data, HEAD_SIZE);
+      write_head (&w, native, FORMAT_PLAIN, store->count);
+      return replace (native, store->bytes->data, store->bytes->len, error);
+    }
+  g_autoptr (VtpmBlob) image = vtpm_blob_new (SEALED_SIZE (store->count));
+  guint8 salt[VTPM_SCRYPT_SALT_SIZE];
+  vtpm_random (salt, sizeof salt);
+  VtpmWriter w = vtpm_writer (image->data, SEALED_HEAD_SIZE);
+  write_head (&w, native, FORMAT_SEALED, store->count);
+  vtpm_write_le32 (&w, VTPM_SCRYPT_LOG2_N);
+  vtpm_write_bytes (&w, salt, sizeof salt);
+  g_autoptr (VtpmSecret) key = vtpm_scrypt (store->passphrase, salt, VTPM_SCRYPT_LOG2_N, error);
+  return key && vtpm_gcm_seal (key, image->data, w.pos, store->bytes, image->data + w.pos, error)
+         && replace (native, image->data, image->len, error);
 }

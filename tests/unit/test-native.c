@@ -426,7 +426,7 @@ test_store_inconsistent (Fixture *f, gconstpointer data)
     guint8 value;
     VtpmErrorCode code;
   } bad[] = {
-    { 8, 2, VTPM_ERROR_STATE_NEWER_VERSION }, { 8, 0, VTPM_ERROR_STATE_DAMAGED },
+    { 8, 3, VTPM_ERROR_STATE_NEWER_VERSION }, { 8, 2, VTPM_ERROR_STATE_DAMAGED }, { 8, 0, VTPM_ERROR_STATE_DAMAGED },
     { 28, 0, VTPM_ERROR_STATE_DAMAGED },      { 28, 1, VTPM_ERROR_STATE_DAMAGED },
     { 28, 3, VTPM_ERROR_STATE_DAMAGED },      { 31, 0xff, VTPM_ERROR_STATE_DAMAGED },
     { 32, 0, VTPM_ERROR_STATE_DAMAGED },      { 32, 2, VTPM_ERROR_STATE_DAMAGED }, /* twice version 2 */
