@@ -23,7 +23,7 @@ vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, const cha
   g_autofree char *args = space ? g_strndup (space + 1, len - name_len - 1) : g_strdup ("");
   for (const VtpmHelperCommand *command = ops->commands; command->name; command++)
     if (strlen (command->name) == name_len && memcmp (command->name, request, name_len) == 0
-        && (!space || (command->has_args && strlen (args) == len - name_len - 1))) /* no NUL in it */
+        && (!space || (command->has_args && *args && strlen (args) == len - name_len - 1))) /* no NUL in it */
       return command->run (self, args, error);
   g_autofree char *shown = vtpm_reply_text (request, MIN (len, 64));
   vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
