@@ -13,6 +13,7 @@ libvtpm_state_a_SOURCES = \
 	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_epoch.c \
 	state/store.c state/store.h state/store_file.c \
 	state/providers/crypto.c state/providers/crypto.h \
+	state/providers/given.c state/providers/given.h state/providers/passphrase.c state/providers/raw_key.c \
 	state/providers/helper.c state/providers/helper.h \
 	state/providers/native.c state/providers/native.h \
 	state/providers/native_pkcs12.h \

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cursor.h"
@@ -40,11 +42,9 @@ put_text (VtpmWriter *w, const char *text)
 static VtpmSecret *
 reply_error (const GError *error)
 {
-  g_autofree char *text = g_utf8_make_valid (error ? error->message : "", -1);
   const char *word = vtpm_error_row (vtpm_error_code (error))->word;
-  /* Our messages start with their word in brackets. */
-  const char *rest = text[0] == '[' && strstr (text, "] ") ? strstr (text, "] ") + 2 : text;
-  g_autofree char *clean = vtpm_reply_text (rest, MIN (strlen (rest), 800));
+  g_autofree char *text = g_utf8_make_valid (error ? vtpm_error_text (error) : "", -1);
+  g_autofree char *clean = vtpm_reply_text (text, MIN (strlen (text), 800));
   g_autofree char *line = g_strdup_printf ("error %s %.*s", word, 900, clean);
   return vtpm_secret_copy (line, strlen (line), NULL);
 }
@@ -165,6 +165,16 @@ vtpm_helper_answer (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid
   return reply_command (ops, self, request, len);
 }
 
+gboolean
+vtpm_helper_init (GError **error)
+{
+  struct rlimit none = { 0, 0 };
+  if (vtpm_fill_stdio () && prctl (PR_SET_DUMPABLE, 0) == 0 && setrlimit (RLIMIT_CORE, &none) == 0)
+    return vtpm_secret_init (error);
+  vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, errno, "cannot hide its memory");
+  return FALSE;
+}
+
 static gboolean
 write_line (int out, const void *text, gsize len)
 {
@@ -183,45 +193,79 @@ greet (const VtpmHelperOps *ops, const VtpmUuid *uuid, int out)
   return write_line (out, line->str, line->len);
 }
 
-static gboolean
-answer_lines (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, VtpmLines *lines, int out)
+typedef enum
 {
-  const char *request;
-  gsize len;
-  while ((request = vtpm_lines_next (lines, &len)))
+  LINE,
+  LINES_END,
+  LINE_TOO_LONG,
+  LINES_BROKEN
+} Next;
+
+/* Waits for the next line, which wipes the one before. */
+static Next
+next_line (VtpmHelperTalk *talk, const char **line, gsize *len)
+{
+  for (;;)
     {
-      g_autoptr (VtpmSecret) reply = vtpm_helper_answer (ops, self, uuid, request, len);
-      if (!reply || reply->len >= VTPM_LINE_MAX || !write_line (out, reply->data, reply->len))
-        return FALSE;
+      gsize room;
+      *line = vtpm_lines_next (&talk->lines, len);
+      if (*line)
+        return LINE;
+      guint8 *to = vtpm_lines_room (&talk->lines, &room, NULL);
+      if (!to)
+        return LINE_TOO_LONG;
+      ssize_t n;
+      do
+        n = read (talk->in, to, room);
+      while (n < 0 && errno == EINTR);
+      if (n <= 0)
+        return n == 0 ? LINES_END : LINES_BROKEN;
+      vtpm_lines_added (&talk->lines, (gsize) n);
     }
-  return TRUE;
+}
+
+static VtpmSecret *
+ask_vtpm (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  (void) entry;
+  VtpmHelperTalk *talk = data;
+  const char *line;
+  gsize len, word_len = 0;
+  g_autofree char *question = g_strconcat (is_new ? "ask-new " : "ask ", what, NULL);
+  if (!write_line (talk->out, question, strlen (question)) || next_line (talk, &line, &len) != LINE)
+    {
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "vtpm is gone and cannot be asked");
+      return NULL;
+    }
+  const char *word = vtpm_line_word (&line, &len, &word_len);
+  gboolean told = word && word_len == strlen ("secret") && memcmp (word, "secret", word_len) == 0;
+  VtpmSecret *secret = told ? decode_word (&line, &len, VTPM_SECRET_MAX) : NULL;
+  if (!secret)
+    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "vtpm does not have it");
+  return secret;
+}
+
+VtpmAsker
+vtpm_helper_asker (VtpmHelperTalk *talk)
+{
+  return (VtpmAsker){ ask_vtpm, talk };
 }
 
 int
-vtpm_helper_serve (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, int in, int out)
+vtpm_helper_serve (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, VtpmHelperTalk *talk)
 {
-  VtpmLines lines = { 0 };
-  gboolean good = greet (ops, uuid, out);
-  ssize_t n = 1;
-  while (good && n > 0)
+  const char *request;
+  gsize len;
+  Next next = LINES_BROKEN;
+  gboolean good = greet (ops, uuid, talk->out);
+  while (good && (next = next_line (talk, &request, &len)) == LINE)
     {
-      gsize room;
-      guint8 *to = vtpm_lines_room (&lines, &room, NULL);
-      if (!to)
-        { /* where the next request begins cannot be known any more */
-          static const char too_long[] = "error usage a request is too long";
-          good = write_line (out, too_long, strlen (too_long)) && FALSE;
-          break;
-        }
-      do
-        n = read (in, to, room);
-      while (n < 0 && errno == EINTR);
-      if (n > 0)
-        {
-          vtpm_lines_added (&lines, (gsize) n);
-          good = answer_lines (ops, self, uuid, &lines, out);
-        }
+      g_autoptr (VtpmSecret) reply = vtpm_helper_answer (ops, self, uuid, request, len);
+      good = reply && reply->len < VTPM_LINE_MAX && write_line (talk->out, reply->data, reply->len);
     }
-  vtpm_lines_clear (&lines);
-  return good && n == 0 ? 0 : 1;
+  static const char too_long[] = "error usage a request is too long";
+  if (next == LINE_TOO_LONG && !write_line (talk->out, too_long, strlen (too_long)))
+    good = FALSE;
+  vtpm_lines_clear (&talk->lines);
+  return good && next == LINES_END ? 0 : 1; /* where the next request begins cannot be known any more */
 }

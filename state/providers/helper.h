@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "state/line.h"
 #include "state/provider.h"
 
 /** A request whose reply is text. */
@@ -32,5 +33,19 @@ char *vtpm_helper_run_command (const VtpmHelperOps *ops, gconstpointer self, con
 VtpmSecret *vtpm_helper_answer (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, const char *request,
                                 gsize len) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Greets as UUID on OUT and serves requests from IN until it ends. Gives the exit status of the program. */
-int vtpm_helper_serve (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, int in, int out);
+/** What a helper program does first: descriptors 0 to 2 stand, neither a debugger of the same user nor a core file sees
+ * its memory, there is a secure heap. FALSE: failed. */
+gboolean vtpm_helper_init (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** A helper's talk with vtpm on two descriptors; the rest starts as zero. */
+typedef struct
+{
+  int in, out;
+  VtpmLines lines;
+} VtpmHelperTalk;
+
+/** An asker that asks vtpm over TALK, for a helper to use while it answers a request (ENTRY is not looked at). */
+VtpmAsker vtpm_helper_asker (VtpmHelperTalk *talk);
+
+/** Greets as UUID and serves requests until there are no more. Gives the exit status of the program. */
+int vtpm_helper_serve (const VtpmHelperOps *ops, gconstpointer self, const VtpmUuid *uuid, VtpmHelperTalk *talk);

@@ -4,25 +4,13 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
-#include "base/io.h"
-#include "base/secret.h"
 #include "state/providers/native_ops.h"
 
 #define USAGE_STATUS 2
-
-/* Neither a debugger of the same user nor a core file sees the keys. */
-static gboolean
-hide_memory (void)
-{
-  struct rlimit none = { 0, 0 };
-  return prctl (PR_SET_DUMPABLE, 0) == 0 && setrlimit (RLIMIT_CORE, &none) == 0;
-}
 
 /* Owner and modes as the data folder has them: who may enter it may use what is in it. */
 static VtpmPlace
@@ -52,8 +40,11 @@ main (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   VtpmUuid uuid;
   const char *data_dir = g_getenv ("VTPM_DATA_DIR");
-  if (!vtpm_fill_stdio ())
-    return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
+  if (!vtpm_helper_init (&error))
+    {
+      fprintf (stderr, "vtpm-provider-native: %s\n", error->message);
+      return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
+    }
   if (argc < 2 || !vtpm_uuid_parse (argv[1], &uuid))
     return usage ("the first argument is the provider's UUID");
   for (int i = 2; i < argc; i++)
@@ -64,14 +55,11 @@ main (int argc, char **argv)
     }
   if (!data_dir || !g_path_is_absolute (data_dir))
     return usage ("VTPM_DATA_DIR or data-dir= must name the data folder by its absolute path");
-  if (!hide_memory () || !vtpm_secret_init (&error))
-    {
-      fprintf (stderr, "vtpm-provider-native: %s\n", error ? error->message : "[failed] cannot hide its memory");
-      return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
-    }
   VtpmPlace place = place_of (data_dir);
   g_autoptr (VtpmProviderEntry) entry
       = vtpm_provider_entry_new (&uuid, VTPM_NATIVE_KIND, VTPM_NATIVE_KIND, (const char *const *) argv + 2);
-  const VtpmNative native = { &place, entry, NULL };
-  return vtpm_helper_serve (&vtpm_native_ops, &native, &uuid, STDIN_FILENO, STDOUT_FILENO);
+  VtpmHelperTalk talk = { .in = STDIN_FILENO, .out = STDOUT_FILENO };
+  const VtpmAsker asker = vtpm_helper_asker (&talk);
+  const VtpmNative native = { &place, entry, &asker };
+  return vtpm_helper_serve (&vtpm_native_ops, &native, &uuid, &talk);
 }

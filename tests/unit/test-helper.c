@@ -82,7 +82,8 @@ serve (Fixture *f, const char *input, gsize len, int *status)
     {
       close (in[1]);
       close (out[0]);
-      _exit (vtpm_helper_serve (&vtpm_native_ops, &f->native, &f->uuid, in[0], out[1]));
+      VtpmHelperTalk talk = { .in = in[0], .out = out[1] };
+      _exit (vtpm_helper_serve (&vtpm_native_ops, &f->native, &f->uuid, &talk));
     }
   close (in[0]);
   close (out[1]);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * vtpm-provider-passphrase UUID [password-file=FILE] [scrypt-n=LOG2]
+ */
+#include "state/providers/crypto.h"
+#include "state/providers/given.h"
+
+int
+main (int argc, char **argv)
+{
+  VtpmGiven given
+      = { .what = "passphrase", .option = "password-file", .key_id = "passphrase", .log2_n = VTPM_SCRYPT_LOG2_N };
+  return vtpm_given_main (&vtpm_passphrase_ops, &given, argc, argv);
+}
