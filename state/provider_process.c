@@ -18,20 +18,27 @@
 
 #define KILL_MS 1000
 
-/* The path of the helper program, or NULL. PATH plays no part: what starts with a VM's key in
- * reach is chosen by the administrator alone. */
-static char *
-find_program (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error)
+/* PATH plays no part: what starts with a VM's key in reach is chosen by the administrator alone. */
+char *
+vtpm_helper_find (const VtpmPlace *place, const char *name)
 {
-  g_autofree char *name = g_strconcat ("vtpm-provider-", entry->kind, NULL);
-  gboolean valid = vtpm_provider_kind_is_valid (entry->kind);
-  for (char **dir = place->helper_dirs; valid && dir && *dir; dir++)
+  for (char **dir = place->helper_dirs; dir && *dir; dir++)
     {
       g_autofree char *path = g_build_filename (*dir, name, NULL);
       struct stat info;
       if (stat (path, &info) == 0 && S_ISREG (info.st_mode) && access (path, X_OK) == 0)
         return g_steal_pointer (&path);
     }
+  return NULL;
+}
+
+static char *
+find_program (const VtpmPlace *place, const VtpmProviderEntry *entry, GError **error)
+{
+  g_autofree char *name = g_strconcat ("vtpm-provider-", entry->kind, NULL);
+  char *path = vtpm_provider_kind_is_valid (entry->kind) ? vtpm_helper_find (place, name) : NULL;
+  if (path)
+    return path;
   g_autofree char *dirs = place->helper_dirs ? g_strjoinv (", ", place->helper_dirs) : g_strdup ("");
   vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED,
                            "needs the program %s, which is in none of these folders: %s. Install it, or add its "
@@ -115,11 +122,8 @@ spawn (const char *path, char **argv, char **envp, int in, int out, pid_t *pid)
 }
 
 gboolean
-vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmHelperProcess *process, GError **error)
+vtpm_helper_spawn (const VtpmPlace *place, char **argv, VtpmHelperProcess *process)
 {
-  g_autofree char *path = find_program (place, entry, error);
-  if (!path)
-    return FALSE;
   vtpm_autofd int child_in = -1, to = -1, from = -1, child_out = -1;
   int requests[2] = { -1, -1 }, replies[2] = { -1, -1 };
   gboolean piped = make_pipe (requests);
@@ -128,21 +132,33 @@ vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmH
   piped = piped && make_pipe (replies);
   from = replies[0];
   child_out = replies[1];
-  g_auto (GStrv) argv = make_arguments (path, entry);
   g_auto (GStrv) envp = make_environment (place);
   int failed = piped && set_nonblocking (to) && set_nonblocking (from) ? 0 : errno;
   if (!failed)
-    failed = spawn (path, argv, envp, child_in, child_out, &process->pid);
+    failed = spawn (argv[0], argv, envp, child_in, child_out, &process->pid);
   if (failed)
     {
       process->pid = 0;
-      vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED, "cannot be started, %s: %s", path,
-                               g_strerror (failed));
+      errno = failed;
       return FALSE;
     }
   process->to = vtpm_fd_steal (&to);
   process->from = vtpm_fd_steal (&from);
   return TRUE;
+}
+
+gboolean
+vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmHelperProcess *process, GError **error)
+{
+  g_autofree char *path = find_program (place, entry, error);
+  if (!path)
+    return FALSE;
+  g_auto (GStrv) argv = make_arguments (path, entry);
+  if (vtpm_helper_spawn (place, argv, process))
+    return TRUE;
+  vtpm_provider_set_error (error, entry, VTPM_ERROR_PROVIDER_FAILED, "cannot be started, %s: %s", path,
+                           g_strerror (errno));
+  return FALSE;
 }
 
 gboolean

@@ -17,6 +17,15 @@ typedef struct
 
 #define VTPM_HELPER_PROCESS_NONE ((VtpmHelperProcess){ .to = -1, .from = -1 })
 
+/** The path of the helper program NAME in PLACE's helper directories, to be freed; NULL: it is in none. */
+char *vtpm_helper_find (const VtpmPlace *place, const char *name);
+
+/**
+ * Starts the program ARGV[0], an absolute path: stdin and stdout are pipes, stderr ours, VTPM_DATA_DIR names PLACE's
+ * data folder. FALSE with errno.
+ */
+gboolean vtpm_helper_spawn (const VtpmPlace *place, char **argv, VtpmHelperProcess *process) G_GNUC_WARN_UNUSED_RESULT;
+
 /** Starts vtpm-provider-KIND of ENTRY from PLACE's helper directories. FALSE: provider-failed. */
 gboolean vtpm_helper_start (const VtpmPlace *place, const VtpmProviderEntry *entry, VtpmHelperProcess *process,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
