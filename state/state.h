@@ -93,6 +93,28 @@ gboolean vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const Vt
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
+ * The same for a running vTPM that a tool has told to: goes on only if the record of EPOCH stands in both header copies
+ * beside this epoch's, fits DEK, and differs from it in nothing but key slots; then commits under the new epoch, not
+ * final, into one slot and into the other. Writes no header: the tool drops the old record. One attempt each, no
+ * waiting (in-use: somebody holds the header lock). *PUSHED_OUT: a former key found no room. FALSE with the record of
+ * the epoch before: it has gone back; FALSE with the new one: one slot is still to be written. Either is finished by
+ * the next commit where the state is not settled.
+ */
+gboolean vtpm_state_follow_epoch (VtpmState *state, guint64 epoch, const VtpmSecret *dek, gboolean keep_former,
+                                  gboolean *pushed_out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether no state slot may hold another epoch than the record's. */
+gboolean vtpm_state_is_settled (const VtpmState *state);
+
+/**
+ * Merges what came in (an envelope's RECORD, sealed, its DEK, PAYLOAD and GENERATION) before anything runs on it: of a
+ * newer epoch, an epoch change that brings its content and former keys along, as the generation after both; of this
+ * epoch with a higher sequence, its record; else nothing. Takes PAYLOAD. The caller holds the owner lock. On FALSE
+ * (blob-mismatch, rekey-pending, store-failed, ...) as vtpm_state_change_epoch().
+ */
+gboolean vtpm_state_take_over (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmPayload *payload,
+                               guint64 generation, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
  * Fills a new STORE with RECORD (sealed here with DEK) and PAYLOAD as generation GENERATION,
  * final, takes the owner lock and publishes it. FALSE: state-exists, store-full,
  * store-failed; nothing is left behind and nothing was overwritten.

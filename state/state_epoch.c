@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The beginnings and ends: create, change of epoch, recovery of one cut short, destroy.
+ * Changes of epoch: by the owner alone, by a tool and the running vTPM together, by what came in; recovery of one cut
+ * short.
  */
 #include "state/state_private.h"
 
@@ -219,58 +220,165 @@ vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret 
   return fine;
 }
 
-/* The first 16 KiB of a part, written once so that later writes go into blocks that exist. */
-static gboolean
-write_part (VtpmStore *store, guint64 offset, const void *data, gsize len, GError **error)
+/* Takes the way back: the slot that the failed write was for is written anew, in the epoch before. */
+static void
+go_back (VtpmState *state, Epoch *before)
 {
-  gsize size = MAX (len, VTPM_BLANK_SIZE);
-  g_autoptr (VtpmBlob) part = vtpm_blob_new (size);
-  if (len)
-    memcpy (part->data, data, len);
-  return vtpm_store_write (store, offset, part->data, size, FALSE, error);
+  g_autoptr (GError) error = NULL;
+  swap_epoch (state, before);
+  state->other_epoch[state->current] = FALSE; /* it was not touched */
+  if (!vtpm_state_commit (state, &error))
+    return; /* not settled: the next commit is the next attempt */
 }
 
+/* The new epoch goes into the slot that is not current, then into the other one. */
 static gboolean
-write_new_slots (VtpmStore *store, const VtpmRecord *record, const VtpmSecret *dek, const VtpmPayload *payload,
-                 guint64 generation, GError **error)
+follow (VtpmState *state, Epoch *next, GError **error)
 {
-  for (guint slot = 0; slot < 2; slot++)
+  guint64 generation = vtpm_state_next_generation (state);
+  guint first = 1 - state->current;
+  if (!vtpm_state_write_back (state, error))
+    return FALSE;
+  swap_epoch (state, next);
+  if (!vtpm_state_write_slot (state, first, generation, FALSE, error))
     {
-      VtpmSlotHeader header
-          = { .vtpm_id = record->vtpm_id, .epoch = record->epoch, .generation = generation, .final = TRUE };
-      g_autoptr (VtpmBlob) bytes = vtpm_seal_slot (dek, &header, slot, payload, error);
-      if (!bytes || !write_part (store, VTPM_SLOT_OFFSET (slot), bytes->data, bytes->len, error))
-        return FALSE;
-    }
-  return vtpm_store_sync (store, error);
-}
-
-gboolean
-vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, const VtpmPayload *payload,
-                   guint64 generation, GError **error)
-{
-  if (!vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error) || !vtpm_seal_record (dek, record, error))
-    return FALSE;
-  g_autoptr (GPtrArray) records = g_ptr_array_new ();
-  g_ptr_array_add (records, record);
-  g_autoptr (GBytes) header = vtpm_header_encode (records, error);
-  if (!header || !write_new_slots (store, record, dek, payload, generation, error))
-    return FALSE;
-  gsize len;
-  const void *data = g_bytes_get_data (header, &len);
-  return write_part (store, VTPM_HEADER_OFFSET (0), data, len, error)
-         && write_part (store, VTPM_HEADER_OFFSET (1), data, len, error) && vtpm_store_sync (store, error)
-         && vtpm_store_publish (store, error);
-}
-
-gboolean
-vtpm_state_destroy (VtpmStore *store, GError **error)
-{
-  g_autoptr (VtpmBlob) zeros = vtpm_blob_new (VTPM_HEADER_AREA);
-  /* header copies first: without the wrapped keys the rest is noise */
-  for (guint64 offset = 0; offset < VTPM_FILE_SIZE; offset += zeros->len)
-    if (!vtpm_store_write (store, offset, zeros->data, zeros->len, FALSE, error)
-        || (offset == VTPM_HEADER_OFFSET (1) && !vtpm_store_sync (store, error)))
+      go_back (state, next);
       return FALSE;
-  return vtpm_store_sync (store, error) && vtpm_store_remove (store, error);
+    }
+  state->current = first;
+  state->generation = generation;
+  return vtpm_state_write_slot (state, 1 - first, generation, FALSE, error);
+}
+
+/* Whether RECORD differs from OWN in nothing but epoch, sequence and key slots. */
+static gboolean
+is_same_vtpm (const VtpmRecord *own, const VtpmRecord *record)
+{
+  g_autoptr (VtpmRecord) wanted = vtpm_record_copy (own);
+  wanted->epoch = record->epoch;
+  wanted->sequence = record->sequence;
+  g_ptr_array_set_size (wanted->key_slots, 0);
+  for (guint i = 0; i < record->key_slots->len; i++)
+    g_ptr_array_add (wanted->key_slots, vtpm_key_slot_copy (record->key_slots->pdata[i]));
+  g_autoptr (GBytes) a = vtpm_record_encode_body (wanted, NULL);
+  g_autoptr (GBytes) b = vtpm_record_encode_body (record, NULL);
+  return a && b && g_bytes_equal (a, b);
+}
+
+static gboolean
+names_epoch (const VtpmHeader *header, guint64 epoch)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    if (((const VtpmRecord *) header->records->pdata[i])->epoch == epoch)
+      return TRUE;
+  return FALSE;
+}
+
+/* The record of EPOCH that a tool has put into both copies, beside our own. */
+static const VtpmRecord *
+find_next (VtpmState *state, const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek, GError **error)
+{
+  gboolean alike = header->copy[0] == VTPM_PART_GOOD && header->copy[1] == VTPM_PART_GOOD && !header->copies_differ;
+  const VtpmRecord *own = vtpm_header_find (header, state->record->epoch, state->dek);
+  const VtpmRecord *next = vtpm_header_find (header, epoch, dek);
+  if (!alike || !own || !names_epoch (header, epoch))
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_REKEY_PENDING,
+                    "%s: the records of epochs %" G_GUINT64_FORMAT " and %" G_GUINT64_FORMAT
+                    " do not stand in both header copies, nothing was changed; try again",
+                    state->store->name, state->record->epoch, epoch);
+  else if (!next)
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s: the record of epoch %" G_GUINT64_FORMAT
+                    " was not made with the key that came with the request, nothing was changed",
+                    state->store->name, epoch);
+  else if (!is_same_vtpm (own, next))
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_USAGE,
+                    "%s: the record of epoch %" G_GUINT64_FORMAT
+                    " differs in more than its key slots from this TPM's, nothing was changed",
+                    state->store->name, epoch);
+  else
+    return next;
+  return NULL;
+}
+
+static gboolean
+follow_locked (VtpmState *state, guint64 epoch, Epoch *next, GError **error)
+{
+  g_autoptr (VtpmHeader) header = vtpm_header_read_locked (state->store, error);
+  const VtpmRecord *record = header ? find_next (state, header, epoch, next->dek, error) : NULL;
+  if (!record)
+    return FALSE;
+  next->record = copy_sealed (record);
+  return follow (state, next, error);
+}
+
+gboolean
+vtpm_state_follow_epoch (VtpmState *state, guint64 epoch, const VtpmSecret *dek, gboolean keep_former,
+                         gboolean *pushed_out, GError **error)
+{
+  g_auto (Epoch) next = { 0 };
+  if (epoch != state->record->epoch + 1)
+    {
+      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_USAGE,
+                      "%s is in epoch %" G_GUINT64_FORMAT ": the one after it can be begun, not %" G_GUINT64_FORMAT,
+                      state->store->name, state->record->epoch, epoch);
+      return FALSE;
+    }
+  if (!(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
+      || !(next.payload = next_payload (state, keep_former, pushed_out, error))
+      || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, 0, error))
+    return FALSE;
+  gboolean fine = follow_locked (state, epoch, &next, error);
+  vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
+  return fine;
+}
+
+gboolean
+vtpm_state_is_settled (const VtpmState *state)
+{
+  return !state->other_epoch[0] && !state->other_epoch[1];
+}
+
+/* A newer record of this epoch came in: it stays, alone. */
+static gboolean
+take_record_locked (VtpmState *state, VtpmRecord *record, GError **error)
+{
+  g_autoptr (VtpmHeader) header = vtpm_header_read_locked (state->store, error);
+  if (!header)
+    return FALSE;
+  const VtpmRecord *own = vtpm_header_find (header, record->epoch, state->dek);
+  if (!own || header->records->len != 1)
+    return set_changed_meanwhile (state, error);
+  if (own->sequence >= record->sequence)
+    return TRUE;
+  if (!write_alone (state, header, record, error))
+    return FALSE;
+  vtpm_record_free (state->record);
+  state->record = copy_sealed (record);
+  return TRUE;
+}
+
+gboolean
+vtpm_state_take_over (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmPayload *payload,
+                      guint64 generation, GError **error)
+{
+  g_auto (Epoch) next = { .payload = payload };
+  gboolean same_epoch = record->epoch == state->record->epoch && vtpm_secret_equal (dek, state->dek);
+  if (record->epoch <= state->record->epoch && !same_epoch)
+    return TRUE;
+  if (!vtpm_seal_verify_record (dek, record) || !vtpm_uuid_equal (&record->vtpm_id, &state->record->vtpm_id))
+    {
+      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                      "the state that came in is not that of %s, or its record was changed without its key",
+                      state->store->name);
+      return FALSE;
+    }
+  if (!(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
+      || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return FALSE;
+  next.record = copy_sealed (record);
+  vtpm_state_raise_generation (state, generation);
+  gboolean fine = same_epoch ? take_record_locked (state, record, error) : change_epoch_locked (state, &next, error);
+  vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
+  return fine;
 }

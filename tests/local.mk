@@ -28,7 +28,7 @@ host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-rea
 src_tests = tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
-	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives
+	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online
 
 doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
 state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
@@ -51,7 +51,9 @@ tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
 tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(host_fixture)
 tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
 	src/commands/check.c src/commands/command.c src/commands/command.h
-tests_crash_test_crash_SOURCES = tests/crash/test-crash.c tests/crash/disk.c tests/crash/disk.h
+crash_world = tests/crash/world.c tests/crash/world.h tests/crash/disk.c tests/crash/disk.h
+tests_crash_test_crash_SOURCES = tests/crash/test-crash.c $(crash_world)
+tests_crash_test_online_SOURCES = tests/crash/test-online.c $(crash_world)
 
 tests_crash_test_lives_SOURCES = tests/crash/test-lives.c tests/crash/disk.c tests/crash/disk.h
 

@@ -112,7 +112,9 @@ next_operation (Disk *disk)
   if (disk->dead)
     return FAULT_KILL_BEFORE;
   disk->operations++;
-  Fault fault = disk->operations == disk->fault_at ? disk->fault : FAULT_NONE;
+  Fault fault = disk->operations == disk->fault_at ? disk->fault
+                : disk->operations == disk->end_at ? disk->end
+                                                   : FAULT_NONE;
   disk->dead = fault == FAULT_KILL_BEFORE || fault == FAULT_KILL_HALF || fault == FAULT_KILL_WHOLE;
   return fault;
 }

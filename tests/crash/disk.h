@@ -38,6 +38,8 @@ typedef struct
   guint operations; /* writes, syncs and publishes so far */
   guint fault_at;   /* the operation with this number (from 1) meets FAULT */
   Fault fault;
+  guint end_at; /* likewise, after a fault that the process outlived: the operation that meets END */
+  Fault end;
   gboolean dead; /* killed: everything fails from now on */
 } Disk;
 

@@ -138,6 +138,38 @@ change_epoch (World *world, VtpmState *state)
   return TRUE;
 }
 
+/* A tool adds a record, the vTPM moves or goes back, the tool drops what is not needed. */
+static void
+follow_epoch (World *world, Disk *disk, VtpmState *state)
+{
+  gboolean pushed_out;
+  g_autoptr (VtpmStore) tool = disk_store (disk);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (tool, NULL);
+  g_autoptr (VtpmRecord) next = vtpm_record_copy (vtpm_state_record (state));
+  g_autoptr (GPtrArray) records = g_ptr_array_new ();
+  if (header->records->len > 1) /* the one before was cut short */
+    return;
+  VtpmRecord *old = header->records->pdata[0];
+  next->epoch++;
+  next->sequence = 1;
+  g_assert_true (vtpm_seal_record (dek_of (world, next->epoch), next, NULL));
+  g_ptr_array_add (records, next);
+  g_ptr_array_add (records, old);
+  if (!vtpm_header_write (tool, header, records, NULL))
+    return;
+  world->epoch_attempted = next->epoch;
+  if (vtpm_state_follow_epoch (state, next->epoch, dek_of (world, next->epoch), TRUE, &pushed_out, NULL))
+    acknowledge (world, state);
+  if (!vtpm_state_is_settled (state) || disk->dead)
+    return;
+  gboolean moved = vtpm_state_record (state)->epoch == next->epoch;
+  world->epoch_acked = world->epoch_attempted = vtpm_state_record (state)->epoch;
+  g_autoptr (VtpmHeader) now = vtpm_header_read (tool, NULL);
+  g_ptr_array_remove (records, moved ? old : next);
+  if (!vtpm_header_write (tool, now, records, NULL))
+    return; /* the next start drops it */
+}
+
 /* A tool's key slot; the state object goes on with the record it knows, as a running device does. */
 static void
 change_slots (VtpmState *state, const World *world)
@@ -168,6 +200,8 @@ live (World *world, Disk *disk)
         return;
       if (what == 1)
         change_slots (state, world);
+      else if (what == 3)
+        follow_epoch (world, disk, state);
       else if (what > 1)
         commit (world, disk, state, what == 2);
       if (draw (3) == 0)
