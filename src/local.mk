@@ -10,6 +10,10 @@ libvtpm_src_a_SOURCES = \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/client/client.c src/client/client.h \
 	src/keys/backup.c src/keys/backup.h \
+	src/keys/census.c src/keys/census.h \
+	src/keys/image_qcow2.c src/keys/image_qcow2.h \
+	src/keys/image_search.c src/keys/image_search.h \
+	src/keys/walk.c src/keys/walk.h \
 	src/device/blobs.c src/device/blobs.h \
 	src/device/broker_link.c src/device/broker_link.h \
 	src/device/control.c src/device/control.h \

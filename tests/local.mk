@@ -25,7 +25,7 @@ state_tests = \
 provider_tests = tests/unit/test-provider tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
-src_tests = tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
+src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/keys/census.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cursor.h"
+#include "base/errors.h"
+#include "base/io.h"
+#include "src/keys/image_search.h"
+#include "src/keys/walk.h"
+#include "state/header.h"
+
+G_DEFINE_QUARK (vtpm_census_error_quark, vtpm_census_error)
+
+#define FIRST_READ 4096 /* of a header copy: one with two key slots has 1 KiB */
+
+typedef struct
+{
+  VtpmCensus *census;
+  gboolean images;
+  GHashTable *seen; /* of Place: files in which something was found, which may have several names */
+} Walk;
+
+typedef struct
+{
+  dev_t device;
+  ino_t number;
+} Place;
+
+/* One file that is looked at. */
+typedef struct
+{
+  Walk *walk;
+  const char *path;
+  int fd;
+  guint64 size;
+  gboolean found; /* something that counts, or cannot be read */
+} File;
+
+static guint
+place_hash (gconstpointer place)
+{
+  const Place *p = place;
+  guint64 mixed = (guint64) p->number ^ ((guint64) p->device << 32);
+  return (guint) (mixed ^ mixed >> 32);
+}
+
+static gboolean
+place_equal (gconstpointer a, gconstpointer b)
+{
+  const Place *left = a, *right = b;
+  return left->device == right->device && left->number == right->number;
+}
+
+static void
+use_free (gpointer data)
+{
+  VtpmCensusUse *use = data;
+  g_free (use->path);
+  g_free (use);
+}
+
+static void
+key_free (gpointer data)
+{
+  VtpmCensusKey *key = data;
+  g_free (key->key_id);
+  g_ptr_array_unref (key->uses);
+  g_free (key);
+}
+
+static void unreadable (Walk *walk, const char *path, const char *format, ...) G_GNUC_PRINTF (3, 4);
+
+static void
+unreadable (Walk *walk, const char *path, const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *why = g_strdup_vprintf (format, args);
+  va_end (args);
+  g_ptr_array_add (walk->census->unreadable, g_strdup_printf ("%s: %s", path, why));
+}
+
+/* Keys are few: a provider has a handful of versions. */
+static VtpmCensusKey *
+key_of (VtpmCensus *census, const VtpmKeySlot *slot)
+{
+  for (guint i = 0; i < census->keys->len; i++)
+    {
+      VtpmCensusKey *key = census->keys->pdata[i];
+      if (key->key_version == slot->key_version && vtpm_uuid_equal (&key->provider, &slot->provider))
+        return key;
+    }
+  VtpmCensusKey *key = g_new0 (VtpmCensusKey, 1);
+  key->provider = slot->provider;
+  key->key_version = slot->key_version;
+  key->key_id = g_strdup (slot->key_id);
+  key->uses = g_ptr_array_new_with_free_func (use_free);
+  g_ptr_array_add (census->keys, key);
+  return key;
+}
+
+/* A file needs a key once, however many of its slots and records name it. */
+static void
+add_use (File *file, guint64 offset, int what, const VtpmRecord *record, const VtpmKeySlot *slot)
+{
+  VtpmCensusKey *key = key_of (file->walk->census, slot);
+  VtpmCensusUse *last = key->uses->len ? key->uses->pdata[key->uses->len - 1] : NULL;
+  if (last && last->offset == offset && g_str_equal (last->path, file->path))
+    {
+      last->n_slots = MIN (last->n_slots, record->key_slots->len);
+      return;
+    }
+  VtpmCensusUse *use = g_new0 (VtpmCensusUse, 1);
+  use->path = g_strdup (file->path);
+  use->offset = offset;
+  use->what = what;
+  use->vtpm_id = record->vtpm_id;
+  use->epoch = record->epoch;
+  use->n_slots = record->key_slots->len;
+  g_ptr_array_add (key->uses, use);
+}
+
+static void
+add_record (File *file, guint64 offset, int what, const VtpmRecord *record)
+{
+  for (guint i = 0; i < record->key_slots->len; i++)
+    add_use (file, offset, what, record, record->key_slots->pdata[i]);
+  file->found = TRUE;
+}
+
+/* Up to LEN bytes; -1 with errno. */
+static gssize
+read_at (int fd, guint8 *buf, gsize len, guint64 offset)
+{
+  gsize done = 0;
+  while (done < len)
+    {
+      ssize_t n = pread (fd, buf + done, len - done, (off_t) (offset + done));
+      if (n < 0 && errno == EINTR)
+        continue;
+      if (n < 0)
+        return -1;
+      if (n == 0)
+        break;
+      done += (gsize) n;
+    }
+  return (gssize) done;
+}
+
+static gboolean
+has_magic (const File *file, guint64 offset, const char *magic)
+{
+  guint8 start[VTPM_MAGIC_SIZE];
+  return file->size >= offset + VTPM_MAGIC_SIZE && read_at (file->fd, start, VTPM_MAGIC_SIZE, offset) == VTPM_MAGIC_SIZE
+         && memcmp (start, magic, VTPM_MAGIC_SIZE) == 0;
+}
+
+/* The last two for a file whose header is gone. */
+static gboolean
+is_state (const File *file)
+{
+  return has_magic (file, VTPM_HEADER_OFFSET (0), VTPM_HEADER_MAGIC)
+         || has_magic (file, VTPM_HEADER_OFFSET (1), VTPM_HEADER_MAGIC)
+         || has_magic (file, VTPM_SLOT_OFFSET (0), VTPM_SLOT_MAGIC)
+         || has_magic (file, VTPM_SLOT_OFFSET (1), VTPM_SLOT_MAGIC);
+}
+
+static VtpmPartStatus
+read_copy (const File *file, guint copy, GPtrArray **records)
+{
+  g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
+  gssize len = read_at (file->fd, buf, FIRST_READ, VTPM_HEADER_OFFSET (copy));
+  *records = NULL;
+  if (len < 16)
+    return VTPM_PART_DAMAGED;
+  VtpmReader r = vtpm_reader (buf + 12, 4); /* docs/state-format.md, "Header copy": its length */
+  if (vtpm_read_le32 (&r) > len)
+    len = read_at (file->fd, buf, VTPM_HEADER_AREA, VTPM_HEADER_OFFSET (copy));
+  return len < 0 ? VTPM_PART_DAMAGED : vtpm_header_decode (buf, (gsize) len, records);
+}
+
+typedef struct
+{
+  VtpmPartStatus status[2];
+  GPtrArray *records[2];
+} Copies;
+
+static void
+copies_clear (Copies *copies)
+{
+  g_clear_pointer (&copies->records[0], g_ptr_array_unref);
+  g_clear_pointer (&copies->records[1], g_ptr_array_unref);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Copies, copies_clear)
+
+/* TRUE: both are good. */
+static gboolean
+read_copies (const File *file, Copies *copies)
+{
+  copies_clear (copies);
+  for (guint c = 0; c < 2; c++)
+    copies->status[c] = read_copy (file, c, &copies->records[c]);
+  return copies->status[0] == VTPM_PART_GOOD && copies->status[1] == VTPM_PART_GOOD;
+}
+
+/* A copy that does not read may be one that is being written. FALSE: the lock was not to be had. */
+static gboolean
+read_copies_locked (const File *file, Copies *copies, GError **error)
+{
+  int fd = fcntl (file->fd, F_DUPFD_CLOEXEC, 0);
+  g_autoptr (VtpmStore) store = fd >= 0 ? vtpm_store_file_adopt (fd, file->path) : NULL;
+  if (!store || !vtpm_store_lock (store, VTPM_LOCK_HEADER, FALSE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return FALSE;
+  read_copies (file, copies);
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return TRUE;
+}
+
+static void
+look_at_state (File *file)
+{
+  g_auto (Copies) copies = { 0 };
+  g_autoptr (GError) error = NULL;
+  gboolean newer = FALSE, good = FALSE;
+  file->found = TRUE;
+  gboolean sure = read_copies (file, &copies) || read_copies_locked (file, &copies, &error);
+  for (guint c = 0; c < 2; c++)
+    {
+      for (guint i = 0; copies.records[c] && i < copies.records[c]->len; i++)
+        add_record (file, 0, VTPM_CENSUS_STATE, copies.records[c]->pdata[i]);
+      good |= copies.status[c] == VTPM_PART_GOOD;
+      newer |= copies.status[c] == VTPM_PART_NEWER;
+    }
+  file->walk->census->states += good;
+  if (newer)
+    unreadable (file->walk, file->path, "a state file that a newer vtpm wrote; take the census with that one");
+  else if (!good)
+    unreadable (file->walk, file->path, "a state file, and neither of its header copies reads as one");
+  else if (!sure)
+    unreadable (file->walk, file->path, "a header copy of the state file is damaged or being written%s%s",
+                error ? ": " : "", error ? error->message : "");
+}
+
+static void
+search (File *file)
+{
+  g_autoptr (GPtrArray) finds = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_image_find_free);
+  g_autoptr (GError) error = NULL;
+  if (!vtpm_image_search (file->fd, finds, &error))
+    {
+      const char *text = strstr (error->message, "] ");
+      unreadable (file->walk, file->path, "%s", text ? text + 2 : error->message);
+    }
+  for (guint i = 0; i < finds->len; i++)
+    {
+      const VtpmImageFind *find = finds->pdata[i];
+      if (find->record && find->offset == 0)
+        file->walk->census->exports++;
+      else if (find->record)
+        file->walk->census->images++;
+      file->found = TRUE;
+      if (find->record)
+        add_record (file, find->offset, find->offset ? VTPM_CENSUS_IMAGE : VTPM_CENSUS_EXPORT, find->record);
+      else
+        unreadable (file->walk, file->path, "at byte %" G_GUINT64_FORMAT ": %s", find->offset, find->why);
+    }
+}
+
+/* What is not exactly one envelope may hold more of them. */
+static void
+look_at_export (File *file)
+{
+  g_autofree guint8 *data = g_malloc (VTPM_MAX_ENVELOPE);
+  VtpmEnvelope envelope;
+  gssize len = file->size <= VTPM_MAX_ENVELOPE ? read_at (file->fd, data, VTPM_MAX_ENVELOPE, 0) : -1;
+  g_autoptr (VtpmRecord) record = len >= 0 && vtpm_envelope_decode (data, (gsize) len, &envelope, NULL)
+                                      ? vtpm_record_decode (envelope.record, envelope.record_length, NULL)
+                                      : NULL;
+  if (record)
+    {
+      file->walk->census->exports++;
+      add_record (file, 0, VTPM_CENSUS_EXPORT, record);
+    }
+  else
+    search (file);
+}
+
+static void
+look (File *file)
+{
+  file->walk->census->files++;
+  if (is_state (file))
+    look_at_state (file);
+  else if (has_magic (file, 0, VTPM_ENVELOPE_MAGIC))
+    look_at_export (file);
+  else if (file->walk->images && file->size > VTPM_ENVELOPE_HEADER_SIZE)
+    search (file);
+}
+
+static void
+on_file (int fd, const char *path, const struct stat *info, gpointer data)
+{
+  Walk *walk = data;
+  Place place = { info->st_dev, info->st_ino };
+  if (g_hash_table_contains (walk->seen, &place))
+    return;
+  File file = { .walk = walk, .path = path, .fd = fd, .size = (guint64) info->st_size };
+  look (&file);
+  if (file.found)
+    g_hash_table_add (walk->seen, g_memdup2 (&place, sizeof place));
+}
+
+static void
+on_trouble (const char *path, const char *why, gpointer data)
+{
+  unreadable (data, path, "%s", why);
+}
+
+static gint
+compare_uses (gconstpointer a, gconstpointer b)
+{
+  const VtpmCensusUse *left = *(VtpmCensusUse *const *) a, *right = *(VtpmCensusUse *const *) b;
+  int order = strcmp (left->path, right->path);
+  return order ? order : left->offset < right->offset ? -1 : left->offset > right->offset;
+}
+
+static gint
+compare_keys (gconstpointer a, gconstpointer b)
+{
+  const VtpmCensusKey *left = *(VtpmCensusKey *const *) a, *right = *(VtpmCensusKey *const *) b;
+  int order = memcmp (left->provider.bytes, right->provider.bytes, sizeof left->provider.bytes);
+  return order ? order : left->key_version < right->key_version ? -1 : left->key_version > right->key_version;
+}
+
+static gint
+compare_texts (gconstpointer a, gconstpointer b)
+{
+  return strcmp (*(char *const *) a, *(char *const *) b);
+}
+
+VtpmCensus *
+vtpm_census_take (const char *const *paths, gboolean images, GError **error)
+{
+  g_autoptr (VtpmCensus) census = g_new0 (VtpmCensus, 1);
+  census->keys = g_ptr_array_new_with_free_func (key_free);
+  census->unreadable = g_ptr_array_new_with_free_func (g_free);
+  Walk walk
+      = { .census = census, .images = images, .seen = g_hash_table_new_full (place_hash, place_equal, g_free, NULL) };
+  VtpmWalk files = { on_file, on_trouble, &walk };
+  gboolean fine = vtpm_walk (&files, paths, error);
+  g_hash_table_unref (walk.seen);
+  if (!fine)
+    return NULL;
+  for (guint i = 0; i < census->keys->len; i++)
+    g_ptr_array_sort (((VtpmCensusKey *) census->keys->pdata[i])->uses, compare_uses);
+  g_ptr_array_sort (census->keys, compare_keys);
+  g_ptr_array_sort (census->unreadable, compare_texts);
+  return g_steal_pointer (&census);
+}
+
+void
+vtpm_census_free (VtpmCensus *census)
+{
+  if (!census)
+    return;
+  g_ptr_array_unref (census->keys);
+  g_ptr_array_unref (census->unreadable);
+  g_free (census);
+}
+
+const VtpmCensusKey *
+vtpm_census_find (const VtpmCensus *census, const VtpmUuid *provider, guint32 key_version)
+{
+  for (guint i = 0; i < census->keys->len; i++)
+    {
+      const VtpmCensusKey *key = census->keys->pdata[i];
+      if (vtpm_uuid_equal (&key->provider, provider) && (key_version == 0 || key->key_version == key_version))
+        return key;
+    }
+  return NULL;
+}
+
+const char *
+vtpm_census_blind_spots (gboolean images)
+{
+  return images ? "A census cannot see what is on other hosts, on block devices, in backups and archives, behind "
+                  "symbolic links, or in images that are compressed or encrypted."
+                : "A census cannot see what is on other hosts, on block devices, in backups and archives, or behind "
+                  "symbolic links. Saved VMs and snapshots hold key slots of their own, and were not searched "
+                  "(--images does that).";
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/keys/walk.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdlib.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+
+G_DEFINE_QUARK (vtpm_walk_error_quark, vtpm_walk_error)
+
+#define MAX_DEPTH 200 /* each folder on the way is open */
+
+/* The folders above the one looked at. */
+typedef struct Above
+{
+  const struct Above *above;
+  dev_t device;
+  ino_t number;
+  guint depth;
+} Above;
+
+/* Vanished while we looked: nothing of that name is left to be looked at. */
+static void
+trouble (const VtpmWalk *walk, const char *path)
+{
+  if (errno != ENOENT)
+    walk->trouble (path, g_strerror (errno), walk->data);
+}
+
+static void
+look_at_file (const VtpmWalk *walk, int folder, const char *name, const char *path)
+{
+  struct stat info;
+  /* without waiting: somebody may have put a FIFO there meanwhile */
+  vtpm_autofd int fd = openat (folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0 || fstat (fd, &info) != 0)
+    trouble (walk, path);
+  else if (S_ISREG (info.st_mode))
+    walk->file (fd, path, &info, walk->data);
+}
+
+/* What the kernel makes up; some of it waits to be read, some has no end. */
+static gboolean
+is_made_up (int fd)
+{
+  struct statfs info;
+  if (fstatfs (fd, &info) != 0)
+    return FALSE;
+  switch ((guint64) info.f_type)
+    {
+    case PROC_SUPER_MAGIC:
+    case SYSFS_MAGIC:
+    case DEBUGFS_MAGIC:
+    case TRACEFS_MAGIC:
+    case SECURITYFS_MAGIC:
+    case CGROUP_SUPER_MAGIC:
+    case CGROUP2_SUPER_MAGIC:
+    case DEVPTS_SUPER_MAGIC:
+    case BPF_FS_MAGIC:
+      return TRUE;
+    default:
+      return FALSE;
+    }
+}
+
+/* A file system may be mounted below itself. */
+static gboolean
+is_above (const Above *above, const struct stat *info)
+{
+  for (; above; above = above->above)
+    if (above->device == info->st_dev && above->number == info->st_ino)
+      return TRUE;
+  return FALSE;
+}
+
+static void look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char *name, const char *path);
+
+static void
+look_at_entries (const VtpmWalk *walk, const Above *here, DIR *folder, const char *path)
+{
+  const struct dirent *entry;
+  while ((errno = 0, entry = readdir (folder)))
+    {
+      if (g_str_equal (entry->d_name, ".") || g_str_equal (entry->d_name, ".."))
+        continue;
+      g_autofree char *child = g_build_filename (path, entry->d_name, NULL);
+      look_at_entry (walk, here, dirfd (folder), entry->d_name, child);
+    }
+  if (errno != 0)
+    trouble (walk, path);
+}
+
+static void
+look_at_folder (const VtpmWalk *walk, const Above *above, int parent, const char *name, const char *path)
+{
+  struct stat info;
+  vtpm_autofd int fd = openat (parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0 || fstat (fd, &info) != 0)
+    {
+      trouble (walk, path);
+      return;
+    }
+  if (is_made_up (fd) || is_above (above, &info))
+    return;
+  const Above here = { above, info.st_dev, info.st_ino, above ? above->depth + 1 : 0 };
+  if (here.depth > MAX_DEPTH)
+    {
+      walk->trouble (path, "too many folders in one another; look through this one by itself", walk->data);
+      return;
+    }
+  DIR *folder = fdopendir (fd);
+  if (!folder)
+    {
+      trouble (walk, path);
+      return;
+    }
+  fd = -1; /* the folder's now */
+  look_at_entries (walk, &here, folder, path);
+  closedir (folder);
+}
+
+static void
+look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char *name, const char *path)
+{
+  struct stat info;
+  if (fstatat (folder, name, &info, AT_SYMLINK_NOFOLLOW) != 0)
+    trouble (walk, path);
+  else if (S_ISDIR (info.st_mode))
+    look_at_folder (walk, above, folder, name, path);
+  else if (S_ISREG (info.st_mode))
+    look_at_file (walk, folder, name, path);
+}
+
+/* A link is followed where it was named, as a folder often is one; nowhere below. NULL: nothing to look at. */
+static char *
+resolve (const char *path, GError **error)
+{
+  struct stat info;
+  char *real = realpath (path, NULL); /* from malloc, which is GLib's */
+  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode)))
+    return real;
+  if (!real)
+    vtpm_error_set_errno (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, errno, "%s cannot be looked at", path);
+  else
+    vtpm_error_set (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, "%s is neither a file nor a folder", path);
+  g_free (real);
+  return NULL;
+}
+
+static GPtrArray *
+resolve_all (const char *const *paths, GError **error)
+{
+  g_autoptr (GPtrArray) all = g_ptr_array_new_with_free_func (g_free);
+  for (; *paths; paths++)
+    {
+      char *real = resolve (*paths, error);
+      if (!real)
+        return NULL;
+      g_ptr_array_add (all, real);
+    }
+  return g_steal_pointer (&all);
+}
+
+gboolean
+vtpm_walk (const VtpmWalk *walk, const char *const *paths, GError **error)
+{
+  g_autoptr (GPtrArray) all = resolve_all (paths, error);
+  for (guint i = 0; all && i < all->len; i++)
+    look_at_entry (walk, NULL, AT_FDCWD, all->pdata[i], all->pdata[i]);
+  return all != NULL;
+}

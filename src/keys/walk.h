@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * All regular files below some folders. Opens nothing else: no device, no FIFO. Symbolic links are followed where they
+ * are named, not below; what the kernel makes up (/proc, /sys) is passed over.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/stat.h>
+
+typedef struct
+{
+  /** A regular file, open for reading; FD is the walk's. */
+  void (*file) (int fd, const char *path, const struct stat *info, gpointer data);
+  /** What could not be looked at, and why. */
+  void (*trouble) (const char *path, const char *why, gpointer data);
+  gpointer data;
+} VtpmWalk;
+
+/** FALSE (usage): one of PATHS is not there, or neither file nor folder; then nothing was looked at. */
+gboolean vtpm_walk (const VtpmWalk *walk, const char *const *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_walk_error_quark (void);
+#define VTPM_WALK_ERROR (vtpm_walk_error_quark ())
