@@ -16,7 +16,8 @@ libvtpm_state_a_SOURCES = \
 	state/providers/given.c state/providers/given.h state/providers/passphrase.c state/providers/raw_key.c \
 	state/providers/helper.c state/providers/helper.h \
 	state/providers/native.c state/providers/native.h \
-	state/providers/native_pkcs12.h \
+	state/providers/native_bags.c state/providers/native_bags.h \
+	state/providers/native_pkcs12.c state/providers/native_pkcs12.h \
 	state/providers/native_protect.c state/providers/native_protect.h \
 	state/providers/native_ops.c state/providers/native_ops.h \
 	state/providers/native_store.c state/providers/native_store.h

@@ -25,14 +25,16 @@ state_tests = \
 provider_tests = tests/unit/test-provider tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
+native_tests = tests/unit/test-native-pkcs12
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
-tap_programs += $(plain_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
+tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online
 
 doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
 state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
 provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
+native_fixture = tests/unit/native_fixture.c tests/unit/native_fixture.h
 host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
 
 tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
@@ -45,6 +47,7 @@ tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixt
 tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
+tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
 tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
 tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
 tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)

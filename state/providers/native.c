@@ -112,11 +112,7 @@ vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error)
   g_auto (VtpmNativeStore) store = { 0 };
   g_autoptr (VtpmSecret) passphrase = NULL;
   /* Asked for before the lock is taken: a person may be slow. */
-  if (vtpm_native_has_password_file (native))
-    passphrase = vtpm_native_ask_passphrase (native, error);
-  else if (protect)
-    passphrase = vtpm_native_ask_new_passphrase (native, error);
-  if (!passphrase && (protect || vtpm_native_has_password_file (native)))
+  if (!vtpm_native_first_passphrase (native, protect, &passphrase, error))
     return FALSE;
   g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
   if (!kdk || !vtpm_native_begin_create (native, &lock, error) || !vtpm_native_store_new (&store, 1, passphrase, error))

@@ -36,7 +36,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmNativeImport, vtpm_native_import_clear)
 
 /**
  * Adds the key versions in the file PATH to the key store of the provider that they belong to, which is made where
- * it is not there, sealed with a passphrase that ASKER is asked for if PROTECT. Touches no registry (but reads it: a
+ * it is not there, sealed as vtpm_native_create() says. Touches no registry (but reads it: a
  * store that is there may need the passphrase of its entry). FALSE: wrong-passphrase-or-damaged (PASSWORD, PATH),
  * state-missing, access-denied (PATH), usage (PASSWORD; a version has two values), the key store's own words; nothing
  * was imported.

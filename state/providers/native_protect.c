@@ -27,12 +27,6 @@ password_file (const VtpmNative *native)
   return NULL;
 }
 
-gboolean
-vtpm_native_has_password_file (const VtpmNative *native)
-{
-  return password_file (native) != NULL;
-}
-
 static VtpmSecret *
 ask (const VtpmNative *native, const char *what, gboolean is_new, GError **error)
 {
@@ -62,6 +56,19 @@ vtpm_native_ask_new_passphrase (const VtpmNative *native, GError **error)
       return NULL;
     }
   return g_steal_pointer (&given);
+}
+
+gboolean
+vtpm_native_first_passphrase (const VtpmNative *native, gboolean protect, VtpmSecret **passphrase, GError **error)
+{
+  *passphrase = NULL;
+  if (password_file (native))
+    *passphrase = vtpm_native_ask_passphrase (native, error);
+  else if (protect)
+    *passphrase = vtpm_native_ask_new_passphrase (native, error);
+  else
+    return TRUE;
+  return *passphrase != NULL;
 }
 
 int

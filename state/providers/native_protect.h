@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What keeps the keys of a native provider from others, beside vtpm_native_ask_passphrase().
+ * What keeps the keys of a native provider from others, beside the two that ask (native_store.h).
  */
 #pragma once
 
 #include "state/providers/native_store.h"
 
-gboolean vtpm_native_has_password_file (const VtpmNative *native);
+/** What is to seal a key store that is made: of the option password-file= where there is one, else asked for if
+ * PROTECT, else NULL. FALSE: key-closed, access-denied. */
+gboolean vtpm_native_first_passphrase (const VtpmNative *native, gboolean protect, VtpmSecret **passphrase,
+                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** A descriptor for vtpm_native_overwrite(), or -1: of the file itself, not of what a link points to. */
 int vtpm_native_open_to_overwrite (const char *path);

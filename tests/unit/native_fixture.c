@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "tests/unit/native_fixture.h"
+
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/io.h"
+
+static VtpmSecret *
+ask (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  NativeFixture *f = data;
+  const char *answer = is_new ? f->next : f->passphrase;
+  g_assert_true (vtpm_uuid_equal (&entry->uuid, &f->entry->uuid));
+  g_assert_nonnull (strstr (what, "passphrase"));
+  *(is_new ? &f->asked_new : &f->asked) += 1;
+  if (answer)
+    return native_secret (answer);
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "nobody is there");
+  return NULL;
+}
+
+void
+native_set_up (NativeFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  char text[VTPM_UUID_TEXT_SIZE];
+  VtpmUuid uuid = vtpm_uuid_random ();
+  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
+  f->place.data_dir = g_dir_make_tmp ("vtpm-native-XXXXXX", NULL);
+  f->entry = vtpm_provider_entry_new (&uuid, "office", "native", NULL);
+  f->asker = (VtpmAsker){ ask, f };
+  f->native = (VtpmNative){ &f->place, f->entry, &f->asker };
+  f->store = g_strdup_printf ("%s/native/%s.keys", f->place.data_dir, vtpm_uuid_format (&uuid, text));
+  f->context.vtpm_id = vtpm_uuid_random ();
+  vtpm_random (f->context.digest, sizeof f->context.digest);
+  f->plain = vtpm_secret_random (64, NULL);
+}
+
+static void
+remove_all (const char *folder)
+{
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *path = g_build_filename (folder, name, NULL);
+      if (g_file_test (path, G_FILE_TEST_IS_DIR) && !g_file_test (path, G_FILE_TEST_IS_SYMLINK))
+        remove_all (path);
+      else
+        g_remove (path);
+    }
+  g_rmdir (folder);
+}
+
+void
+native_tear_down (NativeFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  remove_all (f->place.data_dir);
+  g_free (f->place.data_dir);
+  vtpm_provider_entry_free (f->entry);
+  g_free (f->store);
+  vtpm_secret_free (f->plain);
+}
+
+void
+native_create (NativeFixture *f)
+{
+  g_autoptr (GError) error = NULL;
+  g_assert_true (vtpm_native_create (&f->native, f->next != NULL, &error));
+  g_assert_no_error (error);
+  f->passphrase = f->next;
+}
+
+VtpmKeySlot *
+native_wrap (NativeFixture *f)
+{
+  g_autoptr (GError) error = NULL;
+  VtpmKeySlot *slot = vtpm_native_wrap (&f->native, &f->context, f->plain, &error);
+  g_assert_no_error (error);
+  return slot;
+}
+
+void
+native_assert_unwraps (NativeFixture *f, const VtpmKeySlot *slot)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
+  g_assert_no_error (error);
+  g_assert_true (vtpm_secret_equal (plain, f->plain));
+}
+
+void
+native_assert_refuses (NativeFixture *f, const VtpmKeySlot *slot, VtpmErrorCode code)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
+  g_assert_null (plain);
+  native_assert_code (&error, code);
+}
+
+void
+native_assert_code (GError **error, VtpmErrorCode code)
+{
+  g_assert_nonnull (*error);
+  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
+  g_clear_error (error);
+}
+
+VtpmBlob *
+native_read (const char *path)
+{
+  VtpmBlob *bytes = vtpm_read_file (path, 1024 * 1024);
+  g_assert_nonnull (bytes);
+  return bytes;
+}
+
+void
+native_write (const char *path, const void *data, gsize len)
+{
+  vtpm_autofd int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  g_assert_true (fd >= 0 && vtpm_write_full (fd, data, len));
+}
+
+VtpmSecret *
+native_secret (const char *text)
+{
+  VtpmSecret *secret = vtpm_secret_copy (text, strlen (text), NULL);
+  g_assert_nonnull (secret);
+  return secret;
+}
+
+guint
+native_files (NativeFixture *f)
+{
+  g_autofree char *folder = g_path_get_dirname (f->store);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  guint count = 0;
+  while (dir && (name = g_dir_read_name (dir)))
+    count += !g_str_has_suffix (name, ".lock");
+  return count;
+}
