@@ -21,6 +21,7 @@ libvtpm_src_a_SOURCES = \
 	src/device/control_codec.c src/device/control_codec.h \
 	src/device/data_channel.c src/device/data_channel.h \
 	src/device/device.c src/device/device.h src/device/device_power.c src/device/device_private.h \
+	src/device/device_rekey.c \
 	src/device/endpoint.c src/device/endpoint.h \
 	src/device/management.c src/device/management.h \
 	src/device/pid_file.c src/device/pid_file.h \

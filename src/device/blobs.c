@@ -212,20 +212,36 @@ check_identity (VtpmState *state, const VtpmRecord *record, GError **error)
   return TRUE;
 }
 
+/* This state's or a former one; *DEK stays NULL where it is none of them. FALSE: another's, or no memory. */
+static gboolean
+find_own_dek (VtpmDevice *device, const VtpmRecord *record, VtpmSecret **dek, GError **error)
+{
+  gboolean fine = TRUE;
+  vtpm_device_enter (device); /* a deep rekey may change the state's record and key meanwhile */
+  if (device->state)
+    {
+      fine = check_identity (device->state, record, error);
+      const VtpmSecret *own = fine ? vtpm_state_find_dek (device->state, &record->vtpm_id, record->epoch) : NULL;
+      if (own)
+        fine = (*dek = vtpm_secret_copy (own->data, own->len, error)) != NULL;
+    }
+  vtpm_device_leave (device);
+  return fine;
+}
+
 /* The DEK of an envelope: what came just before, this state's or a former one, else the broker is asked. */
 static VtpmSecret *
 find_dek (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
 {
+  VtpmSecret *own = NULL;
   const VtpmIncoming *incoming = &blobs->incoming;
   if (incoming->record && incoming->record->epoch == record->epoch
       && vtpm_uuid_equal (&incoming->record->vtpm_id, &record->vtpm_id))
     return vtpm_secret_copy (incoming->dek->data, incoming->dek->len, error);
-  VtpmState *state = blobs->device->state; /* set by this thread alone */
-  if (state && !check_identity (state, record, error))
+  if (!find_own_dek (blobs->device, record, &own, error))
     return NULL;
-  const VtpmSecret *known = state ? vtpm_state_find_dek (state, &record->vtpm_id, record->epoch) : NULL;
-  if (known)
-    return vtpm_secret_copy (known->data, known->len, error);
+  if (own)
+    return own;
   return blobs->unlock (blobs->unlock_data, record, error);
 }
 

@@ -2,8 +2,8 @@
  *
  * The TPM as a device: power, commands, and the rule that nothing is answered before what it
  * changed is durable (DESIGN section 4, Failed store). Two threads call it: the data thread
- * runs commands, the control thread all else; one lock inside. Results are those of the
- * control channel (src/device/control_codec.h).
+ * runs commands, the control thread all else, and for a moment one for the management socket; one lock inside. Results
+ * are those of the control channel (src/device/control_codec.h).
  */
 #pragma once
 
@@ -63,9 +63,19 @@ void vtpm_device_cancel (VtpmDevice *device);
 /** Called by the control thread every millisecond while it gives TRUE: a cancellation is under way. */
 gboolean vtpm_device_cancel_tick (VtpmDevice *device);
 
-/** One line for the management socket: identity, epoch, generation, power, whether a commit is open; only that it is
- * busy while a command runs. To be freed. */
+/* The management socket's thread. */
+
+/** One line for the management socket: identity, epoch, generation, power, whether a commit is open and whether both
+ * state slots are in that epoch; only that it is busy while a command runs. An open commit is tried once. To be freed.
+ */
 char *vtpm_device_status (VtpmDevice *device);
+/**
+ * Moves into EPOCH, whose record a tool has put into the header, and DEK (see vtpm_state_follow_epoch). Waits for a
+ * command that runs and up to 5 s for the header lock; the guest's commands wait for two writes. FALSE: state-missing,
+ * store-failed (a commit is open), usage, rekey-pending, in-use and the others of that call.
+ */
+gboolean vtpm_device_rekey (VtpmDevice *device, guint64 epoch, const VtpmSecret *dek, gboolean keep_former,
+                            gboolean *pushed_out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_device_error_quark (void);
 #define VTPM_DEVICE_ERROR (vtpm_device_error_quark ())

@@ -332,24 +332,3 @@ vtpm_device_buffer_size (VtpmDevice *device, guint32 want, guint32 *min, guint32
   vtpm_device_leave (device);
   return size;
 }
-
-char *
-vtpm_device_status (VtpmDevice *device)
-{
-  char vtpm_id[VTPM_UUID_TEXT_SIZE];
-  char *line;
-  if (pthread_mutex_trylock (&device->lock) != 0) /* the control thread has more to do than wait for a long command */
-    return g_strdup ("ok state=open power=on busy=yes");
-  if (!device->state)
-    line = g_strdup ("ok state=none");
-  else
-    {
-      const VtpmRecord *record = vtpm_state_record (device->state);
-      line = g_strdup_printf (
-          "ok state=open vtpm-id=%s epoch=%" G_GUINT64_FORMAT " generation=%" G_GUINT64_FORMAT " power=%s commit=%s",
-          vtpm_uuid_format (&record->vtpm_id, vtpm_id), record->epoch, vtpm_state_generation (device->state),
-          device->powered ? "on" : "off", device->commit_open ? "open" : "durable");
-    }
-  vtpm_device_leave (device);
-  return line;
-}

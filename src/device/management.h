@@ -1,13 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The management socket of a running device: one line asked, one answered. It answers uid 0
- * and the uid named with it, nobody else; no key ever leaves through it.
+ * The management socket of a running device: one line asked, one answered (docs/management.md).
+ * It answers uid 0 and the uid named with it, nobody else; no key ever leaves through it.
  */
 #pragma once
 
 #include "src/device/device.h"
 #include "src/device/endpoint.h"
 
-/** Serves one connection waiting at ENDPOINT: "status" is answered with vtpm_device_status(). Bounded by 100 ms for a
- * client that sends nothing. */
-void vtpm_management_serve (VtpmEndpoint *endpoint, VtpmDevice *device);
+typedef struct VtpmManagement VtpmManagement;
+
+/** ENDPOINT and DEVICE must outlive it. Control thread only, as all below. */
+VtpmManagement *vtpm_management_new (VtpmEndpoint *endpoint, VtpmDevice *device);
+/** Breaks off a connection that is being served, and waits for its thread. NULL is allowed. */
+void vtpm_management_free (VtpmManagement *management);
+
+/** What to poll for reading: the endpoint, or while a connection is served (one at a time) its end; -1 without an
+ * endpoint. */
+int vtpm_management_fd (const VtpmManagement *management);
+/**
+ * That is readable: a connection is taken and served by a thread of its own, for a rekey waits for the TPM's command
+ * that runs, and the control channel must not; or that thread is joined.
+ */
+void vtpm_management_serve (VtpmManagement *management);

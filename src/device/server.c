@@ -38,6 +38,7 @@ struct VtpmServer
   VtpmControl control;
   VtpmControlChannel *client; /* the one being served, or NULL */
   VtpmPidFile *pid_file;
+  VtpmManagement *management;
   int data_next; /* a data connection that waits for the one before it to be done with, or -1 */
   gboolean data_next_from_qemu;
   VtpmBrokerLink broker;
@@ -329,7 +330,7 @@ poll_once (VtpmServer *server)
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
     [P_DATA] = { .fd = options->data.listens ? options->data.fd : -1, .events = POLLIN },
     [P_LINK] = { .fd = server->broker.fd, .events = POLLIN },
-    [P_MANAGE] = { .fd = options->manage.listens ? options->manage.fd : -1, .events = POLLIN },
+    [P_MANAGE] = { .fd = vtpm_management_fd (server->management), .events = POLLIN },
   };
   if (poll (polled, N_POLLED, poll_timeout (server)) < 0 && errno != EINTR)
     {
@@ -361,7 +362,7 @@ poll_once (VtpmServer *server)
   if (polled[P_DATA].revents && !server->ended)
     on_data_listener (server);
   if (polled[P_MANAGE].revents && !server->ended)
-    vtpm_management_serve (&options->manage, server->device);
+    vtpm_management_serve (server->management);
   if (server->key == KEY_FAILED && !server->ended && vtpm_now_ms () >= server->leave_at_ms)
     end (server);
 }
@@ -398,6 +399,7 @@ vtpm_server_free (VtpmServer *server)
 {
   if (!server)
     return;
+  vtpm_management_free (server->management);
   vtpm_control_channel_free (server->client);
   vtpm_data_channel_free (server->data);
   vtpm_fd_clear (&server->data_next);
@@ -439,6 +441,7 @@ prepare (VtpmServer *server, GError **error)
   VtpmServerOptions *options = server->options;
   server->device = vtpm_device_new (options->config->store_wait_ms);
   server->broker.device = server->device;
+  server->management = vtpm_management_new (&options->manage, server->device);
   server->blobs = vtpm_blobs_new (server->device, vtpm_broker_link_unlock, &server->broker);
   server->control = (VtpmControl){ .device = server->device, .blobs = server->blobs, .hooks = &hooks, .data = server };
   server->data = vtpm_data_channel_new (server->device, error);
