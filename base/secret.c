@@ -14,17 +14,28 @@
  * touches one more. */
 #define SECURE_HEAP_SIZE (64 * 1024)
 #define SECURE_HEAP_MIN_BLOCK 32
+/* The largest native key store (256 key versions) takes 16 KiB, its plaintext beside a sealed one as much. */
+#define SECURE_HEAP_THREAD (64 * 1024)
 
 gboolean
 vtpm_secret_init (GError **error)
 {
+  return vtpm_secret_init_threads (0, error);
+}
+
+gboolean
+vtpm_secret_init_threads (guint threads, GError **error)
+{
+  gsize size = SECURE_HEAP_SIZE;
+  while (size < SECURE_HEAP_SIZE + (gsize) threads * SECURE_HEAP_THREAD)
+    size *= 2; /* OpenSSL takes powers of two only */
   if (CRYPTO_secure_malloc_initialized ())
     return TRUE;
-  if (CRYPTO_secure_malloc_init (SECURE_HEAP_SIZE, SECURE_HEAP_MIN_BLOCK) == 0)
+  if (CRYPTO_secure_malloc_init (size, SECURE_HEAP_MIN_BLOCK) == 0)
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED,
-                      "no memory for secrets: OpenSSL could not make its secure heap of %d KiB",
-                      SECURE_HEAP_SIZE / 1024);
+                      "no memory for secrets: OpenSSL could not make its secure heap of %" G_GSIZE_FORMAT " KiB",
+                      size / 1024);
       return FALSE;
     }
   return TRUE;
@@ -35,7 +46,7 @@ vtpm_secret_new (gsize len, GError **error)
 {
   VtpmSecret *secret = NULL;
   /* Without a secure heap OPENSSL_secure_zalloc falls back to the ordinary one. */
-  if (CRYPTO_secure_malloc_initialized () && len < SECURE_HEAP_SIZE)
+  if (CRYPTO_secure_malloc_initialized () && len < G_MAXSIZE - sizeof *secret)
     secret = OPENSSL_secure_zalloc (sizeof *secret + len);
   if (!secret)
     {

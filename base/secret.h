@@ -29,6 +29,9 @@ typedef struct
  */
 gboolean vtpm_secret_init (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Likewise for a program with that many threads that handle keys beside its first one. */
+gboolean vtpm_secret_init_threads (guint threads, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /** LEN zero bytes in the secure heap. NULL (failed) when it is exhausted or was not made: never the ordinary heap. */
 VtpmSecret *vtpm_secret_new (gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A copy of LEN bytes at DATA. */

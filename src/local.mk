@@ -10,6 +10,11 @@ libvtpm_src_a_SOURCES = \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/client/client.c src/client/client.h \
 	src/keys/backup.c src/keys/backup.h \
+	src/keys/epoch.c src/keys/epoch.h \
+	src/keys/fleet.c src/keys/fleet.h \
+	src/keys/keyring.c src/keys/keyring.h \
+	src/keys/management_client.c src/keys/management_client.h \
+	src/keys/pool.c src/keys/pool.h \
 	src/keys/census.c src/keys/census.h \
 	src/keys/image_qcow2.c src/keys/image_qcow2.h \
 	src/keys/image_search.c src/keys/image_search.h \

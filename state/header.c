@@ -175,16 +175,23 @@ vtpm_header_read (VtpmStore *store, GError **error)
   return header;
 }
 
-const VtpmRecord *
-vtpm_header_find (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek)
+/* As vtpm_header_find(); with DEK NULL no MAC is looked at. */
+static VtpmRecord *
+find_newest (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek)
 {
   for (guint i = 0; i < header->records->len; i++)
     {
-      const VtpmRecord *record = header->records->pdata[i];
-      if (record->epoch == epoch && vtpm_seal_verify_record (dek, record))
+      VtpmRecord *record = header->records->pdata[i];
+      if (record->epoch == epoch && (!dek || vtpm_seal_verify_record (dek, record)))
         return record;
     }
   return NULL;
+}
+
+const VtpmRecord *
+vtpm_header_find (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek)
+{
+  return find_newest (header, epoch, dek);
 }
 
 gboolean
@@ -218,26 +225,43 @@ vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArray *record
          && vtpm_store_write (store, VTPM_HEADER_OFFSET (1 - first), data, len, TRUE, error);
 }
 
+static gboolean
+may_rewrite (VtpmStore *store, const VtpmRecord *record, GError **error)
+{
+  if (!record->unknown_critical)
+    return TRUE;
+  vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                  "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
+                  store->name);
+  return FALSE;
+}
+
 /* BASE is the record of its epoch, and no other epoch is in the header. */
 static gboolean
 still_stands (VtpmStore *store, const VtpmHeader *header, const VtpmSecret *dek, const VtpmRecord *base, GError **error)
 {
-  const VtpmRecord *newest = vtpm_header_find (header, base->epoch, dek);
+  const VtpmRecord *newest = find_newest (header, base->epoch, dek);
   gboolean alone = TRUE;
   for (guint i = 0; i < header->records->len; i++)
     alone &= ((const VtpmRecord *) header->records->pdata[i])->epoch == base->epoch;
-  if (newest && newest->unknown_critical)
-    {
-      vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
-                      store->name);
-      return FALSE;
-    }
+  if (newest && !may_rewrite (store, newest, error))
+    return FALSE;
   if (newest && alone && g_bytes_equal (newest->bytes, base->bytes))
     return TRUE;
   vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_REKEY_PENDING,
                   "the keys of %s were changed meanwhile, or a change of epoch is unfinished; try again", store->name);
   return FALSE;
+}
+
+/* FIRST and, unless it is NULL, SECOND into both copies. */
+static gboolean
+write_records (VtpmStore *store, const VtpmHeader *header, VtpmRecord *first, VtpmRecord *second, GError **error)
+{
+  g_autoptr (GPtrArray) records = g_ptr_array_new ();
+  g_ptr_array_add (records, first);
+  if (second)
+    g_ptr_array_add (records, second);
+  return vtpm_header_write (store, header, records, error);
 }
 
 gboolean
@@ -248,13 +272,45 @@ vtpm_header_change (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *b
     return FALSE;
   g_autoptr (VtpmHeader) header = vtpm_header_read_locked (store, error);
   gboolean fine = header && still_stands (store, header, dek, base, error);
-  if (fine)
-    {
-      g_autoptr (GPtrArray) records = g_ptr_array_new ();
-      changed->sequence = base->sequence + 1;
-      g_ptr_array_add (records, changed);
-      fine = vtpm_seal_record (dek, changed, error) && vtpm_header_write (store, header, records, error);
-    }
+  changed->sequence = base->sequence + 1;
+  fine = fine && vtpm_seal_record (dek, changed, error) && write_records (store, header, changed, NULL, error);
   vtpm_store_unlock (store, VTPM_LOCK_HEADER);
   return fine;
+}
+
+gboolean
+vtpm_header_begin_epoch (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base, const VtpmSecret *next_dek,
+                         VtpmRecord *next, GError **error)
+{
+  g_assert (next->epoch == base->epoch + 1);
+  if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return FALSE;
+  g_autoptr (VtpmHeader) header = vtpm_header_read_locked (store, error);
+  gboolean fine = header && still_stands (store, header, dek, base, error) && vtpm_seal_record (next_dek, next, error)
+                  && write_records (store, header, next, find_newest (header, base->epoch, dek), error);
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return fine;
+}
+
+static gboolean
+keep_epoch_locked (VtpmStore *store, guint64 epoch, const VtpmSecret *dek, GError **error)
+{
+  g_autoptr (VtpmHeader) header = vtpm_header_read_locked (store, error);
+  VtpmRecord *record = header ? find_newest (header, epoch, dek) : NULL;
+  if (header && !record)
+    vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_REKEY_PENDING,
+                    "%s has no record of epoch %" G_GUINT64_FORMAT
+                    " any more: its keys were changed meanwhile; try again",
+                    store->name, epoch);
+  return record && may_rewrite (store, record, error) && write_records (store, header, record, NULL, error);
+}
+
+gboolean
+vtpm_header_keep_epoch (VtpmStore *store, guint64 epoch, const VtpmSecret *dek, GError **error)
+{
+  if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
+    return FALSE;
+  gboolean kept = keep_epoch_locked (store, epoch, dek, error);
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return kept;
 }

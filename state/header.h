@@ -54,6 +54,22 @@ gboolean vtpm_header_write (VtpmStore *store, const VtpmHeader *header, GPtrArra
 gboolean vtpm_header_change (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base, VtpmRecord *changed,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/**
+ * The first step of an epoch change that the owner is told to make: as vtpm_header_change(), but NEXT, the record of
+ * the epoch after BASE's, sealed here with NEXT_DEK, joins BASE in both copies. DEK NULL: nobody has BASE's (rescue),
+ * and its MAC goes unchecked.
+ */
+gboolean vtpm_header_begin_epoch (VtpmStore *store, const VtpmSecret *dek, const VtpmRecord *base,
+                                  const VtpmSecret *next_dek, VtpmRecord *next,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * The last one, or the way back: the record of EPOCH (whose MAC fits DEK; DEK NULL: the newest) stands alone in both
+ * copies after. The caller knows that no state slot needs another. FALSE: rekey-pending (there is no such record),
+ * state-newer-version, store-failed.
+ */
+gboolean vtpm_header_keep_epoch (VtpmStore *store, guint64 epoch, const VtpmSecret *dek,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 #define VTPM_HEADER_LOCK_WAIT_MS 5000
 
 GQuark vtpm_header_error_quark (void);

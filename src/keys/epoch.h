@@ -33,5 +33,8 @@ gboolean vtpm_epoch_rescue (VtpmProviderPool *pool, const char *path, const Vtpm
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Puts a header with two records in order (see vtpm_keyring_open()). The caller holds byte 3. */
-gboolean vtpm_epoch_settle (VtpmProviderPool *pool, VtpmStore *store, const char *path, const char *manage,
+gboolean vtpm_epoch_settle (VtpmProviderPool *pool, VtpmStore *store, const char *manage,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_epoch_error_quark (void);
+#define VTPM_EPOCH_ERROR (vtpm_epoch_error_quark ())

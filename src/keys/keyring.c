@@ -47,7 +47,7 @@ read_settled (VtpmProviderPool *pool, VtpmStore *store, const char *path, const 
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
   if (!header || !has_two_epochs (header))
     return g_steal_pointer (&header);
-  if (!vtpm_epoch_settle (pool, store, path, manage, error))
+  if (!vtpm_epoch_settle (pool, store, manage, error))
     return NULL;
   vtpm_header_free (header);
   header = vtpm_header_read (store, error);
@@ -144,7 +144,7 @@ vtpm_keyring_audit (const VtpmKeyring *keyring, const char *act, const VtpmUuid 
                            .vtpm_id = &keyring->record->vtpm_id,
                            .provider = provider,
                            .key_version = key_version,
-                           .outcome = cause ? vtpm_error_row (vtpm_error_code (cause))->word : "ok" };
+                           .outcome = vtpm_audit_outcome (cause) };
   vtpm_audit (&vtpm_provider_pool_config (keyring->pool)->place, &line);
 }
 
@@ -281,75 +281,42 @@ is_current (VtpmKeyring *keyring, const VtpmProviderEntry *entry, const VtpmKeyS
   return TRUE;
 }
 
-static void
-replace_slot (VtpmRecord *record, guint i, VtpmKeySlot *slot)
-{
-  vtpm_key_slot_free (record->key_slots->pdata[i]);
-  record->key_slots->pdata[i] = slot;
-}
-
-/* Puts a new slot of the same provider in the place of slot I of CHANGED, where that is wanted. */
+/* Who is to wrap anew in the place of slot I: its own provider, or TO for the slots of FROM (NULL: the first slot's).
+ * *ENTRY NULL: nobody. */
 static gboolean
-renew_slot (VtpmKeyring *keyring, VtpmRecord *changed, guint i, const VtpmProviderEntry *from, gboolean stale,
-            gboolean *renewed, GError **error)
+successor (VtpmKeyring *keyring, guint i, const VtpmProviderEntry *from, const VtpmProviderEntry *to, gboolean stale,
+           const VtpmProviderEntry **entry, GError **error)
 {
-  const VtpmKeySlot *old = slot_at (changed, i);
+  const VtpmKeySlot *slot = slot_at (keyring->record, i);
+  const VtpmUuid *leaving = from ? &from->uuid : to ? &slot_at (keyring->record, 0)->provider : NULL;
   gboolean current = FALSE;
-  if (from && !vtpm_uuid_equal (&from->uuid, &old->provider))
+  *entry = NULL;
+  if (leaving && !vtpm_uuid_equal (leaving, &slot->provider))
     return TRUE;
-  const VtpmProviderEntry *entry
-      = from ? from : vtpm_registry_find (vtpm_provider_pool_registry (keyring->pool), &old->provider, error);
-  if (!entry)
+  const VtpmProviderEntry *found
+      = to ? to : vtpm_registry_find (vtpm_provider_pool_registry (keyring->pool), &slot->provider, error);
+  if (!found)
     return FALSE;
-  if (!from && !has_versions (entry))
+  if (!leaving && !has_versions (found))
     return TRUE;
-  if (stale && !is_current (keyring, entry, old, &current, error))
+  if (stale && vtpm_uuid_equal (&found->uuid, &slot->provider) && !is_current (keyring, found, slot, &current, error))
     return FALSE;
-  if (current)
-    return TRUE;
-  VtpmKeySlot *slot = wrap (keyring, "rekey", entry, error);
-  if (!slot)
-    return FALSE;
-  replace_slot (changed, i, slot);
-  *renewed = TRUE;
+  *entry = current ? NULL : found;
   return TRUE;
 }
 
-static gboolean
-renew_slots (VtpmKeyring *keyring, VtpmRecord *changed, const VtpmProviderEntry *from, gboolean stale,
-             gboolean *renewed, GError **error)
+gboolean
+vtpm_keyring_is_stale (VtpmKeyring *keyring, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
+                       gboolean *stale, GError **error)
 {
-  for (guint i = 0; i < changed->key_slots->len; i++)
-    if (!renew_slot (keyring, changed, i, from, stale, renewed, error))
-      return FALSE;
-  return TRUE;
-}
-
-/* Slots of FROM (NULL: the first one's provider) give way to one of TO in the first one's place. */
-static gboolean
-move_slots (VtpmKeyring *keyring, VtpmRecord *changed, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
-            gboolean stale, gboolean *moved, GError **error)
-{
-  int at = from ? vtpm_keyring_find (keyring, &from->uuid) : 0;
-  gboolean current = FALSE;
-  if (at < 0)
-    return TRUE;
-  VtpmUuid leaving = slot_at (changed, (guint) at)->provider;
-  if (stale && vtpm_uuid_equal (&leaving, &to->uuid)
-      && !is_current (keyring, to, slot_at (changed, (guint) at), &current, error))
-    return FALSE;
-  if (current)
-    return TRUE;
-  VtpmKeySlot *slot = wrap (keyring, "rekey", to, error);
-  if (!slot)
-    return FALSE;
-  replace_slot (changed, (guint) at, slot);
-  for (guint i = changed->key_slots->len; i-- > 0;)
-    if (i != (guint) at
-        && (vtpm_uuid_equal (&slot_at (changed, i)->provider, &leaving)
-            || vtpm_uuid_equal (&slot_at (changed, i)->provider, &to->uuid)))
-      g_ptr_array_remove_index (changed->key_slots, i);
-  *moved = TRUE;
+  *stale = FALSE;
+  for (guint i = 0; i < keyring->record->key_slots->len && !*stale; i++)
+    {
+      const VtpmProviderEntry *entry;
+      if (!successor (keyring, i, from, to, TRUE, &entry, error))
+        return FALSE;
+      *stale = entry != NULL;
+    }
   return TRUE;
 }
 
@@ -360,6 +327,48 @@ is_in (const VtpmRecord *record, const VtpmKeySlot *slot)
     if (g_bytes_equal (slot_at (record, i)->wrapped, slot->wrapped))
       return TRUE;
   return FALSE;
+}
+
+/* A provider has one slot: of TO's the first that was wrapped now. */
+static void
+drop_others (const VtpmKeyring *keyring, VtpmRecord *changed, const VtpmUuid *to)
+{
+  gboolean seen = FALSE;
+  for (guint i = 0; i < changed->key_slots->len;)
+    {
+      const VtpmKeySlot *slot = slot_at (changed, i);
+      gboolean its = vtpm_uuid_equal (&slot->provider, to);
+      gboolean is_new = !is_in (keyring->record, slot);
+      if (its && (seen || !is_new))
+        g_ptr_array_remove_index (changed->key_slots, i);
+      else
+        i++;
+      seen |= its && is_new;
+    }
+}
+
+/* Wraps in CHANGED, a copy of the record, what is to be wrapped anew. */
+static gboolean
+wrap_anew (VtpmKeyring *keyring, VtpmRecord *changed, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
+           gboolean stale, gboolean *wrapped, GError **error)
+{
+  for (guint i = 0; i < keyring->record->key_slots->len; i++)
+    {
+      const VtpmProviderEntry *entry;
+      if (!successor (keyring, i, from, to, stale, &entry, error))
+        return FALSE;
+      VtpmKeySlot *slot = entry ? wrap (keyring, "rekey", entry, error) : NULL;
+      if (entry && !slot)
+        return FALSE;
+      if (!slot)
+        continue;
+      vtpm_key_slot_free (changed->key_slots->pdata[i]);
+      changed->key_slots->pdata[i] = slot;
+      *wrapped = TRUE;
+    }
+  if (to && *wrapped)
+    drop_others (keyring, changed, &to->uuid);
+  return TRUE;
 }
 
 /* A line for each slot of AFTER that BEFORE did not have. */
@@ -377,10 +386,10 @@ vtpm_keyring_rekey (VtpmKeyring *keyring, const VtpmProviderEntry *from, const V
 {
   g_autoptr (VtpmRecord) record = vtpm_record_copy (keyring->record);
   *changed = FALSE;
-  gboolean wrapped = to ? move_slots (keyring, record, from, to, stale, changed, error)
-                        : renew_slots (keyring, record, from, stale, changed, error);
-  if (!wrapped || !*changed)
-    return wrapped;
+  if (!wrap_anew (keyring, record, from, to, stale, changed, error))
+    return FALSE;
+  if (!*changed)
+    return TRUE;
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmRecord) before = vtpm_record_copy (keyring->record), after = vtpm_record_copy (record);
   gboolean put = put_record (keyring, g_steal_pointer (&record), &cause);

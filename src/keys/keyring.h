@@ -51,6 +51,10 @@ gboolean vtpm_keyring_drop (VtpmKeyring *keyring, const VtpmUuid *provider, GErr
 gboolean vtpm_keyring_rekey (VtpmKeyring *keyring, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
                              gboolean stale, gboolean *changed, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Whether vtpm_keyring_rekey() with STALE would change anything. FALSE: a provider's word. */
+gboolean vtpm_keyring_is_stale (VtpmKeyring *keyring, const VtpmProviderEntry *from, const VtpmProviderEntry *to,
+                                gboolean *stale, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /** Tells the audit log of ACT by PROVIDER (or NULL) on the vTPM; CAUSE NULL: it went well. */
 void vtpm_keyring_audit (const VtpmKeyring *keyring, const char *act, const VtpmUuid *provider, guint32 key_version,
                          const GError *cause);

@@ -35,8 +35,6 @@ struct VtpmProviderPool
   const VtpmConfig *config;
   VtpmRegistry *registry;
   Member *members; /* as registry->entries */
-  GMutex asker_lock;
-  VtpmAsker asker; /* config's, one question at a time */
 };
 
 /* One request to one provider. */
@@ -47,17 +45,6 @@ typedef struct
   VtpmProvider *provider;
 } Turn;
 
-static VtpmSecret *
-ask_in_turn (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
-{
-  VtpmProviderPool *pool = data;
-  const VtpmAsker *asker = pool->config->asker;
-  g_mutex_lock (&pool->asker_lock);
-  VtpmSecret *answer = asker->ask (asker->data, entry, what, is_new, error);
-  g_mutex_unlock (&pool->asker_lock);
-  return answer;
-}
-
 VtpmProviderPool *
 vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
 {
@@ -67,8 +54,6 @@ vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
   VtpmProviderPool *pool = g_new0 (VtpmProviderPool, 1);
   pool->config = config;
   pool->registry = registry;
-  pool->asker = (VtpmAsker){ .ask = ask_in_turn, .data = pool };
-  g_mutex_init (&pool->asker_lock);
   pool->members = g_new0 (Member, registry->entries->len + 1);
   for (guint i = 0; i < registry->entries->len; i++)
     {
@@ -100,7 +85,6 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
       g_mutex_clear (&pool->members[i].current_lock);
     }
   g_free (pool->members);
-  g_mutex_clear (&pool->asker_lock);
   vtpm_registry_free (pool->registry);
   g_free (pool);
 }
@@ -130,7 +114,7 @@ find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, GError **error)
 static VtpmProvider *
 start_helper (VtpmProviderPool *pool, const Member *member, GError **error)
 {
-  return vtpm_provider_open (&pool->config->place, member->entry, pool->config->asker ? &pool->asker : NULL, error);
+  return vtpm_provider_open (&pool->config->place, member->entry, pool->config->asker, error);
 }
 
 /* Native has no process that could remember anything, and no turns to wait for. SEAT NULL: a helper for this turn

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/keys/fleet.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "src/keys/walk.h"
+
+#define BAR_WIDTH 30
+#define BAR_MS 200
+
+static void
+file_free (VtpmFleetFile *file)
+{
+  g_free (file->path);
+  g_clear_error (&file->error);
+  g_free (file);
+}
+
+GPtrArray *
+vtpm_fleet_new (void)
+{
+  return g_ptr_array_new_with_free_func ((GDestroyNotify) file_free);
+}
+
+void
+vtpm_fleet_add (GPtrArray *fleet, const char *path)
+{
+  VtpmFleetFile *file = g_new0 (VtpmFleetFile, 1);
+  file->path = g_strdup (path);
+  g_ptr_array_add (fleet, file);
+}
+
+typedef struct
+{
+  GPtrArray *fleet, *trouble;
+  guint *others;
+} Search;
+
+/* Either header copy begins as one: a damaged file is one too, and shall be told. */
+static gboolean
+reads_as_state (int fd)
+{
+  char start[sizeof VTPM_HEADER_MAGIC - 1];
+  for (guint copy = 0; copy < 2; copy++)
+    if (pread (fd, start, sizeof start, (off_t) VTPM_HEADER_OFFSET (copy)) == (ssize_t) sizeof start
+        && memcmp (start, VTPM_HEADER_MAGIC, sizeof start) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+static void
+on_file (int fd, const char *path, const struct stat *info G_GNUC_UNUSED, gpointer data)
+{
+  Search *search = data;
+  if (reads_as_state (fd))
+    vtpm_fleet_add (search->fleet, path);
+  else
+    ++*search->others;
+}
+
+static void
+on_trouble (const char *path, const char *why, gpointer data)
+{
+  Search *search = data;
+  g_ptr_array_add (search->trouble, g_strdup_printf ("%s: %s", path, why));
+}
+
+gboolean
+vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GPtrArray *trouble, GError **error)
+{
+  Search search = { fleet, trouble, others };
+  const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .data = &search };
+  return vtpm_walk (&walk, folders, error);
+}
+
+typedef struct
+{
+  VtpmProviderPool *pool;
+  const VtpmFleetHow *how;
+  GPtrArray *fleet;
+  gint next, done, failed; /* atomic */
+  gint stop;               /* atomic */
+  int wake;                /* an eventfd: one of the threads has ended */
+} Fleet;
+
+static gboolean
+change_deep (VtpmKeyring *keyring, const VtpmFleetHow *how, VtpmFleetFile *file, gboolean *changed, GError **error)
+{
+  const VtpmDeepRekey deep
+      = { .to = how->to, .from = how->from, .drop = how->drop, .forget = how->forget, .manage = how->manage };
+  *changed = TRUE;
+  if (how->stale && !vtpm_keyring_is_stale (keyring, how->from, how->to, changed, error))
+    return FALSE;
+  return !*changed || vtpm_epoch_change (keyring, &deep, &file->pushed_out, error);
+}
+
+static gboolean
+change (Fleet *fleet, VtpmFleetFile *file, gboolean *changed, GError **error)
+{
+  const VtpmFleetHow *how = fleet->how;
+  if (how->rescue)
+    {
+      *changed = TRUE;
+      return vtpm_epoch_rescue (fleet->pool, file->path, how->to, how->manage, error);
+    }
+  g_autoptr (VtpmKeyring) keyring = vtpm_keyring_open (fleet->pool, file->path, how->manage, error);
+  if (!keyring)
+    return FALSE;
+  return how->deep ? change_deep (keyring, how, file, changed, error)
+                   : vtpm_keyring_rekey (keyring, how->from, how->to, how->stale, changed, error);
+}
+
+static void
+do_file (Fleet *fleet, VtpmFleetFile *file)
+{
+  gboolean changed = FALSE;
+  gboolean fine = change (fleet, file, &changed, &file->error)
+                  && (!fleet->how->verify || vtpm_keyring_verify (fleet->pool, file->path, &file->error));
+  file->outcome = !fine ? VTPM_FLEET_FAILED : changed ? VTPM_FLEET_CHANGED : VTPM_FLEET_UNCHANGED;
+  if (!fine)
+    g_atomic_int_inc (&fleet->failed);
+  g_atomic_int_inc (&fleet->done);
+}
+
+static gpointer
+work (gpointer data)
+{
+  Fleet *fleet = data;
+  const guint64 one = 1;
+  while (!g_atomic_int_get (&fleet->stop))
+    {
+      gint i = g_atomic_int_add (&fleet->next, 1);
+      if (i >= (gint) fleet->fleet->len)
+        break;
+      do_file (fleet, fleet->fleet->pdata[i]);
+    }
+  while (write (fleet->wake, &one, sizeof one) < 0 && errno == EINTR)
+    ;
+  return NULL;
+}
+
+static void
+draw_bar (const Fleet *fleet, gint64 since)
+{
+  guint done = (guint) g_atomic_int_get (&fleet->done), all = fleet->fleet->len;
+  guint failed = (guint) g_atomic_int_get (&fleet->failed);
+  guint filled = (guint) ((guint64) done * BAR_WIDTH / all);
+  char bar[BAR_WIDTH + 1];
+  if (done == 0)
+    return; /* somebody may be typing a passphrase */
+  memset (bar, '.', BAR_WIDTH);
+  memset (bar, '#', filled);
+  bar[BAR_WIDTH] = '\0';
+  gint64 passed = MAX (vtpm_now_ms () - since, 1);
+  fprintf (stderr, "\r[%s] %u of %u, %" G_GINT64_FORMAT " a second", bar, done, all, (gint64) done * 1000 / passed);
+  if (failed)
+    fprintf (stderr, ", %u failed", failed);
+  fputs ("\033[K", stderr);
+  fflush (stderr);
+}
+
+/* The first signal stops what is not begun; the second ends us, as it would have without us. */
+static void
+take_signal (Fleet *fleet, int signals)
+{
+  struct signalfd_siginfo info;
+  if (read (signals, &info, sizeof info) != (ssize_t) sizeof info)
+    return;
+  if (g_atomic_int_get (&fleet->stop))
+    {
+      sigset_t one;
+      sigemptyset (&one);
+      sigaddset (&one, (int) info.ssi_signo);
+      signal ((int) info.ssi_signo, SIG_DFL);
+      raise ((int) info.ssi_signo);
+      pthread_sigmask (SIG_UNBLOCK, &one, NULL);
+    }
+  g_atomic_int_set (&fleet->stop, TRUE);
+  fputs ("\nvtpm rekey: finishing what is under way\n", stderr);
+}
+
+static void
+wait_for_all (Fleet *fleet, int signals, guint jobs)
+{
+  gboolean bar = fleet->fleet->len > 1 && isatty (STDERR_FILENO);
+  gint64 since = vtpm_now_ms ();
+  guint64 ended = 0;
+  while (ended < jobs)
+    {
+      struct pollfd fds[] = { { .fd = signals, .events = POLLIN }, { .fd = fleet->wake, .events = POLLIN } };
+      guint64 more;
+      if (poll (fds, G_N_ELEMENTS (fds), bar ? BAR_MS : -1) < 0)
+        continue;
+      if (fds[0].revents)
+        take_signal (fleet, signals);
+      if (fds[1].revents && read (fleet->wake, &more, sizeof more) == (ssize_t) sizeof more)
+        ended += more;
+      if (bar)
+        draw_bar (fleet, since);
+    }
+  if (bar)
+    fputs ("\n", stderr);
+}
+
+void
+vtpm_fleet_run (VtpmProviderPool *pool, const VtpmFleetHow *how, GPtrArray *files, guint jobs)
+{
+  Fleet fleet = { .pool = pool, .how = how, .fleet = files, .wake = -1 };
+  sigset_t caught, before;
+  sigemptyset (&caught);
+  sigaddset (&caught, SIGINT);
+  sigaddset (&caught, SIGTERM);
+  sigaddset (&caught, SIGHUP);
+  pthread_sigmask (SIG_BLOCK, &caught, &before);
+  vtpm_autofd int signals = signalfd (-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
+  vtpm_autofd int wake = eventfd (0, EFD_CLOEXEC);
+  g_autoptr (GPtrArray) threads = g_ptr_array_new ();
+  fleet.wake = wake;
+  jobs = CLAMP (jobs, 1, MAX (files->len, 1));
+  for (guint i = 0; i < jobs; i++)
+    g_ptr_array_add (threads, g_thread_new ("rekey", work, &fleet));
+  if (wake >= 0)
+    wait_for_all (&fleet, signals, jobs);
+  for (guint i = 0; i < threads->len; i++)
+    g_thread_join (threads->pdata[i]);
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
+}
+
+guint
+vtpm_fleet_count (GPtrArray *fleet, VtpmFleetOutcome outcome)
+{
+  guint n = 0;
+  for (guint i = 0; i < fleet->len; i++)
+    n += ((const VtpmFleetFile *) fleet->pdata[i])->outcome == outcome;
+  return n;
+}
