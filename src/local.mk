@@ -3,8 +3,8 @@ libvtpm_tpm_a_SOURCES = \
 	src/tpm/engine.c src/tpm/engine.h \
 	src/tpm/tpm_commands.c src/tpm/tpm_commands.h
 libvtpm_src_a_SOURCES = \
-	src/config.c src/config.h \
-	src/link.c src/link.h \
+	src/asker.c src/asker.h src/config.c src/config.h \
+	src/link.c src/link.h src/prompt.c src/prompt.h \
 	src/broker/broker.c src/broker/broker.h \
 	src/broker/reader.c src/broker/reader.h \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \

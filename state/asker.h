@@ -11,6 +11,11 @@
 /** A secret that is asked for has 1 to so many bytes. */
 #define VTPM_SECRET_MAX 1024
 
+/** How a secret is given, for a message; %s is the provider's option that names a file. */
+#define VTPM_SECRET_ADVICE                                                                                             \
+  "give that with --password-file FILE or --password-fd N, at a terminal, or once for all with the provider's option " \
+  "%s=FILE"
+
 typedef struct
 {
   /**

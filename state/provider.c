@@ -55,15 +55,21 @@ static VtpmSecret *
 ask_caller (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
 {
   VtpmProvider *provider = data;
-  if (!provider->caller)
-    {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "there is nobody to ask");
-      return NULL;
-    }
+  g_autoptr (GError) cause = NULL;
   gint64 begin = vtpm_now_ms ();
-  VtpmSecret *secret = provider->caller->ask (provider->caller->data, entry, what, is_new, error);
+  VtpmSecret *secret
+      = provider->caller ? provider->caller->ask (provider->caller->data, entry, what, is_new, &cause) : NULL;
   provider->asked_ms += vtpm_now_ms () - begin;
-  return secret;
+  if (secret)
+    return secret;
+  const char *why = cause ? vtpm_error_text (cause) : "there is nobody to ask";
+  VtpmErrorCode code = cause ? vtpm_error_code (cause) : VTPM_ERROR_KEY_CLOSED;
+  if (provider->native)
+    vtpm_provider_set_error (error, entry, code, "needs the %s: " VTPM_SECRET_ADVICE " (%s)", what, "password-file",
+                             why);
+  else /* the helper says the rest */
+    vtpm_error_set (error, VTPM_PROVIDER_ERROR, code, "%s", why);
+  return NULL;
 }
 
 VtpmProvider *

@@ -101,6 +101,15 @@ is_under_way (const Attempt *attempt)
   return attempt->provider != NULL;
 }
 
+/* What a person took to answer ATTEMPT's provider, beyond the BEFORE that was counted, is nobody's delay. */
+static void
+excuse (Unlock *unlock, const Attempt *attempt, gint64 before)
+{
+  gint64 asked = vtpm_provider_asked_ms (attempt->provider) - before;
+  unlock->deadline += asked;
+  unlock->next_at += asked;
+}
+
 /* Whoever has failed makes room: the next one is asked at once. */
 static void
 end_attempt (Unlock *unlock, Attempt *attempt)
@@ -117,8 +126,11 @@ ask_next (Unlock *unlock)
   const VtpmProviderEntry *entry = vtpm_registry_find (unlock->registry, &attempt->slot->provider, &attempt->error);
   if (entry)
     attempt->provider = vtpm_provider_open (&unlock->config->place, entry, unlock->config->asker, &attempt->error);
-  if (!attempt->provider
-      || !vtpm_provider_begin_unwrap (attempt->provider, &attempt->context, attempt->slot, &attempt->error))
+  gboolean begun = attempt->provider
+                   && vtpm_provider_begin_unwrap (attempt->provider, &attempt->context, attempt->slot, &attempt->error);
+  if (attempt->provider)
+    excuse (unlock, attempt, 0);
+  if (!begun)
     end_attempt (unlock, attempt);
 }
 
@@ -179,7 +191,10 @@ step_all (Unlock *unlock)
       Attempt *attempt = unlock->attempts->pdata[i];
       if (!is_under_way (attempt))
         continue;
-      switch (vtpm_provider_step (attempt->provider, &attempt->error))
+      gint64 asked = vtpm_provider_asked_ms (attempt->provider);
+      VtpmProviderProgress progress = vtpm_provider_step (attempt->provider, &attempt->error);
+      excuse (unlock, attempt, asked);
+      switch (progress)
         {
         case VTPM_PROVIDER_WAITING:
           break;

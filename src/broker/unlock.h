@@ -2,7 +2,8 @@
  *
  * Gets the DEK of an epoch: walks the key slots of its records and asks their providers.
  * After 2 s without an answer the next slot is asked as well, the first good answer wins,
- * 20 s in all. Used by the broker and by commands; never by the device.
+ * 20 s in all, not counting what a person takes to answer a prompt. Used by the broker and by commands; never by the
+ * device.
  */
 #pragma once
 

@@ -6,10 +6,10 @@
 #include "src/commands/command.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "base/errors.h"
 #include "base/harden.h"
+#include "src/asker.h"
 #include "src/broker/reader.h"
 #include "src/tpm/engine.h"
 #include "state/keyslots.h"
@@ -90,9 +90,7 @@ prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot 
 static void
 fault_in_key_slot (Check *check, guint index, const GError *error)
 {
-  const char *text = strstr (error->message, "] "); /* behind the word, which comes first again */
-  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1,
-             text ? text + strlen ("] ") : error->message);
+  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1, vtpm_error_text (error));
 }
 
 static void
@@ -169,14 +167,18 @@ check_tpm (Check *check)
 }
 
 static gboolean
-check (const char *config_path, const char *path, int *exit_status, GError **error)
+check (const char *config_path, const char *path, const VtpmAskerOptions *secrets, int *exit_status, GError **error)
 {
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init (error))
     return FALSE;
-  g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
+  g_autoptr (VtpmAsker) asker = vtpm_asker_new (secrets, error);
+  g_autoptr (VtpmConfig) config = asker ? vtpm_config_load (config_path, error) : NULL;
   g_auto (VtpmReading) reading = { 0 };
-  if (!config || !vtpm_reading_open (config, path, &reading, error))
+  if (!config)
+    return FALSE;
+  config->asker = asker;
+  if (!vtpm_reading_open (config, path, &reading, error))
     return FALSE;
   Check all = { .config = config, .reading = &reading, .path = path };
   check_header (&all);
@@ -190,8 +192,10 @@ check (const char *config_path, const char *path, int *exit_status, GError **err
 int
 vtpm_command_check (int argc, char **argv)
 {
+  g_auto (VtpmAskerOptions) secrets = { 0 };
   g_autofree char *config = NULL;
   const GOptionEntry entries[] = {
+    VTPM_ASKER_ENTRIES (secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
   };
@@ -200,7 +204,7 @@ vtpm_command_check (int argc, char **argv)
   if (!vtpm_command_parse (entries, "STATE",
                            "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.", 1, 1,
                            &argc, &argv, &error)
-      || !check (config, argv[1], &exit_status, &error))
+      || !check (config, argv[1], &secrets, &exit_status, &error))
     return vtpm_command_fail ("check", error);
   return exit_status;
 }

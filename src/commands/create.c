@@ -8,6 +8,7 @@
 
 #include "base/errors.h"
 #include "base/harden.h"
+#include "src/asker.h"
 #include "src/commands/command.h"
 #include "state/registry.h"
 
@@ -58,19 +59,25 @@ print_created (const VtpmConfig *config, VtpmStore *store, GError **error)
 }
 
 static gboolean
-create (const char *config_path, const char *path, const VtpmCreateOptions *options, GError **error)
+create (const char *config_path, const char *path, const VtpmCreateOptions *options, const VtpmAskerOptions *secrets,
+        GError **error)
 {
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init (error))
     return FALSE;
-  g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
+  g_autoptr (VtpmAsker) asker = vtpm_asker_new (secrets, error);
+  g_autoptr (VtpmConfig) config = asker ? vtpm_config_load (config_path, error) : NULL;
   g_autoptr (VtpmStore) store = NULL;
-  return config && vtpm_create (config, path, options, &store, error) && print_created (config, store, error);
+  if (!config)
+    return FALSE;
+  config->asker = asker;
+  return vtpm_create (config, path, options, &store, error) && print_created (config, store, error);
 }
 
 int
 vtpm_command_create (int argc, char **argv)
 {
+  g_auto (VtpmAskerOptions) secrets = { 0 };
   g_autofree char *vm_uuid = NULL, *provider = NULL, *on_clone = NULL, *config = NULL;
   const GOptionEntry entries[] = {
     { "vm-uuid", 0, 0, G_OPTION_ARG_STRING, &vm_uuid, "bind it to this VM; without, its first start with a UUID does",
@@ -79,6 +86,7 @@ vtpm_command_create (int argc, char **argv)
       "NAME" },
     { "on-clone", 0, 0, G_OPTION_ARG_STRING, &on_clone,
       "what happens when it meets another VM: refuse, copy, replace, reidentify", "POLICY" },
+    VTPM_ASKER_ENTRIES (secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
   };
@@ -89,5 +97,5 @@ vtpm_command_create (int argc, char **argv)
       || !read_options (vm_uuid, on_clone, &options, &error))
     return vtpm_command_fail ("create", error);
   options.provider = provider;
-  return create (config, argv[1], &options, &error) ? 0 : vtpm_command_fail ("create", error);
+  return create (config, argv[1], &options, &secrets, &error) ? 0 : vtpm_command_fail ("create", error);
 }

@@ -15,6 +15,7 @@
 #include "base/harden.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/asker.h"
 #include "src/broker/broker.h"
 #include "src/commands/command.h"
 #include "src/device/server.h"
@@ -27,6 +28,7 @@ typedef struct
 {
   char *config, *vm_uuid, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
   gboolean create, init, terminate, daemon, incoming;
+  VtpmAskerOptions secrets;
 } Arguments;
 
 static void
@@ -37,14 +39,16 @@ arguments_clear (Arguments *arguments)
           &arguments->startup, &arguments->pid_file, &arguments->log,  &arguments->log_level, &arguments->manage };
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
+  vtpm_asker_options_clear (&arguments->secrets);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Arguments, arguments_clear)
 
-/* A daemon's start: the first process waits here for its exit status. */
 typedef struct
 {
-  int notify; /* -1: not a daemon */
+  int notify;         /* a daemon's first process waits there for its exit status; -1: not a daemon */
+  VtpmAsker **asker;  /* the broker's alone, once that is forked */
+  VtpmConfig *config; /* names it */
 } Start;
 
 static gboolean
@@ -232,6 +236,8 @@ serve (const Arguments *arguments, Start *start, VtpmBrokerOptions *broker, Vtpm
   /* The sockets first: a broker that is killed because they fail may have made a file by then, or half of one. */
   VtpmServer *server = vtpm_server_listen (options, error);
   vtpm_autofd int link = server ? start_broker (broker, options, error) : -1;
+  start->config->asker = NULL;
+  g_clear_pointer (start->asker, vtpm_asker_free); /* the device never sees what opens a key */
   int status = -1;
   if (link >= 0 && vtpm_secret_init (error) && vtpm_engine_open (error))
     {
@@ -280,11 +286,16 @@ run (const Arguments *arguments, const char *path, GError **error)
     return -1;
   if (arguments->create && arguments->incoming)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
-  if (!harden (error) || !parse_log (arguments, error))
+  /* Before anything of ours is opened: it could have the number that --password-fd gives. */
+  g_autoptr (VtpmAsker) asker = vtpm_asker_new (&arguments->secrets, error);
+  if (!asker || !harden (error) || !parse_log (arguments, error))
     return -1;
   g_autoptr (VtpmConfig) config = vtpm_config_load (arguments->config, error);
   if (!config)
     return -1;
+  config->asker = asker;
+  start.asker = &asker;
+  start.config = config;
   broker.config = server.config = config;
   return serve (arguments, &start, &broker, &server, error);
 }
@@ -312,6 +323,7 @@ vtpm_command_run (int argc, char **argv)
     { "log", 0, 0, G_OPTION_ARG_FILENAME, &a.log, "append the log there; - for standard error", "FILE" },
     { "log-level", 0, 0, G_OPTION_ARG_FILENAME, &a.log_level, "error, warning, info (default) or debug", "LEVEL" },
     { "manage", 0, 0, G_OPTION_ARG_FILENAME, &a.manage, "management socket: unix:PATH[,uid=N] or none", "ENDPOINT" },
+    VTPM_ASKER_ENTRIES (a.secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &a.config, "read FILE instead of vtpm.conf", "FILE" },
     G_OPTION_ENTRY_NULL,
   };

@@ -17,9 +17,7 @@ vtpm_given_get (const VtpmGiven *given, gboolean is_new, GError **error)
     return vtpm_secret_from_file (given->file, error);
   VtpmSecret *secret = given->asker->ask (given->asker->data, NULL, given->what, is_new, NULL);
   if (!secret)
-    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED,
-                    "it needs its %s: give that with --password-file FILE or --password-fd N, at a terminal, or once "
-                    "for all with the provider's option %s=FILE",
+    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "it needs its %s: " VTPM_SECRET_ADVICE,
                     given->what, given->option);
   return secret;
 }

@@ -185,7 +185,7 @@ test_native (ProviderFixture *f, gconstpointer data)
   g_assert_true (g_str_has_suffix (rotated, " 2"));
   g_autofree char *versions = vtpm_provider_request (provider, "versions", 0, &error);
   g_assert_true (g_str_has_prefix (versions, "1:kdk-") && strstr (versions, " 2:kdk-"));
-  g_assert_null (vtpm_provider_request (provider, "remove", 0, &error));
+  g_assert_null (vtpm_provider_request (provider, "no-such", 0, &error));
   provider_assert_code (&error, VTPM_ERROR_USAGE);
   for (int i = 0; i < 2; i++)
     {
