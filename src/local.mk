@@ -40,6 +40,8 @@ STATE_LIBS = libvtpm-state.a libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
 bin_PROGRAMS += vtpm
 vtpm_SOURCES = src/main.c \
 	src/commands/command.c src/commands/command.h \
+	src/commands/key_tool.c src/commands/key_tool.h \
+	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
 	src/commands/destroy.c src/commands/inspect.c src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)

@@ -17,6 +17,8 @@ static const VtpmCommand commands[] = {
   { "check", vtpm_command_check, "prove that key provider and state file are sound" },
   { "ctl", vtpm_command_ctl, "talk to the control channel of a running TPM" },
   { "destroy", vtpm_command_destroy, "wipe and remove a state file" },
+  { "keys", vtpm_command_keys, "list, add and drop the key slots of a state file" },
+  { "rekey", vtpm_command_rekey, "change the keys of state files" },
 };
 
 static void

@@ -20,6 +20,8 @@ int vtpm_command_inspect (int argc, char **argv);
 int vtpm_command_check (int argc, char **argv);
 int vtpm_command_ctl (int argc, char **argv);
 int vtpm_command_destroy (int argc, char **argv);
+int vtpm_command_keys (int argc, char **argv);
+int vtpm_command_rekey (int argc, char **argv);
 int vtpm_command_census (int argc, char **argv);
 
 /** Prints ERROR as one line "vtpm COMMAND: [word] ..." on standard error and gives the exit status of its word. */
