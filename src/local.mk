@@ -15,6 +15,8 @@ libvtpm_src_a_SOURCES = \
 	src/keys/keyring.c src/keys/keyring.h \
 	src/keys/management_client.c src/keys/management_client.h \
 	src/keys/pool.c src/keys/pool.h \
+	src/keys/retire.c src/keys/retire.h src/keys/search.c \
+	src/keys/upkeep.c src/keys/upkeep.h src/keys/upkeep_backup.c \
 	src/keys/census.c src/keys/census.h \
 	src/keys/image_qcow2.c src/keys/image_qcow2.h \
 	src/keys/image_search.c src/keys/image_search.h \
@@ -43,7 +45,9 @@ vtpm_SOURCES = src/main.c \
 	src/commands/key_tool.c src/commands/key_tool.h \
 	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
-	src/commands/destroy.c src/commands/inspect.c src/commands/run.c
+	src/commands/destroy.c src/commands/inspect.c \
+	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
+	src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)
 
 helper_PROGRAMS += vtpm-provider-native

@@ -19,6 +19,7 @@ static const VtpmCommand commands[] = {
   { "destroy", vtpm_command_destroy, "wipe and remove a state file" },
   { "keys", vtpm_command_keys, "list, add and drop the key slots of a state file" },
   { "rekey", vtpm_command_rekey, "change the keys of state files" },
+  { "provider", vtpm_command_provider, "the key providers of this host" },
 };
 
 static void

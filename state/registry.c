@@ -236,13 +236,19 @@ set_taken (const VtpmProviderEntry *taken, GError **error)
   return FALSE;
 }
 
+gboolean
+vtpm_registry_has_room (const VtpmRegistry *registry, const VtpmProviderEntry *entry, GError **error)
+{
+  const VtpmProviderEntry *taken = look_up (registry, &entry->uuid, entry->name);
+  return entry_is_sound (entry, error) && (!taken || set_taken (taken, error));
+}
+
 static gboolean
 add_locked (const VtpmPlace *place, Edit *edit, const VtpmProviderEntry *entry, GError **error)
 {
-  const VtpmProviderEntry *taken = look_up (edit->registry, &entry->uuid, entry->name);
   char uuid[VTPM_UUID_TEXT_SIZE];
-  if (taken)
-    return set_taken (taken, error);
+  if (!vtpm_registry_has_room (edit->registry, entry, error))
+    return FALSE;
   vtpm_registry_entry_write (edit->text, entry);
   if (!edit->registry->has_default)
     g_key_file_set_string (edit->text, GROUP_SITE, "default", vtpm_uuid_format (&entry->uuid, uuid));

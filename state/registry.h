@@ -75,6 +75,9 @@ const VtpmProviderEntry *vtpm_registry_find (const VtpmRegistry *registry, const
 /** The entry called NAME (or whose UUID text is NAME); NAME NULL: the default. NULL: provider-unknown. */
 const VtpmProviderEntry *vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError **error);
 
+/** Whether ENTRY could be added. FALSE: usage, as vtpm_registry_add(). */
+gboolean vtpm_registry_has_room (const VtpmRegistry *registry, const VtpmProviderEntry *entry,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * Adds ENTRY on disk, under the lock and on the newest contents; it becomes the default where
  * there is none. FALSE: usage (name or UUID taken, name not [A-Za-z0-9._-]{1,64}), store-full, access-denied, failed.
