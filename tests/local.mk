@@ -25,7 +25,7 @@ state_tests = \
 provider_tests = tests/unit/test-provider tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
-native_tests = tests/unit/test-native-pkcs12
+native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
@@ -48,6 +48,7 @@ tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixtur
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
+tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
 tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
 tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
 tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)

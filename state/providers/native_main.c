@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * vtpm-provider-native UUID [data-dir=DIR]: the native key provider on the line protocol.
+ * vtpm-provider-native UUID [data-dir=DIR] [password-file=F]: the native key provider on the line protocol.
  */
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +30,10 @@ place_of (const char *data_dir)
 static int
 usage (const char *cause)
 {
-  fprintf (stderr, "vtpm-provider-native: [usage] %s\nusage: vtpm-provider-native UUID [data-dir=DIR]\n", cause);
+  fprintf (stderr,
+           "vtpm-provider-native: [usage] %s\nusage: vtpm-provider-native UUID [data-dir=DIR] "
+           "[password-file=F]\n",
+           cause);
   return USAGE_STATUS;
 }
 
@@ -49,9 +52,10 @@ main (int argc, char **argv)
     return usage ("the first argument is the provider's UUID");
   for (int i = 2; i < argc; i++)
     {
-      if (!g_str_has_prefix (argv[i], "data-dir="))
-        return usage ("the only option is data-dir=");
-      data_dir = argv[i] + strlen ("data-dir=");
+      if (g_str_has_prefix (argv[i], "data-dir="))
+        data_dir = argv[i] + strlen ("data-dir=");
+      else if (!g_str_has_prefix (argv[i], "password-file="))
+        return usage ("the only options are data-dir= and password-file=");
     }
   if (!data_dir || !g_path_is_absolute (data_dir))
     return usage ("VTPM_DATA_DIR or data-dir= must name the data folder by its absolute path");

@@ -43,7 +43,14 @@ VtpmSecret *
 vtpm_native_ask_passphrase (const VtpmNative *native, GError **error)
 {
   const char *path = password_file (native);
-  return path ? vtpm_secret_from_file (path, error) : ask (native, "passphrase of the key store", FALSE, error);
+  if (!path)
+    return ask (native, "passphrase of the key store", FALSE, error);
+  if (g_path_is_absolute (path))
+    return vtpm_secret_from_file (path, error);
+  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
+                  "the option " PASSWORD_FILE " of the key provider \"%s\" must be an absolute path, not %s",
+                  native->entry->name, path);
+  return NULL;
 }
 
 VtpmSecret *

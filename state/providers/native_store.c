@@ -13,6 +13,7 @@
 
 #define MAGIC "vtpm-nks"
 #define MAGIC_SIZE 8
+#define MAX_REREADS 3
 #define FORMAT_PLAIN 1
 #define FORMAT_SEALED 2
 #define HEAD_SIZE (MAGIC_SIZE + 4 + 16 + 4)
@@ -227,7 +228,7 @@ gboolean
 vtpm_native_store_load (const VtpmNative *native, const VtpmSecret *passphrase, VtpmNativeStore *store, GError **error)
 {
   g_autofree char *path = vtpm_native_store_path (native);
-  /* Twice: who destroys a version overwrites the file that it has replaced, while we may be reading that. */
+  /* More than once: who destroys a version overwrites the file that it has replaced, while we may be reading that. */
   for (guint attempt = 0;; attempt++)
     {
       g_autoptr (GError) cause = NULL;
@@ -239,7 +240,7 @@ vtpm_native_store_load (const VtpmNative *native, const VtpmSecret *passphrase, 
         }
       if (vtpm_native_store_decode (native, image, passphrase, store, &cause))
         return TRUE;
-      if (attempt > 0 || vtpm_error_code (cause) != VTPM_ERROR_STATE_DAMAGED)
+      if (attempt == MAX_REREADS || vtpm_error_code (cause) != VTPM_ERROR_STATE_DAMAGED)
         {
           g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;
