@@ -36,8 +36,9 @@ libvtpm_src_a_SOURCES = \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/identity.c src/provisioning/identity.h
 
-VTPM_LIBS = libvtpm-src.a libvtpm-tpm.a libvtpm-state.a libvtpm-base.a $(TPMS_LIBS) $(GLIB_LIBS) $(CRYPTO_LIBS)
-STATE_LIBS = libvtpm-state.a libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
+# libcrypto before the others: nearly all that the loader looks up is its own, and it looks in this order
+VTPM_LIBS = libvtpm-src.a libvtpm-tpm.a libvtpm-state.a libvtpm-base.a $(CRYPTO_LIBS) $(TPMS_LIBS) $(GLIB_LIBS)
+STATE_LIBS = libvtpm-state.a libvtpm-base.a $(CRYPTO_LIBS) $(GLIB_LIBS)
 
 bin_PROGRAMS += vtpm
 vtpm_SOURCES = src/main.c \
