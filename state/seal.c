@@ -5,6 +5,7 @@
 
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/sha.h>
 
 #include "base/cursor.h"
@@ -12,6 +13,7 @@
 
 G_DEFINE_QUARK (vtpm_seal_error_quark, vtpm_seal_error)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_MAC, EVP_MAC_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF, EVP_KDF_free)
 
 #define KEY_SIZE 32
 #define NONCE_SIZE 12
@@ -97,7 +99,7 @@ typedef struct
   gsize len;
 } Piece;
 
-/* HMAC-SHA256 of the pieces one after another. */
+/* HMAC-SHA256 of the pieces one after another; KEY NULL: under the same key as before. */
 static gboolean
 hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const Piece *pieces, guint n,
       guint8 out[static VTPM_MAC_SIZE])
@@ -120,16 +122,17 @@ derive (VtpmSealer *sealer, const SealKey *key, gsize len, GError **error)
   write_binding (&w, key);
   g_assert (!w.full && len <= 2 * VTPM_MAC_SIZE);
 
-  g_autoptr (VtpmSecret) prk = vtpm_secret_new (VTPM_MAC_SIZE, error);
-  g_autoptr (VtpmSecret) out = prk ? vtpm_secret_new (2 * VTPM_MAC_SIZE, error) : NULL;
+  /* what is given out first; behind it the PRK, which is worth as much */
+  g_autoptr (VtpmSecret) out = vtpm_secret_new (3 * VTPM_MAC_SIZE, error);
   if (!out)
     return NULL;
+  guint8 *prk = out->data + 2 * VTPM_MAC_SIZE;
   const Piece input = { key->dek->data, key->dek->len };
   const Piece first[] = { { info, w.pos }, { "\1", 1 } };
   const Piece second[] = { { out->data, VTPM_MAC_SIZE }, { info, w.pos }, { "\2", 1 } };
-  if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk->data)
-      || !hmac (sealer, prk->data, prk->len, first, 2, out->data)
-      || (len > VTPM_MAC_SIZE && !hmac (sealer, prk->data, prk->len, second, 3, out->data + VTPM_MAC_SIZE)))
+  if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk)
+      || !hmac (sealer, prk, VTPM_MAC_SIZE, first, 2, out->data)
+      || (len > VTPM_MAC_SIZE && !hmac (sealer, NULL, 0, second, 3, out->data + VTPM_MAC_SIZE)))
     {
       crypto_failed (error, "derive a key (HKDF-SHA256)");
       return NULL;
@@ -143,7 +146,9 @@ start_gcm (VtpmSealer *sealer, const VtpmSecret *derived, gboolean encrypt, cons
 {
   int n;
   g_assert (!aad->full);
-  if (EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, derived->data, derived->data + KEY_SIZE, encrypt) == 1
+  /* naming the cipher again would make OpenSSL set up its context anew */
+  const EVP_CIPHER *gcm = EVP_CIPHER_CTX_get0_cipher (sealer->cipher) ? NULL : sealer->gcm;
+  if (EVP_CipherInit_ex (sealer->cipher, gcm, NULL, derived->data, derived->data + KEY_SIZE, encrypt) == 1
       && EVP_CipherUpdate (sealer->cipher, NULL, &n, aad->data, (int) aad->pos) == 1)
     return TRUE;
   return crypto_failed (error, "start AES-256-GCM");
@@ -251,7 +256,9 @@ vtpm_seal_warm_up (void)
   OPENSSL_init_crypto (
       OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ADD_ALL_CIPHERS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
   g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (NULL);
-  if (!sealer || !hmac (sealer, bytes, KEY_SIZE, NULL, 0, bytes)
+  /* the embedded provider's: OpenSSL makes all KDFs known at the first, which behind a fork copies 50 pages */
+  g_autoptr (EVP_KDF) hkdf = EVP_KDF_fetch (NULL, "HKDF", NULL);
+  if (!sealer || !hkdf || !hmac (sealer, bytes, KEY_SIZE, NULL, 0, bytes)
       || EVP_CipherInit_ex (sealer->cipher, sealer->gcm, NULL, bytes, bytes + KEY_SIZE, 1) != 1
       || EVP_CipherUpdate (sealer->cipher, bytes, &n, bytes, 16) != 1)
     return; /* the first real use tells */
