@@ -68,8 +68,6 @@ gboolean vtpm_state_recover (VtpmState *state, GError **error) G_GNUC_WARN_UNUSE
 
 /** Takes the library's newest bytes; NULL for VOLATILE_STATE drops it. Not durable before a commit. Takes both over. */
 void vtpm_state_take (VtpmState *state, VtpmBlob *permanent, VtpmBlob *volatile_state);
-/** Does ahead what a commit can have ready before its bytes are known. Optional. */
-void vtpm_state_prepare_commit (VtpmState *state);
 /** Makes the next generation at least AFTER + 1 (a state that came in from elsewhere). */
 void vtpm_state_raise_generation (VtpmState *state, guint64 after);
 

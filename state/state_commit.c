@@ -77,12 +77,6 @@ vtpm_state_write_back (VtpmState *state, GError **error)
 }
 
 void
-vtpm_state_prepare_commit (VtpmState *state)
-{
-  state->next_key = next_key (state, NULL);
-}
-
-void
 vtpm_state_take (VtpmState *state, VtpmBlob *permanent, VtpmBlob *volatile_state)
 {
   vtpm_blob_free (state->payload->permanent);
@@ -114,8 +108,16 @@ advance (VtpmState *state, guint slot, guint64 generation, gboolean final, GErro
   return TRUE;
 }
 
-gboolean
-vtpm_state_commit (VtpmState *state, GError **error)
+/* Derives the key of the next commit. */
+static void
+prepare_next (gpointer caller)
+{
+  VtpmState *state = caller;
+  state->next_key = next_key (state, NULL);
+}
+
+static gboolean
+commit (VtpmState *state, GError **error)
 {
   guint64 generation = vtpm_state_next_generation (state);
   state->both_final = FALSE;
@@ -124,6 +126,15 @@ vtpm_state_commit (VtpmState *state, GError **error)
   /* no final mark may outlive what is acknowledged now */
   guint other = 1 - state->current;
   return !state->maybe_final[other] || vtpm_state_write_slot (state, other, generation, FALSE, error);
+}
+
+gboolean
+vtpm_state_commit (VtpmState *state, GError **error)
+{
+  vtpm_store_set_meanwhile (state->store, prepare_next, state);
+  gboolean committed = commit (state, error);
+  vtpm_store_set_meanwhile (state->store, NULL, NULL);
+  return committed;
 }
 
 gboolean

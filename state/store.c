@@ -15,6 +15,13 @@ vtpm_store_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, 
   return store->ops->write (store, offset, buf, len, durable, error);
 }
 
+void
+vtpm_store_set_meanwhile (VtpmStore *store, void (*meanwhile) (gpointer caller), gpointer caller)
+{
+  store->meanwhile = meanwhile;
+  store->caller = caller;
+}
+
 gboolean
 vtpm_store_sync (VtpmStore *store, GError **error)
 {

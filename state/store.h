@@ -32,7 +32,9 @@ typedef struct
 struct VtpmStore
 {
   const VtpmStoreOps *ops;
-  char *name; /* for messages */
+  char *name;                          /* for messages */
+  void (*meanwhile) (gpointer caller); /* or NULL: vtpm_store_set_meanwhile() */
+  gpointer caller;
 };
 
 /** Reads up to LEN bytes at OFFSET; *GOT is less only at the end of the file. FALSE: store-failed. */
@@ -42,6 +44,11 @@ gboolean vtpm_store_read (VtpmStore *store, guint64 offset, void *buf, gsize len
  * store-failed): any part may have been written. */
 gboolean vtpm_store_write (VtpmStore *store, guint64 offset, const void *buf, gsize len, gboolean durable,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * What may be done while a durable write is under way, in the time of the disk: called once or more in it, by a
+ * store that can, in the same thread. It must not use the store. NULL: nothing any more.
+ */
+void vtpm_store_set_meanwhile (VtpmStore *store, void (*meanwhile) (gpointer caller), gpointer caller);
 /** Makes all earlier writes durable. */
 gboolean vtpm_store_sync (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Gives a new store its name, durably, unless that name is taken (state-exists). */

@@ -223,8 +223,6 @@ vtpm_device_answered (VtpmDevice *device)
   vtpm_device_enter (device);
   device->waiting = FALSE;
   pthread_cond_broadcast (&device->changed);
-  if (device->state)
-    vtpm_state_prepare_commit (device->state); /* now nobody waits for it */
   vtpm_device_leave (device);
 }
 

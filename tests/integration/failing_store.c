@@ -3,7 +3,8 @@
  * A library for LD_PRELOAD: while the file FAILING_STORE_FLAG exists, writes into the file that
  * FAILING_STORE_FILE names fail with the errno that stands in it, in decimal (5 when it is empty).
  * A minus before it: the first half of the bytes is written before the failure. Each write that
- * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2).
+ * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2); each fdatasync(2)
+ * of it too, as "-1 0 0".
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -84,6 +85,21 @@ pwrite (int fd, const void *buf, size_t len, off_t offset)
     }
   if (error < 0 && next (fd, buf, len / 2, offset) < 0)
     return -1;
+  errno = abs (error);
+  return -1;
+}
+
+int
+fdatasync (int fd)
+{
+  int (*next) (int) = dlsym (RTLD_NEXT, "fdatasync");
+  int error = failure (fd);
+  if (error == 0)
+    {
+      int result = next (fd);
+      note (fd, -1, 0, 0);
+      return result;
+    }
   errno = abs (error);
   return -1;
 }

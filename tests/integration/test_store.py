@@ -62,13 +62,20 @@ class Failing:
         os.rename(self.flag + ".new", self.flag)
 
     def writes(self):
-        """[offset, length, flags] of the writes into the state file since the last call."""
+        """[offset, length, synchronous] of the writes into the state file since the last call: synchronous by
+        RWF_DSYNC, or by an fdatasync before the next write."""
         path = self.env["FAILING_STORE_LOG"]
         if not os.path.exists(path):
             return []
         lines = read_file(path).decode().splitlines()
         os.remove(path)
-        return [[int(word) for word in line.split()] for line in lines]
+        written = []
+        for offset, length, flags in ([int(word) for word in line.split()] for line in lines):
+            if offset >= 0:
+                written.append([offset, length, bool(flags & RWF_DSYNC)])
+            elif written:
+                written[-1][2] = True
+        return written
 
     def mend(self):
         with contextlib.suppress(FileNotFoundError):
@@ -134,7 +141,7 @@ def test_writes(place):
     for number in range(6):
         data.good(nv_write(INDEX, b"%08d" % number))
         written = failing.writes()
-        same([flags & RWF_DSYNC for _, _, flags in written], [RWF_DSYNC])
+        same([synchronous for _, _, synchronous in written], [True])
         slots.append(written[0][0])
     same(slots in ([SLOT_0, SLOT_1] * 3, [SLOT_1, SLOT_0] * 3), True, "slots %r" % slots)
     for command in (get_random(), pcr_read(0), pcr_extend(16, bytes(32)), nv_read(INDEX, 8)):
@@ -144,13 +151,13 @@ def test_writes(place):
     device.term()
     written = failing.writes()
     same(sorted(offset for offset, _, _ in written)[-2:], [SLOT_0, SLOT_1])
-    same({flags & RWF_DSYNC for _, _, flags in written}, {RWF_DSYNC})
+    same({synchronous for _, _, synchronous in written}, {True})
     device = failing.start()
     same(failing.writes(), [], "a start of a file in order writes nothing")
     control, data = device.powered()  # the first commit after an orderly end
     written = failing.writes()
     same(sorted({offset for offset, _, _ in written}), [SLOT_0, SLOT_1], "no final mark outlives a commit")
-    same({flags & RWF_DSYNC for _, _, flags in written}, {RWF_DSYNC})
+    same({synchronous for _, _, synchronous in written}, {True})
 
 
 def test_mended_in_time(place):

@@ -155,6 +155,40 @@ test_bytes (StateFixture *f, gconstpointer unused)
   fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
 }
 
+static void
+count (gpointer caller)
+{
+  ++*(guint *) caller;
+}
+
+/* What is to be done meanwhile is done in a durable write that comes as far as the disk, and in no other. */
+static void
+test_meanwhile (StateFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  g_autoptr (GError) error = NULL;
+  char buf[5];
+  gsize got;
+  guint done = 0;
+  g_autoptr (VtpmStore) store = must_create (f);
+  vtpm_store_set_meanwhile (store, count, &done);
+  g_assert_true (vtpm_store_write (store, 70000, "later", 5, FALSE, &error));
+  g_assert_cmpuint (done, ==, 0);
+  g_assert_true (vtpm_store_write (store, 70000, "first", 5, TRUE, &error));
+  g_assert_cmpuint (done, ==, 1);
+  vtpm_store_set_meanwhile (store, NULL, NULL);
+  g_assert_true (vtpm_store_write (store, 70005, "x", 1, TRUE, &error));
+  g_assert_cmpuint (done, ==, 1);
+  g_assert_no_error (error);
+  g_autoptr (VtpmStore) again = must_open (f, FALSE);
+  g_assert_true (vtpm_store_read (again, 70000, buf, sizeof buf, &got, &error));
+  g_assert_cmpmem (buf, got, "first", 5);
+  vtpm_store_set_meanwhile (again, count, &done);
+  g_assert_false (vtpm_store_write (again, 70000, "x", 1, TRUE, &error)); /* opened for reading */
+  fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
+  g_assert_cmpuint (done, ==, 1);
+}
+
 /* Only the file that was opened is removed, never another one that has its name now. */
 static void
 test_remove (StateFixture *f, gconstpointer unused)
@@ -298,6 +332,7 @@ main (int argc, char **argv)
   ADD ("open-errors", test_open_errors);
   ADD ("access", test_access);
   ADD ("bytes", test_bytes);
+  ADD ("meanwhile", test_meanwhile);
   ADD ("remove", test_remove);
   ADD ("locks", test_locks);
   ADD ("lock-wait", test_lock_wait);
