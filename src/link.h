@@ -15,23 +15,23 @@ typedef enum
   /* broker to device */
   VTPM_LINK_ASKING = 1, /* file and identity are fine; the providers are being asked */
   VTPM_LINK_STATE,      /* here is the file and its DEK */
-  VTPM_LINK_NO_FILE,    /* started with --incoming, and there is none */
+  VTPM_LINK_WAITS,      /* started with --incoming: the file, if there is one, is handed over when the state came in */
   VTPM_LINK_FAILED,     /* error code and message */
   VTPM_LINK_BLOB_KEY,   /* the DEK that was asked for */
   /* device to broker */
-  VTPM_LINK_UNLOCK, /* a record: its DEK, please */
-  VTPM_LINK_MAKE,   /* record, DEK, state: make the file of an incoming TPM */
+  VTPM_LINK_UNLOCK,  /* a record: its DEK, please */
+  VTPM_LINK_DELIVER, /* the file, please; with record, DEK, state: what came in and is to be merged into it first */
 } VtpmLinkType;
 
 typedef struct
 {
   VtpmLinkType type;
-  guint64 number;   /* STATE: epoch; FAILED: error code; MAKE: generation */
+  guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation */
   char *text;       /* FAILED */
-  VtpmSecret *dek;  /* STATE, BLOB_KEY, MAKE */
-  GBytes *record;   /* UNLOCK, MAKE: a sealed record */
-  VtpmSecret *keys; /* MAKE: first piece of the payload */
-  VtpmBlob *parts;  /* MAKE: second piece */
+  VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER */
+  GBytes *record;   /* UNLOCK, DELIVER: a sealed record */
+  VtpmSecret *keys; /* DELIVER: first piece of the payload */
+  VtpmBlob *parts;  /* DELIVER: second piece */
   int fd;           /* STATE; -1 without one */
 } VtpmLinkMessage;
 

@@ -24,6 +24,7 @@ typedef struct
 {
   const VtpmBrokerOptions *options;
   int sock;
+  VtpmState *held; /* started with --incoming: the file, until what is to come in was merged into it */
 } Broker;
 
 static const VtpmUuid *
@@ -95,9 +96,9 @@ raise_library_version (VtpmState *state, GError **error)
   return vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), record, changed, error);
 }
 
-/* All that start has to write, so that the device finds a file in order. */
+/* What needs mending before anything else is done with the file. */
 static gboolean
-put_in_order (Broker *broker, VtpmState *state, GError **error)
+mend (Broker *broker, VtpmState *state, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   VtpmIdentity identity;
@@ -106,11 +107,7 @@ put_in_order (Broker *broker, VtpmState *state, GError **error)
       || !check_at_least (options, state, error) || !vtpm_state_recover (state, error))
     return FALSE;
   tell_damage (options, state);
-  if (identity == VTPM_IDENTITY_UNCHECKED)
-    vtpm_log (VTPM_LOG_INFO, "identity-unchecked: %s runs without --vm-uuid", options->path);
-  if (identity == VTPM_IDENTITY_BIND && !vtpm_identity_bind (options->config, state, vm_uuid_of (options), error))
-    return FALSE;
-  return raise_library_version (state, error);
+  return TRUE;
 }
 
 static gboolean
@@ -143,9 +140,24 @@ tell_bad_records (const VtpmBrokerOptions *options, const VtpmHeader *header, co
       }
 }
 
-/* Takes the store over. */
+/* The rest of what start has to write, so that the device finds a file in order; then it is the device's. */
 static gboolean
-hand_over (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
+hand_over (Broker *broker, VtpmState *state, GError **error)
+{
+  const VtpmBrokerOptions *options = broker->options;
+  VtpmIdentity identity;
+  if (!check_identity (options, options->path, vtpm_state_record (state), &identity, error))
+    return FALSE;
+  if (identity == VTPM_IDENTITY_UNCHECKED)
+    vtpm_log (VTPM_LOG_INFO, "identity-unchecked: %s runs without --vm-uuid", options->path);
+  if (identity == VTPM_IDENTITY_BIND && !vtpm_identity_bind (options->config, state, vm_uuid_of (options), error))
+    return FALSE;
+  return raise_library_version (state, error) && send_state (broker, state, error);
+}
+
+/* Takes the store over. */
+static VtpmState *
+open_state (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
 {
   g_autoptr (VtpmStore) store = taken;
   VtpmEpochKey keys[2];
@@ -153,11 +165,11 @@ hand_over (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const Vtp
     keys[i] = (VtpmEpochKey){ unlocked->epoch[i], unlocked->dek[i] };
   g_autoptr (VtpmState) state = vtpm_state_open (store, header, keys, unlocked->n, error);
   if (!state)
-    return FALSE;
+    return NULL;
   store = NULL; /* the state's now */
   if (header->records->len > 1)
     tell_bad_records (broker->options, header, unlocked);
-  return put_in_order (broker, state, error) && send_state (broker, state, error);
+  return mend (broker, state, error) ? g_steal_pointer (&state) : NULL;
 }
 
 /* Opens the file, or makes it; the owner lock is held after. NULL without an error: there is none yet, and that is
@@ -193,65 +205,138 @@ say (Broker *broker, VtpmLinkType type, GError **error)
   return vtpm_link_send (broker->sock, &message, error);
 }
 
-static gboolean
-start (Broker *broker, GError **error)
+/* NULL without an error: there is no file yet, and that is fine. */
+static VtpmState *
+unlock_file (Broker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   VtpmIdentity identity;
   g_auto (VtpmUnlocked) unlocked = { 0 };
+  g_autoptr (VtpmStore) store = open_or_make (options, error);
+  g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
+  if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error)
+      || !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
+    return NULL;
+  vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
+  return open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
+}
+
+static gboolean
+start (Broker *broker, GError **error)
+{
   g_autoptr (GError) cause = NULL;
-  g_autoptr (VtpmStore) store = open_or_make (options, &cause);
+  g_autoptr (VtpmState) state = unlock_file (broker, &cause);
   if (cause)
     {
       g_propagate_error (error, g_steal_pointer (&cause));
       return FALSE;
     }
-  if (!store)
-    return say (broker, VTPM_LINK_NO_FILE, error);
-  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
-  if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error)
-      || !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
-    return FALSE;
-  vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
-  return hand_over (broker, g_steal_pointer (&store), header, &unlocked, error);
+  if (!broker->options->incoming)
+    return hand_over (broker, state, error);
+  VtpmLinkMessage message = { .type = VTPM_LINK_WAITS, .number = state != NULL, .fd = -1 };
+  broker->held = g_steal_pointer (&state);
+  return vtpm_link_send (broker->sock, &message, error);
 }
 
-/* The DEK of an envelope, after the same checks as for a file. */
+static VtpmRecord *
+decode_record (const VtpmLinkMessage *request, GError **error)
+{
+  return request->record
+             ? vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error)
+             : NULL;
+}
+
+/* Every door has the same check: what comes in is of this VM, and of the vTPM whose file waits for it. */
+static gboolean
+check_incoming (Broker *broker, const VtpmRecord *record, GError **error)
+{
+  VtpmIdentity identity;
+  if (!check_identity (broker->options, "the state blob", record, &identity, error))
+    return FALSE;
+  const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
+  gboolean same_vtpm = !own || vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id);
+  if (same_vtpm && (!own || vtpm_identity_of (record, own->has_vm_uuid ? &own->vm_uuid : NULL) != VTPM_IDENTITY_OTHER))
+    return TRUE;
+  char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
+  vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                  "the state blob is of %s %s, %s is of %s; start on another state file, or without one",
+                  same_vtpm ? "VM" : "vTPM", vtpm_uuid_format (same_vtpm ? &record->vm_uuid : &record->vtpm_id, theirs),
+                  broker->options->path, vtpm_uuid_format (same_vtpm ? &own->vm_uuid : &own->vtpm_id, ours));
+  return FALSE;
+}
+
+/* The DEK of an envelope: one that the waiting file has, or its providers are asked. */
 static gboolean
 unlock_blob (Broker *broker, const VtpmLinkMessage *request, GError **error)
 {
-  VtpmIdentity identity;
   g_auto (VtpmLinkMessage) reply = { .type = VTPM_LINK_BLOB_KEY, .fd = -1 };
   g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
-  VtpmRecord *record = request->record ? vtpm_record_decode (g_bytes_get_data (request->record, NULL),
-                                                             g_bytes_get_size (request->record), error)
-                                       : NULL;
+  VtpmRecord *record = decode_record (request, error);
   if (!record)
     return FALSE;
   g_ptr_array_add (records, record);
-  if (!check_identity (broker->options, "the state blob", record, &identity, error))
+  if (!check_incoming (broker, record, error))
     return FALSE;
-  reply.dek = vtpm_unlock_epoch (broker->options->config, records, record->epoch, error);
+  const VtpmSecret *own = broker->held ? vtpm_state_find_dek (broker->held, &record->vtpm_id, record->epoch) : NULL;
+  if (own && vtpm_seal_verify_record (own, record))
+    reply.dek = vtpm_secret_copy (own->data, own->len, error);
+  else
+    reply.dek = vtpm_unlock_epoch (broker->options->config, records, record->epoch, error);
   return reply.dek && vtpm_link_send (broker->sock, &reply, error);
 }
 
-/* Makes the file of an incoming TPM and hands it over as any other. */
-static gboolean
-make_file (Broker *broker, const VtpmLinkMessage *request, GError **error)
+/* Makes the file of an incoming TPM. */
+static VtpmState *
+make_file (Broker *broker, const VtpmLinkMessage *request, VtpmRecord *record, const VtpmPayload *payload,
+           GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  if (!request->record || !request->dek || !request->keys || !request->parts)
-    return FALSE;
-  g_autoptr (VtpmRecord) record
-      = vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error);
-  g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
-  g_autoptr (VtpmStore) store = payload ? vtpm_store_file_create (options->path, error) : NULL;
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (options->path, error);
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error))
-    return FALSE;
+    return NULL;
   vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
   VtpmUnlocked unlocked = { .n = 1, .epoch = { record->epoch }, .dek = { request->dek } };
-  return header && hand_over (broker, g_steal_pointer (&store), header, &unlocked, error);
+  return header ? open_state (broker, g_steal_pointer (&store), header, &unlocked, error) : NULL;
+}
+
+/* What came in joins the file that waits for it, or becomes one. */
+static gboolean
+take_in (Broker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  if (!request->dek || !request->keys || !request->parts)
+    return FALSE;
+  g_autoptr (VtpmRecord) record = decode_record (request, error);
+  g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
+  if (!payload || !check_incoming (broker, record, error))
+    return FALSE;
+  if (!broker->held)
+    return (broker->held = make_file (broker, request, record, payload, error)) != NULL;
+  guint64 epoch = vtpm_state_record (broker->held)->epoch;
+  if (!vtpm_state_take_over (broker->held, record, request->dek, g_steal_pointer (&payload), request->number, error))
+    return FALSE;
+  if (vtpm_state_record (broker->held)->epoch != epoch)
+    vtpm_log (VTPM_LOG_INFO, "%s was of epoch %" G_GUINT64_FORMAT ", what came in is of epoch %" G_GUINT64_FORMAT,
+              broker->options->path, epoch, record->epoch);
+  return TRUE;
+}
+
+/* INIT: what came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
+static gboolean
+deliver (Broker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  if (!broker->held && !request->record)
+    {
+      vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_MISSING,
+                      "INIT came before the state that --incoming waits for");
+      return FALSE;
+    }
+  gboolean held = broker->held != NULL;
+  gboolean fine = (!request->record || take_in (broker, request, error)) && hand_over (broker, broker->held, error);
+  g_clear_pointer (&broker->held, vtpm_state_close);
+  if (!fine && held)
+    broker->held = unlock_file (broker, NULL);
+  return fine;
 }
 
 /* Tells the device why; FALSE when it is gone. */
@@ -272,9 +357,9 @@ serve (Broker *broker)
       g_auto (VtpmLinkMessage) request = { .fd = -1 };
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
-      gboolean fine = request.type == VTPM_LINK_UNLOCK ? unlock_blob (broker, &request, &error)
-                      : request.type == VTPM_LINK_MAKE ? make_file (broker, &request, &error)
-                                                       : FALSE;
+      gboolean fine = request.type == VTPM_LINK_UNLOCK    ? unlock_blob (broker, &request, &error)
+                      : request.type == VTPM_LINK_DELIVER ? deliver (broker, &request, &error)
+                                                          : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
                         "the broker was asked for something that it does not know");
@@ -286,7 +371,7 @@ serve (Broker *broker)
 void
 vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
 {
-  Broker broker = { options, sock };
+  Broker broker = { .options = options, .sock = sock };
   g_autoptr (GError) error = NULL;
   sigset_t none;
   sigemptyset (&none);

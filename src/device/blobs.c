@@ -256,6 +256,23 @@ check_version (const VtpmRecord *record, GError **error)
   return FALSE;
 }
 
+/* A newer epoch than the file's would be sealed under its old key: that takes a merge of records, which is the
+ * broker's, before it lets go of the file (DESIGN section 6). */
+static gboolean
+check_epoch (VtpmDevice *device, const VtpmRecord *record, GError **error)
+{
+  vtpm_device_enter (device);
+  guint64 own = device->state ? vtpm_state_record (device->state)->epoch : G_MAXUINT64;
+  vtpm_device_leave (device);
+  if (record->epoch <= own)
+    return TRUE;
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_OLDER,
+                  "the state blob is of epoch %" G_GUINT64_FORMAT ", the state file of %" G_GUINT64_FORMAT
+                  ": it is an older copy; start with --incoming to have the blob taken over",
+                  record->epoch, own);
+  return FALSE;
+}
+
 /* The permanent blob says whose state it is; the volatile one adds to it. */
 static gboolean
 accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *record, VtpmSecret *dek,
@@ -305,6 +322,8 @@ open_arrived (VtpmBlobs *blobs, guint index, GError **error)
     return FALSE;
   if (!vtpm_seal_verify_record (dek, record))
     return mismatch (error, "the record in the state blob was changed without its key");
+  if (!check_epoch (blobs->device, record, error))
+    return FALSE;
   g_autoptr (VtpmPayload) payload = vtpm_seal_open_envelope (dek, record, &envelope, error);
   if (!payload)
     return FALSE;

@@ -77,22 +77,32 @@ vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error
   return g_steal_pointer (&reply.dek);
 }
 
-gboolean
-vtpm_broker_link_make_file (VtpmBrokerLink *link, const VtpmIncoming *incoming, GError **error)
+/* Permanent state and former keys in the two pieces of a payload; volatile state only the running TPM needs. */
+static gboolean
+encode_incoming (const VtpmIncoming *incoming, VtpmSecret **keys, VtpmBlob **parts, GError **error)
 {
   VtpmBlob *volatile_state = incoming->payload->volatile_state;
-  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
-  incoming->payload->volatile_state = NULL; /* only the running TPM needs it */
-  g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (incoming->payload, error);
-  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
+  incoming->payload->volatile_state = NULL;
+  *keys = vtpm_payload_encode_keys (incoming->payload, error);
+  *parts = *keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
   incoming->payload->volatile_state = volatile_state;
-  VtpmLinkMessage request = { .type = VTPM_LINK_MAKE,
-                              .number = incoming->generation,
-                              .dek = incoming->dek,
-                              .record = incoming->record->bytes,
+  return *parts != NULL;
+}
+
+gboolean
+vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming, GError **error)
+{
+  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
+  g_autoptr (VtpmSecret) keys = NULL;
+  g_autoptr (VtpmBlob) parts = NULL;
+  if (incoming && !encode_incoming (incoming, &keys, &parts, error))
+    return FALSE;
+  VtpmLinkMessage request = { .type = VTPM_LINK_DELIVER,
+                              .number = incoming ? incoming->generation : 0,
+                              .dek = incoming ? incoming->dek : NULL,
+                              .record = incoming ? incoming->record->bytes : NULL,
                               .keys = keys,
                               .parts = parts,
                               .fd = -1 };
-  return parts && ask_broker (link, &request, VTPM_LINK_STATE, &reply, error)
-         && vtpm_broker_link_adopt (link, &reply, error);
+  return ask_broker (link, &request, VTPM_LINK_STATE, &reply, error) && vtpm_broker_link_adopt (link, &reply, error);
 }

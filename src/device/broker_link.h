@@ -23,6 +23,7 @@ gboolean vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message,
 /** A VtpmBlobUnlock with the link as DATA: bounded by the broker's 20 s. NULL: blob-needs-provider, the broker's word.
  */
 VtpmSecret *vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error);
-/** Has the file of an incoming TPM made, and adopts it. FALSE: the broker's word. */
-gboolean vtpm_broker_link_make_file (VtpmBrokerLink *link, const VtpmIncoming *incoming,
-                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Of a device started with --incoming: has INCOMING (or NULL) merged into its file, or a file made of it, and adopts
+ * that. FALSE: state-missing (neither is there), the broker's word. */
+gboolean vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;

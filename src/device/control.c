@@ -21,11 +21,9 @@ init (VtpmControl *control, const VtpmControlRequest *request)
     return verdict;
   if (!vtpm_device_has_state (control->device))
     {
-      if (!vtpm_blobs_pending (control->blobs))
-        vtpm_error_set (&error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING,
-                        "INIT came before the state that --incoming waits for");
-      if (error || !vtpm_blobs_ready (control->blobs, &error)
-          || !control->hooks->make_file (control->data, vtpm_blobs_incoming (control->blobs), &error))
+      gboolean pending = vtpm_blobs_pending (control->blobs);
+      if ((pending && !vtpm_blobs_ready (control->blobs, &error))
+          || !control->hooks->take_in (control->data, pending ? vtpm_blobs_incoming (control->blobs) : NULL, &error))
         {
           vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
           vtpm_blobs_clear (control->blobs);

@@ -18,8 +18,11 @@ typedef struct
    * VTPM_CONTROL_WAIT while the key is not there.
    */
   guint32 (*key_verdict) (gpointer data);
-  /** Has the file of an incoming TPM made and adopted by the device. FALSE: told in ERROR. */
-  gboolean (*make_file) (gpointer data, const VtpmIncoming *incoming, GError **error);
+  /**
+   * Has the file of a device that waits for an incoming TPM brought in order with INCOMING (NULL: nothing came in) and
+   * adopted by the device. FALSE: told in ERROR.
+   */
+  gboolean (*take_in) (gpointer data, const VtpmIncoming *incoming, GError **error);
   /** The TPM was powered on. */
   void (*powered_on) (gpointer data);
 } VtpmControlHooks;

@@ -25,7 +25,7 @@ typedef enum
 {
   KEY_AWAITED,
   KEY_HERE,
-  KEY_NO_FILE,
+  KEY_INCOMING, /* the file, if there is one, comes with the state that is awaited */
   KEY_FAILED
 } KeyStatus;
 
@@ -146,10 +146,10 @@ powered_on (gpointer data)
 }
 
 static gboolean
-make_file (gpointer data, const VtpmIncoming *incoming, GError **error)
+take_in (gpointer data, const VtpmIncoming *incoming, GError **error)
 {
   VtpmServer *server = data;
-  if (!vtpm_broker_link_make_file (&server->broker, incoming, error))
+  if (!vtpm_broker_link_deliver (&server->broker, incoming, error))
     return FALSE;
   server->key = KEY_HERE;
   return TRUE;
@@ -158,7 +158,7 @@ make_file (gpointer data, const VtpmIncoming *incoming, GError **error)
 static const VtpmControlHooks hooks = {
   .take_data_fd = take_data_fd,
   .key_verdict = key_verdict,
-  .make_file = make_file,
+  .take_in = take_in,
   .powered_on = powered_on,
 };
 
@@ -201,8 +201,12 @@ on_link (VtpmServer *server)
         server->key = KEY_HERE;
       fine = fine && (!server->options->init || start_by_itself (server, &error));
     }
-  else if (fine && message.type == VTPM_LINK_NO_FILE)
-    server->key = KEY_NO_FILE;
+  else if (fine && message.type == VTPM_LINK_WAITS)
+    {
+      server->key = KEY_INCOMING;
+      if (server->options->init && message.number) /* nothing can come in before it is on */
+        fine = take_in (server, NULL, &error) && start_by_itself (server, &error);
+    }
   else if (fine && message.type == VTPM_LINK_FAILED && message.text)
     {
       fine = FALSE;
