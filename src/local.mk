@@ -20,6 +20,7 @@ libvtpm_src_a_SOURCES = \
 	src/keys/census.c src/keys/census.h \
 	src/keys/image_qcow2.c src/keys/image_qcow2.h \
 	src/keys/image_search.c src/keys/image_search.h \
+	src/keys/preflight.c src/keys/preflight.h \
 	src/keys/walk.c src/keys/walk.h \
 	src/device/blobs.c src/device/blobs.h \
 	src/device/broker_link.c src/device/broker_link.h \

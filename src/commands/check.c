@@ -1,25 +1,29 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * vtpm check: proves, reading only, that key providers and state file are sound. Says each thing
- * proved, and each thing that is not; the first of those gives the exit status.
+ * proved, and each thing that is not; the first of those gives the exit status. With --header it has
+ * a header only, and says whether this host can open the rest.
  */
 #include "src/commands/command.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/harden.h"
+#include "base/io.h"
 #include "src/asker.h"
 #include "src/broker/reader.h"
+#include "src/keys/preflight.h"
 #include "src/tpm/engine.h"
-#include "state/keyslots.h"
-
-#define PROVIDER_WAIT_MS 20000
 
 typedef struct
 {
   const VtpmConfig *config;
-  const VtpmReading *reading;
+  const VtpmRegistry *registry; /* while key slots are asked for */
+  const VtpmReading *reading;   /* of a whole file */
   const char *path;
   int exit_status;
 } Check;
@@ -72,49 +76,43 @@ check_header (Check *check)
             record->epoch, record->sequence);
 }
 
-/* One slot of the record, by a provider that has not been asked before. */
+static void
+tell_key_slot (Check *check, const VtpmPreflightSlot *asked, guint64 newest)
+{
+  const VtpmProviderEntry *entry = vtpm_registry_find (check->registry, &asked->slot->provider, NULL);
+  g_autofree char *epoch = asked->record->epoch == newest
+                               ? g_strdup ("")
+                               : g_strdup_printf (" of epoch %" G_GUINT64_FORMAT, asked->record->epoch);
+  if (asked->error)
+    fault_new (check, vtpm_error_code (asked->error), "key slot %u%s: %s", asked->number, epoch,
+               vtpm_error_text (asked->error));
+  else
+    printf ("key slot %u%s: provider %s unwraps it (key %s, version %u)\n", asked->number, epoch,
+            entry ? entry->name : "?", asked->slot->key_id, asked->slot->key_version);
+}
+
+/* TRUE: the vTPM can be opened here. Else the exit status is that of a start, whatever the order of the slots. */
 static gboolean
-prove_slot (const Check *check, const VtpmRegistry *registry, const VtpmKeySlot *slot, const char **name,
-            GError **error)
+check_key_slots (Check *check, GPtrArray *records)
 {
-  const VtpmProviderEntry *entry = vtpm_registry_find (registry, &slot->provider, error);
-  g_autoptr (VtpmProvider) provider
-      = entry ? vtpm_provider_open (&check->config->place, entry, check->config->asker, error) : NULL;
-  if (!provider)
-    return FALSE;
-  *name = entry->name;
-  return vtpm_keyslot_prove (provider, vtpm_state_record (check->reading->state), slot,
-                             vtpm_state_dek (check->reading->state), PROVIDER_WAIT_MS, error);
-}
-
-static void
-fault_in_key_slot (Check *check, guint index, const GError *error)
-{
-  fault_new (check, vtpm_error_code (error), "key slot %u: %s", index + 1, vtpm_error_text (error));
-}
-
-static void
-check_key_slots (Check *check)
-{
-  const VtpmRecord *record = vtpm_state_record (check->reading->state);
-  g_autoptr (GError) broken = NULL;
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&check->config->place, &broken);
-  if (!registry)
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmProviderPool) pool = vtpm_provider_pool_new (check->config, &error);
+  if (!pool)
     {
-      fault (check, broken);
-      return;
+      fault (check, error);
+      return FALSE;
     }
-  for (guint i = 0; i < record->key_slots->len; i++)
-    {
-      const VtpmKeySlot *slot = record->key_slots->pdata[i];
-      const char *name = NULL;
-      g_autoptr (GError) error = NULL;
-      if (prove_slot (check, registry, slot, &name, &error))
-        printf ("key slot %u: provider %s unwraps it (key %s, version %u)\n", i + 1, name, slot->key_id,
-                slot->key_version);
-      else
-        fault_in_key_slot (check, i, error);
-    }
+  check->registry = vtpm_provider_pool_registry (pool);
+  g_autoptr (GPtrArray) slots = vtpm_preflight_ask (pool, records);
+  for (guint i = 0; i < slots->len; i++)
+    tell_key_slot (check, slots->pdata[i], ((const VtpmRecord *) records->pdata[0])->epoch);
+  check->registry = NULL;
+  if (vtpm_preflight_judge (slots, &error))
+    return TRUE;
+  check->exit_status = vtpm_error_row (vtpm_error_code (error))->exit_status;
+  if (slots->len > 1)
+    fault_new (check, vtpm_error_code (error), "this host cannot open it now: %s", vtpm_error_text (error));
+  return FALSE;
 }
 
 static void
@@ -144,6 +142,18 @@ version_text (guint32 version)
   return g_strdup_printf ("%u.%u.%u", version >> 16, version >> 8 & 0xff, version & 0xff);
 }
 
+static gboolean
+check_library (Check *check, const VtpmRecord *record)
+{
+  g_autofree char *wrote = version_text (record->library_version), *here = version_text (vtpm_engine_version ());
+  if (record->library_version > vtpm_engine_version ())
+    fault_new (check, VTPM_ERROR_STATE_NEWER_VERSION,
+               "libtpms %s wrote the TPM's state, and this host has %s, which may not "
+               "read it; use a host that has the newer one",
+               wrote, here);
+  return record->library_version <= vtpm_engine_version ();
+}
+
 static void
 check_tpm (Check *check)
 {
@@ -153,11 +163,8 @@ check_tpm (Check *check)
   g_autoptr (GError) error = NULL;
   if (!payload->permanent)
     fault_new (check, VTPM_ERROR_STATE_DAMAGED, "there is no TPM in it; restore it from a backup");
-  else if (record->library_version > vtpm_engine_version ())
-    fault_new (check, VTPM_ERROR_STATE_NEWER_VERSION,
-               "libtpms %s wrote the TPM's state, and this host has %s, which may not "
-               "read it; use a host that has the newer one",
-               wrote, here);
+  else if (!check_library (check, record))
+    return;
   else if (!vtpm_engine_open (&error) || !vtpm_engine_validate (payload->permanent, payload->volatile_state, &error))
     fault (check, error);
   else
@@ -166,25 +173,99 @@ check_tpm (Check *check)
             here, wrote, payload->permanent->len, payload->volatile_state ? payload->volatile_state->len : 0);
 }
 
+/* Those that a start needs: of the epochs that the state slots name. */
+static GPtrArray *
+records_needed (const VtpmHeader *header)
+{
+  guint64 epochs[2];
+  guint n = vtpm_state_epochs (header, epochs);
+  GPtrArray *needed = g_ptr_array_new ();
+  for (guint i = 0; i < header->records->len; i++)
+    {
+      VtpmRecord *record = header->records->pdata[i];
+      if (n == 0 || record->epoch == epochs[0] || (n == 2 && record->epoch == epochs[1]))
+        g_ptr_array_add (needed, record);
+    }
+  return needed;
+}
+
+/* The key slots come first: without one that opens there is nothing else to look at. */
 static gboolean
-check (const char *config_path, const char *path, const VtpmAskerOptions *secrets, int *exit_status, GError **error)
+check_state (Check *check, GError **error)
+{
+  g_auto (VtpmReading) reading = { 0 };
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (check->path, FALSE, error);
+  g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
+  if (!header)
+    return FALSE;
+  g_autoptr (GPtrArray) records = records_needed (header);
+  if (!check_key_slots (check, records))
+    return TRUE;
+  if (!vtpm_reading_open (check->config, check->path, &reading, error))
+    return FALSE;
+  check->reading = &reading;
+  check_header (check);
+  check_state_slots (check);
+  check_tpm (check);
+  return TRUE;
+}
+
+/* What comes after the header is not looked at. NULL: failed. */
+static GBytes *
+read_start (const char *path, GError **error)
+{
+  gboolean is_stdin = g_str_equal (path, "-");
+  vtpm_autofd int fd = is_stdin ? fcntl (STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open (path, O_RDONLY | O_CLOEXEC);
+  g_autofree guint8 *data = g_malloc (2 * VTPM_HEADER_AREA);
+  ssize_t len = fd >= 0 ? vtpm_read_full (fd, data, 2 * VTPM_HEADER_AREA) : -1;
+  if (len >= 0)
+    return g_bytes_new (data, (gsize) len);
+  VtpmErrorCode code = errno == ENOENT                     ? VTPM_ERROR_STATE_MISSING
+                       : errno == EACCES || errno == EPERM ? VTPM_ERROR_ACCESS_DENIED
+                                                           : VTPM_ERROR_FAILED;
+  vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, code, errno, "the header cannot be read from %s",
+                        is_stdin ? "standard input" : path);
+  return NULL;
+}
+
+/* At a migration's destination. The exit status says whether the vTPM can be opened; a slot that does not open beside
+ * one that does is only told. */
+static gboolean
+check_given_header (Check *check, GError **error)
+{
+  g_autoptr (GBytes) bytes = read_start (check->path, error);
+  if (!bytes)
+    return FALSE;
+  if (g_str_equal (check->path, "-"))
+    check->path = "the header given";
+  g_autoptr (GPtrArray) records
+      = vtpm_preflight_read (g_bytes_get_data (bytes, NULL), g_bytes_get_size (bytes), check->path, error);
+  if (!records)
+    return FALSE;
+  if (check_key_slots (check, records))
+    {
+      check->exit_status = 0;
+      if (check_library (check, records->pdata[0]))
+        printf ("this host can open the vTPM\n");
+    }
+  return TRUE;
+}
+
+static gboolean
+check (const char *config_path, const char *path, gboolean header_only, const VtpmAskerOptions *secrets,
+       int *exit_status, GError **error)
 {
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init (error))
     return FALSE;
   g_autoptr (VtpmAsker) asker = vtpm_asker_new (secrets, error);
   g_autoptr (VtpmConfig) config = asker ? vtpm_config_load (config_path, error) : NULL;
-  g_auto (VtpmReading) reading = { 0 };
   if (!config)
     return FALSE;
   config->asker = asker;
-  if (!vtpm_reading_open (config, path, &reading, error))
+  Check all = { .config = config, .path = path };
+  if (header_only ? !check_given_header (&all, error) : !check_state (&all, error))
     return FALSE;
-  Check all = { .config = config, .reading = &reading, .path = path };
-  check_header (&all);
-  check_key_slots (&all);
-  check_state_slots (&all);
-  check_tpm (&all);
   *exit_status = all.exit_status;
   return TRUE;
 }
@@ -193,8 +274,12 @@ int
 vtpm_command_check (int argc, char **argv)
 {
   g_auto (VtpmAskerOptions) secrets = { 0 };
-  g_autofree char *config = NULL;
+  g_autofree char *config = NULL, *header = NULL;
   const GOptionEntry entries[] = {
+    { "header", 0, 0, G_OPTION_ARG_FILENAME, &header,
+      "instead of STATE: whether this host can open the vTPM with this header (the first 128 KiB of a state file; -: "
+      "standard input)",
+      "FILE" },
     VTPM_ASKER_ENTRIES (secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
@@ -202,9 +287,13 @@ vtpm_command_check (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   int exit_status = 0;
   if (!vtpm_command_parse (entries, "STATE",
-                           "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.", 1, 1,
-                           &argc, &argv, &error)
-      || !check (config, argv[1], &secrets, &exit_status, &error))
+                           "Proves that key providers and STATE are sound. Writes nothing; the TPM may run.", 0, 1,
+                           &argc, &argv, &error))
     return vtpm_command_fail ("check", error);
-  return exit_status;
+  if ((argc == 2) == (header != NULL))
+    vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                    "wants: vtpm check STATE, or vtpm check --header FILE; see 'vtpm check --help'");
+  else if (check (config, header ? header : argv[1], header != NULL, &secrets, &exit_status, &error))
+    return exit_status;
+  return vtpm_command_fail ("check", error);
 }
