@@ -79,6 +79,7 @@ tap_cases += \
 	tests/integration/test_full_disk.py \
 	tests/integration/test_incoming.py \
 	tests/integration/test_key.py \
+	tests/integration/test_keys.py \
 	tests/integration/test_life.py \
 	tests/integration/test_mistakes.py \
 	tests/integration/test_rubbish.py \
@@ -86,7 +87,7 @@ tap_cases += \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/device.py tests/integration/failing_store.c tests/integration/helpers \
+EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/failing_store.c tests/integration/helpers \
 	tests/integration/statefile.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers
 
