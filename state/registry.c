@@ -150,7 +150,7 @@ vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError *
   if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
                     "the key provider %s is not known on this host. Import its keys (vtpm provider import NAME "
-                    "--pkcs12 FILE), or bring its entry in providers.conf from the host that made it",
+                    "--pkcs12 FILE), or bring its entry in providers.conf from the host that made it; see vtpm.conf(5)",
                     vtpm_uuid_format (uuid, text));
   return entry;
 }

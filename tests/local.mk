@@ -2,6 +2,7 @@
 
 # of base/ and state/
 plain_tests = \
+	tests/unit/test-audit \
 	tests/unit/test-base \
 	tests/unit/test-format \
 	tests/unit/test-format-record \
@@ -12,7 +13,6 @@ plain_tests = \
 	tests/unit/test-native \
 	tests/unit/test-place \
 	tests/unit/test-provider-reply \
-	tests/unit/test-registry \
 	tests/unit/test-seal
 doc_tests = tests/unit/test-errors tests/unit/test-state-format-doc
 state_tests = \
@@ -22,17 +22,19 @@ state_tests = \
 	tests/unit/test-state-disk \
 	tests/unit/test-state-epoch \
 	tests/unit/test-store-file
+registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
 native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
-tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(provider_tests) $(host_tests) $(src_tests) \
+tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online
 
 doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
 state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
+registry_fixture = tests/unit/registry_fixture.c tests/unit/registry_fixture.h
 provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
 native_fixture = tests/unit/native_fixture.c tests/unit/native_fixture.h
 host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
@@ -45,6 +47,8 @@ tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fi
 tests_unit_test_state_disk_SOURCES = tests/unit/test-state-disk.c $(state_fixture)
 tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixture)
 tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
+tests_unit_test_registry_SOURCES = tests/unit/test-registry.c $(registry_fixture)
+tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(registry_fixture)
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)

@@ -3,7 +3,7 @@
  * The registry of key providers: what is written is what is read, modes whatever the umask,
  * bad files, and processes that race for the default.
  */
-#include "state/registry.h"
+#include "tests/unit/registry_fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,59 +17,8 @@
 #include "base/io.h"
 #include "base/secret.h"
 
-#define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
-#define UUID_B "00112233-4455-6677-8899-aabbccddeeff"
-
-typedef struct
-{
-  char *root;
-  VtpmPlace place;
-} Fixture;
-
-static void
-set_up (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  f->root = g_dir_make_tmp ("vtpm-registry-XXXXXX", NULL);
-  g_assert_nonnull (f->root);
-  f->place.data_dir = g_build_filename (f->root, "share", "vtpm", NULL);
-  f->place.dir_mode = 0700;
-  f->place.file_mode = 0600;
-  f->place.group = (gid_t) -1;
-}
-
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
-}
-
-static void
-tear_down (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  remove_tree (f->root);
-  g_free (f->root);
-  g_free (f->place.data_dir);
-}
-
-static void
-assert_code (const GError *error, VtpmErrorCode code)
-{
-  g_assert_nonnull (error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (error))->word, ==, vtpm_error_row (code)->word);
-}
-
 static mode_t
-mode_of (const Fixture *f, const char *name)
+mode_of (const RegistryHost *f, const char *name)
 {
   g_autofree char *path = g_build_filename (f->place.data_dir, name, NULL);
   struct stat info;
@@ -77,33 +26,8 @@ mode_of (const Fixture *f, const char *name)
   return info.st_mode & 07777;
 }
 
-static VtpmProviderEntry *
-make_entry (const char *uuid_text, const char *name, const char *kind, const char *const *options)
-{
-  VtpmUuid uuid;
-  g_assert_true (vtpm_uuid_parse (uuid_text, &uuid));
-  return vtpm_provider_entry_new (&uuid, name, kind, options);
-}
-
 static void
-write_registry (const Fixture *f, const char *text, gssize len)
-{
-  g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
-  g_assert_true (vtpm_place_replace (&f->place, "providers.conf", text, len < 0 ? strlen (text) : (gsize) len, &error));
-}
-
-static char *
-read_registry (const Fixture *f)
-{
-  g_autofree char *path = g_build_filename (f->place.data_dir, "providers.conf", NULL);
-  char *text;
-  g_assert_true (g_file_get_contents (path, &text, NULL, NULL));
-  return text;
-}
-
-static void
-test_no_file (Fixture *f, gconstpointer data)
+test_no_file (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
@@ -114,26 +38,26 @@ test_no_file (Fixture *f, gconstpointer data)
   g_assert_false (g_file_test (f->place.data_dir, G_FILE_TEST_EXISTS)); /* reading makes nothing */
 
   g_assert_null (vtpm_registry_find_name (registry, NULL, &error));
-  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_clear_error (&error);
   g_assert_null (vtpm_registry_find_name (registry, "native", &error));
-  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_clear_error (&error);
   VtpmUuid uuid;
   g_assert_true (vtpm_uuid_parse (UUID_A, &uuid));
   g_assert_null (vtpm_registry_find (registry, &uuid, &error));
-  assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_assert_nonnull (strstr (error->message, UUID_A));
 }
 
 static void
-test_add (Fixture *f, gconstpointer data)
+test_add (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
   const char *const options[] = { "url=https://kms.example;port=5696", "ca-file=/etc/\xc3\xa4 b", NULL };
-  g_autoptr (VtpmProviderEntry) z = make_entry (UUID_A, "z-last", "kmip", options);
-  g_autoptr (VtpmProviderEntry) a = make_entry (UUID_B, "A.first", "native", NULL);
+  g_autoptr (VtpmProviderEntry) z = registry_make_entry (UUID_A, "z-last", "kmip", options);
+  g_autoptr (VtpmProviderEntry) a = registry_make_entry (UUID_B, "A.first", "native", NULL);
   g_assert_true (vtpm_registry_add (&f->place, z, &error));
   g_assert_true (vtpm_registry_add (&f->place, a, &error));
 
@@ -152,7 +76,7 @@ test_add (Fixture *f, gconstpointer data)
 }
 
 static void
-test_add_refused (Fixture *f, gconstpointer data)
+test_add_refused (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   static const struct
@@ -175,33 +99,33 @@ test_add_refused (Fixture *f, gconstpointer data)
     { UUID_B, "n", "kmip", "a=\xff" },
   };
   g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmProviderEntry) taken = make_entry (UUID_A, "taken", "native", NULL);
+  g_autoptr (VtpmProviderEntry) taken = registry_make_entry (UUID_A, "taken", "native", NULL);
   g_assert_true (vtpm_registry_add (&f->place, taken, &error));
-  g_autofree char *before = read_registry (f);
+  g_autofree char *before = registry_read (f);
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
     {
       const char *const options[] = { bad[i].option, NULL };
-      g_autoptr (VtpmProviderEntry) entry = make_entry (bad[i].uuid, bad[i].name, bad[i].kind, options);
+      g_autoptr (VtpmProviderEntry) entry = registry_make_entry (bad[i].uuid, bad[i].name, bad[i].kind, options);
       g_assert_false (vtpm_registry_add (&f->place, entry, &error));
-      assert_code (error, VTPM_ERROR_USAGE);
+      registry_assert_code (error, VTPM_ERROR_USAGE);
       g_clear_error (&error);
     }
-  g_autofree char *after = read_registry (f);
+  g_autofree char *after = registry_read (f);
   g_assert_cmpstr (before, ==, after);
 }
 
 static void
-test_unknown_survives (Fixture *f, gconstpointer data)
+test_unknown_survives (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  write_registry (f,
+  registry_write (f,
                   "# kept\n[vtpm]\nfuture=1\n\n[backup " UUID_A "]\nat=7\n\n[provider " UUID_A
                   "]\nname=a\nkind=native\nmore=x\n",
                   -1);
-  g_autoptr (VtpmProviderEntry) entry = make_entry (UUID_B, "b", "native", NULL);
+  g_autoptr (VtpmProviderEntry) entry = registry_make_entry (UUID_B, "b", "native", NULL);
   g_assert_true (vtpm_registry_add (&f->place, entry, &error));
-  g_autofree char *text = read_registry (f);
+  g_autofree char *text = registry_read (f);
   static const char group[] = "[backup " UUID_A "]", chosen[] = "default=" UUID_B;
   const char *const kept[] = { "# kept", "future=1", group, "at=7", "more=x", chosen };
   for (gsize i = 0; i < G_N_ELEMENTS (kept); i++)
@@ -209,7 +133,7 @@ test_unknown_survives (Fixture *f, gconstpointer data)
 }
 
 static void
-test_damaged (Fixture *f, gconstpointer data)
+test_damaged (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   static const struct
@@ -231,58 +155,65 @@ test_damaged (Fixture *f, gconstpointer data)
       "]\nname=b\nkind=native\n",
       UUID_A },
     { "[vtpm]\nx=\xff\xfe\n", "UTF-8" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nclosed=1;\n", "closed" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nclosed=0:5;\n", "closed" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nclosed=1:x;\n", "closed" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nnewest-version=-1\n", "newest-version" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nbackup-version=4294967296\n", "backup-version" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nbackup-time=soon\n", "backup-time" },
+    { "[provider " UUID_A "]\nname=a\nkind=native\nrequire-backup=perhaps\n", "require-backup" },
   };
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
     {
       g_autoptr (GError) error = NULL;
-      write_registry (f, bad[i].text, -1);
+      registry_write (f, bad[i].text, -1);
       g_assert_null (vtpm_registry_load (&f->place, &error));
-      assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+      registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
       g_assert_nonnull (strstr (error->message, "providers.conf"));
       g_assert_nonnull (strstr (error->message, bad[i].told));
       g_clear_error (&error);
 
-      g_autoptr (VtpmProviderEntry) entry = make_entry (UUID_B, "new", "native", NULL);
+      g_autoptr (VtpmProviderEntry) entry = registry_make_entry (UUID_B, "new", "native", NULL);
       g_assert_false (vtpm_registry_add (&f->place, entry, &error));
-      assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+      registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
       g_clear_error (&error);
       g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
-      g_autofree char *after = read_registry (f);
+      g_autofree char *after = registry_read (f);
       g_assert_cmpstr (after, ==, bad[i].text);
     }
   g_autoptr (GError) error = NULL;
-  write_registry (f, "[vtpm]\n\0x=1\n", 13);
+  registry_write (f, "[vtpm]\n\0x=1\n", 13);
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+  registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
 }
 
 static void
-test_empty_file (Fixture *f, gconstpointer data)
+test_empty_file (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  write_registry (f, "", 0);
+  registry_write (f, "", 0);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
   g_assert_no_error (error);
   g_assert_cmpuint (registry->entries->len, ==, 0);
 }
 
 static void
-test_not_a_file (Fixture *f, gconstpointer data)
+test_not_a_file (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
   g_assert_true (vtpm_place_make_dir (&f->place, "providers.conf", &error)); /* a folder of that name */
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  assert_code (error, VTPM_ERROR_FAILED);
+  registry_assert_code (error, VTPM_ERROR_FAILED);
 }
 
 static void
-test_unreadable (Fixture *f, gconstpointer data)
+test_unreadable (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  write_registry (f, "[vtpm]\n", -1);
+  registry_write (f, "[vtpm]\n", -1);
   g_autofree char *path = g_build_filename (f->place.data_dir, "providers.conf", NULL);
   g_assert_cmpint (g_chmod (path, 0), ==, 0);
   if (access (path, R_OK) == 0)
@@ -291,11 +222,11 @@ test_unreadable (Fixture *f, gconstpointer data)
       return;
     }
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  assert_code (error, VTPM_ERROR_ACCESS_DENIED);
+  registry_assert_code (error, VTPM_ERROR_ACCESS_DENIED);
 }
 
 static void
-test_modes (Fixture *f, gconstpointer data)
+test_modes (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
@@ -311,7 +242,7 @@ test_modes (Fixture *f, gconstpointer data)
 }
 
 static void
-test_modes_system (Fixture *f, gconstpointer data)
+test_modes_system (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
@@ -334,26 +265,26 @@ test_modes_system (Fixture *f, gconstpointer data)
 }
 
 static void
-test_place_in_the_way (Fixture *f, gconstpointer data)
+test_place_in_the_way (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
   g_autofree char *parent = g_path_get_dirname (f->place.data_dir);
   g_assert_true (g_file_set_contents (parent, "a file", -1, NULL));
   g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
-  assert_code (error, VTPM_ERROR_FAILED);
+  registry_assert_code (error, VTPM_ERROR_FAILED);
   g_assert_nonnull (strstr (error->message, parent));
 }
 
 static void
-test_default_once (Fixture *f, gconstpointer data)
+test_default_once (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
   g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
-  g_autofree char *first = read_registry (f);
+  g_autofree char *first = registry_read (f);
   g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
-  g_autofree char *second = read_registry (f);
+  g_autofree char *second = registry_read (f);
   g_assert_cmpstr (first, ==, second);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
   const VtpmProviderEntry *entry = vtpm_registry_find_name (registry, NULL, &error);
@@ -362,13 +293,13 @@ test_default_once (Fixture *f, gconstpointer data)
 }
 
 static void
-test_default_name_taken (Fixture *f, gconstpointer data)
+test_default_name_taken (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  write_registry (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
+  registry_write (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
   g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
-  assert_code (error, VTPM_ERROR_USAGE);
+  registry_assert_code (error, VTPM_ERROR_USAGE);
   g_assert_nonnull (strstr (error->message, "vtpm provider default"));
 }
 
@@ -376,7 +307,7 @@ test_default_name_taken (Fixture *f, gconstpointer data)
 
 /* Every process finds a default, all the same one, and there is one key store. */
 static void
-test_race (Fixture *f, gconstpointer data)
+test_race (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   int gate[2];
@@ -418,7 +349,7 @@ test_race (Fixture *f, gconstpointer data)
 
 /* Adds of different entries at the same time all survive. */
 static void
-test_race_add (Fixture *f, gconstpointer data)
+test_race_add (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   pid_t pids[RACERS];
@@ -449,7 +380,8 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
   g_log_set_always_fatal (G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_ERROR);
-#define ADD(name, function) g_test_add ("/registry/" name, Fixture, NULL, set_up, function, tear_down)
+#define ADD(name, function)                                                                                            \
+  g_test_add ("/registry/" name, RegistryHost, NULL, registry_set_up, function, registry_tear_down)
   ADD ("no-file", test_no_file);
   ADD ("add", test_add);
   ADD ("add-refused", test_add_refused);
