@@ -6,6 +6,7 @@ plain_tests = \
 	tests/unit/test-base \
 	tests/unit/test-format \
 	tests/unit/test-format-record \
+	tests/unit/test-given \
 	tests/unit/test-harden \
 	tests/unit/test-helper \
 	tests/unit/test-io \
@@ -23,9 +24,9 @@ state_tests = \
 	tests/unit/test-state-epoch \
 	tests/unit/test-store-file
 registry_tests = tests/unit/test-registry tests/unit/test-registry-change
-provider_tests = tests/unit/test-provider tests/unit/test-provider-process
+provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
-host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock
+host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
@@ -38,6 +39,7 @@ registry_fixture = tests/unit/registry_fixture.c tests/unit/registry_fixture.h
 provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
 native_fixture = tests/unit/native_fixture.c tests/unit/native_fixture.h
 host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
+unlock_fixture = $(host_fixture) tests/unit/unlock_fixture.c tests/unit/unlock_fixture.h
 
 tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
 tests_unit_test_state_format_doc_SOURCES = tests/unit/test-state-format-doc.c $(doc_fixture)
@@ -50,13 +52,15 @@ tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixtur
 tests_unit_test_registry_SOURCES = tests/unit/test-registry.c $(registry_fixture)
 tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(registry_fixture)
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
+tests_unit_test_provider_ask_SOURCES = tests/unit/test-provider-ask.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
 tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
 tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
 tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
 tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
-tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(host_fixture)
+tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(unlock_fixture)
+tests_unit_test_unlock_ask_SOURCES = tests/unit/test-unlock-ask.c $(unlock_fixture)
 tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
 	src/commands/check.c src/commands/command.c src/commands/command.h
 crash_world = tests/crash/world.c tests/crash/world.h tests/crash/disk.c tests/crash/disk.h

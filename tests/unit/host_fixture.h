@@ -21,7 +21,8 @@ void host_tear_down (Host *host, gconstpointer unused);
 
 /**
  * Adds the fake provider NAME. MODE: plain (wraps and unwraps), hang, silent (not even a greeting),
- * slow (0.3 s), garbage, no-wrap, no-unwrap, or a word that it refuses with.
+ * slow (0.3 s), garbage, no-wrap, no-unwrap, ask (for the PIN 1234), ask-hang (after it was told), ask-for-ever, or a
+ * word that it refuses with.
  */
 VtpmUuid host_add_fake (const Host *host, const char *name, const char *mode);
 /** How often a fake provider was asked to unwrap. */
