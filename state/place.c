@@ -19,7 +19,7 @@ set_error (GError **error, int errnum, const char *what, const char *path)
   VtpmErrorCode code = VTPM_ERROR_FAILED;
   if (errnum == EACCES || errnum == EPERM || errnum == EROFS)
     code = VTPM_ERROR_ACCESS_DENIED;
-  else if (errnum == ENOSPC || errnum == EDQUOT)
+  else if (errnum == ENOSPC || errnum == EDQUOT || errnum == EFBIG)
     code = VTPM_ERROR_STORE_FULL;
   vtpm_error_set_errno (error, VTPM_BASE_ERROR, code, errnum, "cannot %s %s", what, path);
 }

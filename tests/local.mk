@@ -27,7 +27,7 @@ registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
-native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect
+native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(src_tests) \
@@ -56,6 +56,7 @@ tests_unit_test_provider_ask_SOURCES = tests/unit/test-provider-ask.c $(provider
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
 tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
+tests_crash_test_native_store_SOURCES = tests/crash/test-native-store.c $(native_fixture)
 tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
 tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
 tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
