@@ -22,6 +22,7 @@ state_tests = \
 	tests/unit/test-state-damage \
 	tests/unit/test-state-disk \
 	tests/unit/test-state-epoch \
+	tests/unit/test-state-follow \
 	tests/unit/test-store-file
 registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
@@ -48,6 +49,7 @@ tests_unit_test_state_SOURCES = tests/unit/test-state.c $(state_fixture)
 tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fixture)
 tests_unit_test_state_disk_SOURCES = tests/unit/test-state-disk.c $(state_fixture)
 tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixture)
+tests_unit_test_state_follow_SOURCES = tests/unit/test-state-follow.c $(state_fixture)
 tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
 tests_unit_test_registry_SOURCES = tests/unit/test-registry.c $(registry_fixture)
 tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(registry_fixture)
