@@ -14,7 +14,8 @@
 
 G_DEFINE_QUARK (vtpm_epoch_error_quark, vtpm_epoch_error)
 
-#define SETTLE_MS 15000 /* longer than a device tries a commit, or a start takes to serve its socket */
+#define SETTLE_MS 15000 /* longer than a device tries a commit */
+#define START_MS 2000   /* a TPM that starts holds the file before it serves its socket */
 #define PAUSE_US 20000
 
 /* A file whose epoch changes. */
@@ -138,7 +139,7 @@ keep_epoch (const Change *change, const VtpmManagementStatus *status, GError **e
 static gboolean
 settle (const Change *change, guint64 *epoch, GError **error)
 {
-  gint64 deadline = vtpm_now_ms () + SETTLE_MS;
+  gint64 start = vtpm_now_ms ();
   for (;;)
     {
       VtpmManagementStatus status;
@@ -155,7 +156,7 @@ settle (const Change *change, guint64 *epoch, GError **error)
           *epoch = status.epoch;
           return keep_epoch (change, &status, error);
         }
-      if (vtpm_now_ms () < deadline)
+      if (vtpm_now_ms () < start + (answered ? SETTLE_MS : START_MS))
         {
           g_usleep (PAUSE_US);
           continue;

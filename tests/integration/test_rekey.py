@@ -1,0 +1,337 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""vtpm rekey: between all providers, shallow and deep, of a file at rest and of a TPM that runs, and what can go wrong."""
+import hashlib
+import itertools
+import os
+import struct
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import (HEADER_B, PERMANENT, SLOT_0, STOP, change_file, contains, lacks, main, read_file,  # noqa: E402
+                    same, true)
+from keyhost import (INDEX, add_example, add_native, add_passphrase, add_raw_key, ask_native, audit,  # noqa: E402
+                     cold_start, destroy, epoch, header_only, make_state, manage_of, names, provider, rekey, rekey_lock,
+                     running, slots, state_slots, unchanged, uuid_of, vtpm)
+from tpm_bytes import nv_write  # noqa: E402
+
+
+def test_matrix(place):
+    """between every pair of native, native, passphrase, the shell example, raw-key, itself too, each then started cold"""
+    add_native(place, "one")
+    add_native(place, "two")
+    add_passphrase(place, "words")
+    add_example(place, "shell")
+    add_raw_key(place, "raw")
+    kinds = ("one", "two", "words", "shell", "raw")
+    make_state(place, provider="one")
+    state = state_slots()
+    for first, second in itertools.product(kinds, kinds):
+        if names(place) != [first]:
+            rekey(place, "state.vtpm", "--to", first)
+        same(names(place), [first])
+        with header_only():
+            contains(rekey(place, "state.vtpm", "--to", second, "--verify").stdout, "rekeyed 1", "verified 1")
+        same(names(place), [second])
+        true(state_slots() == state, "the state slots are the same")
+        cold_start(place)
+        state = state_slots()
+
+
+def test_default(place):
+    """every slot whose provider has key versions is wrapped again under the newest; the passphrase slot stays"""
+    make_state(place)
+    add_native(place, "second")
+    add_passphrase(place, "words")
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "words")
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "second")
+    provider(place, "rotate", "native")
+    with unchanged("words.word"), header_only():
+        rekey(place, "state.vtpm")
+    same(slots(place), [["native", 2], ["words", 1], ["second", 1]])
+    with header_only():
+        rekey(place, "state.vtpm", "--from", "words")
+    same(slots(place), [["native", 2], ["words", 1], ["second", 1]])
+    same([(line["outcome"], line["provider"], line["key-version"]) for line in audit(place, "rekey")],
+         [("ok", uuid_of(place, "native"), 2), ("ok", uuid_of(place, "second"), 1), ("ok", uuid_of(place, "words"), 1)])
+    cold_start(place)
+
+
+def test_stale(place):
+    """--stale changes what is not under the current key version, and the second time nothing"""
+    make_state(place)
+    add_native(place, "second")
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "second")
+    with unchanged():
+        contains(rekey(place, "state.vtpm", "--stale").stdout, "rekeyed 0, unchanged 1, failed 0")
+    provider(place, "rotate", "second")
+    contains(rekey(place, "state.vtpm", "--stale").stdout, "rekeyed 1, unchanged 0, failed 0")
+    same(slots(place), [["native", 1], ["second", 2]])
+    with unchanged():
+        contains(rekey(place, "state.vtpm", "--stale").stdout, "rekeyed 0, unchanged 1, failed 0")
+        contains(rekey(place, "state.vtpm", "--deep", "--stale").stdout, "rekeyed (deep) 0, unchanged 1, failed 0")
+        contains(rekey(place, "state.vtpm", "--stale", "--to", "native").stdout, "unchanged 1")
+
+
+def test_to_and_from(place):
+    """--from A --to B: A's slot gives way to one of B in its place, and a provider never has two"""
+    make_state(place)
+    for name in ("second", "third"):
+        add_native(place, name)
+        vtpm(place, "keys", "add", "state.vtpm", "--provider", name)
+    add_native(place, "fourth")
+    rekey(place, "state.vtpm", "--from", "second", "--to", "fourth")
+    same(names(place), ["native", "fourth", "third"])
+    provider(place, "rotate", "fourth")
+    rekey(place, "state.vtpm", "--from", "third", "--to", "fourth")
+    same(slots(place), [["native", 1], ["fourth", 2]])
+    with unchanged():
+        contains(rekey(place, "state.vtpm", "--from", "third", "--to", "native").stdout, "unchanged 1")
+        contains(rekey(place, "state.vtpm", "--from", "third").stdout, "unchanged 1")
+    rekey(place, "state.vtpm", "--to", "fourth")
+    same(slots(place), [["fourth", 2]])
+    cold_start(place)
+
+
+def test_bad_provider(place):
+    """a provider that breaks while it wraps: its word, the file as it was, and the TPM still starts"""
+    make_state(place)
+    place.add_gate()
+    bad = (("die", "provider-failed"), ("garbage", "provider-failed"), ("truncated", "provider-failed"),
+           ("oversized", "provider-failed"), ("foreign", "key-slot-damaged"),
+           ("error key-disabled it is off", "key-disabled"), ("error provider-unreachable no route", "provider-unreachable"),
+           ("hang", "provider-timeout"))
+    with unchanged():
+        for mode, word in bad:
+            place.gate(mode)
+            rekey(place, "state.vtpm", "--to", "gate", status=4, word=word)
+            same(audit(place, "rekey")[-1]["outcome"], word)
+            if mode != "hang":
+                rekey(place, "state.vtpm", "--to", "gate", "--deep", status=4, word=word)
+    cold_start(place)
+    place.gate("open")
+    rekey(place, "state.vtpm", "--to", "gate", "--verify")
+    with unchanged():
+        for mode, word in bad[:-1]:
+            place.gate(mode)
+            word = "key-slot-damaged" if mode == "garbage" else word
+            rekey(place, "state.vtpm", "--to", "native", status=4, word=word)
+    place.gate("open")
+    rekey(place, "state.vtpm", "--to", "native")
+    cold_start(place)
+
+
+def test_all_or_nothing(place):
+    """where one of several providers cannot wrap nothing is written; deep names who could not, --drop leaves it out"""
+    make_state(place)
+    add_native(place, "second")
+    place.add_gate()
+    for name in ("second", "gate"):
+        vtpm(place, "keys", "add", "state.vtpm", "--provider", name)
+    place.gate("error access-denied not you")
+    with unchanged():
+        rekey(place, "state.vtpm", status=4, word="access-denied")
+        done = rekey(place, "state.vtpm", "--deep", status=4, word="access-denied")
+        contains(done.stderr, "gate", "not you", "--drop")
+    rekey(place, "state.vtpm", "--from", "native")
+    rekey(place, "state.vtpm", "--deep", "--drop", "gate")
+    same((names(place), epoch(place)), (["native", "second"], 2))
+    with unchanged():
+        rekey(place, "state.vtpm", "--deep", "--drop", "native", "--drop", "second", status=2, word="usage")
+    cold_start(place)
+
+
+def test_verify(place):
+    """--verify finds a slot that does not open any more, though nothing had to be changed"""
+    make_state(place)
+    add_native(place, "second")
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "second")
+    contains(rekey(place, "state.vtpm", "--stale", "--verify").stdout, "verified 1")
+    provider(place, "rotate", "second")
+    destroy(place, "second", 1)
+    with header_only():
+        rekey(place, "state.vtpm", "--from", "native", "--verify", status=4, word="key-destroyed")
+
+
+def test_deep(place):
+    """deep at rest: a new epoch, the TPM the same; older snapshots open until --forget"""
+    make_state(place)
+    device, control, _ = running(place)
+    old = control.blob(PERMANENT)
+    device.term()
+    before = read_file("state.vtpm")
+    vtpm_id = place.inspect()["records"][0]["vtpm_id"]
+    contains(rekey(place, "state.vtpm", "--deep", "--verify").stdout, "rekeyed (deep) 1")
+    same((epoch(place), place.inspect()["records"][0]["vtpm_id"]), (2, vtpm_id))
+    true(before[131072:131072 + 1024] not in read_file("state.vtpm"), "the old state is not there any more")
+    cold_start(place)
+    device, control, data = running(place)
+    same(control.load(old), 0, "INIT with the old snapshot")
+    device.term()
+    rekey(place, "state.vtpm", "--deep", "--forget")
+    same(epoch(place), 3)
+    cold_start(place)
+    device, control, data = running(place)
+    same(control.result(STOP), 0)
+    true(control.set_blob(PERMANENT, old) != 0 or control.init() != 0, "the old snapshot does not open")
+    device.kill()
+    same([line["outcome"] for line in audit(place, "deep-rekey")], ["ok", "ok"])
+
+
+def test_deep_pushes_out(place):
+    """the seventeenth former key pushes out the oldest, and rekey says so"""
+    make_state(place)
+    for i in range(16):
+        lacks(rekey(place, "state.vtpm", "--deep").stderr, "former keys")
+    contains(rekey(place, "state.vtpm", "--deep").stderr, "oldest of 16 former keys")
+    same(epoch(place), 18)
+    cold_start(place)
+
+
+def test_deep_running(place):
+    """deep while the TPM runs, again and again: the guest goes on, and what it wrote is there after a cold start"""
+    make_state(place)
+    add_native(place, "second")
+    device, _, data = running(place)
+    manage = "unix:" + manage_of("state.vtpm")
+    for i in range(10):
+        data.good(nv_write(INDEX, bytes([i]) * 8))
+        args = ["--to", ("second", "native")[i % 2]] if i % 3 == 0 else []
+        rekey(place, "state.vtpm", "--deep", "--manage", manage, "--verify", *args)
+        same(data.nv(INDEX), bytes([i]) * 8)
+        same(epoch(place), i + 2)
+    data.good(nv_write(INDEX, b"\x77" * 8))
+    place.sound()
+    device.kill()
+    cold_start(place, value=b"\x77" * 8)
+
+
+def test_deep_unreachable(place):
+    """deep while it runs, and its management socket cannot be asked: access-denied, the file as it was"""
+    make_state(place)
+    make_state(place, "other.vtpm")
+    device, _, data = running(place)
+    other = place.start("other.vtpm", "--manage", "unix:other.manage")
+    with unchanged():
+        rekey(place, "state.vtpm", "--deep", "--manage", "unix:nobody", status=4, word="access-denied")
+        rekey(place, "state.vtpm", "--deep", "--manage", "unix:other.manage", status=1, word="rekey-pending")
+        rekey(place, "state.vtpm", "--deep", status=4, word="access-denied")
+    data.good(nv_write(INDEX, b"\2" * 8))
+    device.term()
+    other.term()
+
+
+def test_rescue(place):
+    """the key version is destroyed: a cold start says key-destroyed; the running TPM is rescued and then starts cold"""
+    make_state(place)
+    add_native(place, "second")
+    device, _, data = running(place)
+    manage = "unix:" + manage_of("state.vtpm")
+    provider(place, "rotate", "native")
+    destroy(place, "native", 1)
+    with unchanged():
+        rekey(place, "state.vtpm", status=4, word="key-destroyed")
+        rekey(place, "state.vtpm", "--deep", "--to", "second", "--manage", manage, status=4, word="key-destroyed")
+        same(place.check().returncode, 4)
+    data.good(nv_write(INDEX, b"\3" * 8))
+    contains(rekey(place, "state.vtpm", "--rescue", "--to", "second", "--manage", manage, "--verify").stdout, "rescued 1")
+    same((names(place), epoch(place)), (["second"], 2))
+    data.good(nv_write(INDEX, b"\4" * 8))
+    device.kill()
+    cold_start(place, value=b"\4" * 8)
+    same([(line["outcome"], line["provider"]) for line in audit(place, "rescue")], [("ok", uuid_of(place, "second"))])
+
+
+def test_rescue_refused(place):
+    """rescue without a running TPM, or without a provider that wraps, changes nothing"""
+    make_state(place)
+    place.add_gate()
+    place.gate("error key-disabled it is off")
+    provider(place, "rotate", "native")
+    destroy(place, "native", 1)
+    with unchanged():
+        rekey(place, "state.vtpm", "--rescue", "--to", "native", status=2, word="usage")
+        place.refused(4, ["[key-destroyed]"], "state.vtpm", "--init")
+        rekey(place, "state.vtpm", "--rescue", status=2, word="usage")
+        rekey(place, "state.vtpm", "--rescue", "--to", "native", "--deep", status=2, word="usage")
+
+
+def test_cut_short(place):
+    """a deep rekey cut short leaves two records; the next tool, at rest or beside the TPM, puts that in order"""
+    make_state(place)
+    place.add_gate()
+    first = read_file("state.vtpm")[:HEADER_B]
+    rekey(place, "state.vtpm", "--deep")
+    header = read_file("state.vtpm")[:SLOT_0]
+    two = two_records(header[:HEADER_B], first)
+
+    def cut_short(copy):
+        change_file("state.vtpm", 0, header)
+        change_file("state.vtpm", copy * HEADER_B, two)
+        same([record["epoch"] for record in place.inspect()["records"]], [2, 1])
+
+    for copy in (0, 1):
+        cut_short(copy)
+        rekey(place, "state.vtpm", "--stale")
+        same(epoch(place), 2)
+        place.sound()
+        device, _, data = running(place)
+        cut_short(copy)
+        with unchanged():
+            vtpm(place, "keys", "add", "state.vtpm", "--provider", "gate", status=4, word="access-denied")
+        rekey(place, "state.vtpm", "--stale", "--manage", "unix:" + manage_of("state.vtpm"))
+        same((epoch(place), len(place.inspect()["records"])), (2, 1))
+        data.good(nv_write(INDEX, b"\1" * 8))
+        device.term()
+        place.sound()
+    cold_start(place)
+
+
+def two_records(new, old):
+    """A header copy of the newest records of two others (docs/state-format.md)."""
+    def record(copy):
+        return copy[52:struct.unpack_from("<I", copy, 12)[0]]
+
+    records = struct.pack("<HH", 2, 0) + record(new) + record(old)
+    start = new[:12] + struct.pack("<I", 48 + len(records))
+    return (start + hashlib.sha256(start + records).digest() + records).ljust(16384, b"\0")
+
+
+def test_other_tool(place):
+    """while another tool holds the keys: rekey-pending, shallow, deep and rescue"""
+    make_state(place)
+    device, _, _ = running(place)
+    manage = ["--manage", "unix:" + manage_of("state.vtpm")]
+    with rekey_lock(), unchanged():
+        rekey(place, "state.vtpm", status=1, word="rekey-pending")
+        rekey(place, "state.vtpm", "--deep", *manage, status=1, word="rekey-pending")
+        rekey(place, "state.vtpm", "--rescue", "--to", "native", *manage, status=1, word="rekey-pending")
+    device.term()
+
+
+def test_usage(place):
+    """options that make no sense together are usage, and nothing is begun"""
+    make_state(place)
+    with unchanged():
+        for args in (["--drop", "native"], ["--forget"], ["--jobs", "0"], ["--jobs", "65"], ["--to", "nobody"],
+                     ["--all", "nowhere"], ["--manage", "unix:x", "state.vtpm"], ["--nonsense"]):
+            done = place.vtpm("rekey", "state.vtpm", *args, "--config", place.config)
+            true(done.returncode in (2, 4) and done.stderr.count("[") == 1, (args, done.stderr))
+    same(place.vtpm("rekey").returncode, 2)
+
+
+def test_many_versions(place):
+    """four workers and a key store of 256 versions: the secure heap suffices"""
+    make_state(place)
+    ask_native(place, "native", "\n".join(["rotate"] * 255))
+    contains(rekey(place, "state.vtpm", "--stale").stdout, "rekeyed 1")
+    same(slots(place), [["native", 256]])
+    data = read_file("state.vtpm")
+    for i in range(32):
+        with open("copy-%d.vtpm" % i, "wb") as file:
+            file.write(data)
+    contains(rekey(place, "--all", ".", "--jobs", "16").stdout, "rekeyed 33, unchanged 0, failed 0")
+
+
+main(globals())
