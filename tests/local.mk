@@ -81,6 +81,7 @@ LDADD = $(VTPM_LIBS)
 tap_cases += \
 	tests/integration/test_attack.py \
 	tests/integration/test_blobs.py \
+	tests/integration/test_census.py \
 	tests/integration/test_commands.py \
 	tests/integration/test_control.py \
 	tests/integration/test_ctl.py \
