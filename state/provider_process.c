@@ -92,7 +92,8 @@ make_arguments (const char *path, const VtpmProviderEntry *entry)
 }
 
 /* posix_spawn with IN and OUT as 0 and 1, stderr as it is, nothing else, and signals as a new
- * program expects them. Gives 0 or an errno. */
+ * program expects them. In a session of its own: a Ctrl-C is for us to act on, and what is asked of a
+ * person goes through us. Gives 0 or an errno. */
 static int
 spawn (const char *path, char **argv, char **envp, int in, int out, pid_t *pid)
 {
@@ -113,7 +114,8 @@ spawn (const char *path, char **argv, char **envp, int in, int out, pid_t *pid)
   if (!failed)
     failed = posix_spawnattr_setsigdefault (&attributes, &all);
   if (!failed)
-    failed = posix_spawnattr_setflags (&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    failed
+        = posix_spawnattr_setflags (&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
   if (!failed)
     failed = posix_spawn (pid, path, &actions, &attributes, argv, envp);
   posix_spawnattr_destroy (&attributes);
