@@ -94,6 +94,7 @@ tap_cases += \
 	tests/integration/test_keys.py \
 	tests/integration/test_life.py \
 	tests/integration/test_mistakes.py \
+	tests/integration/test_preflight.py \
 	tests/integration/test_rekey.py \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_secrets.py \
