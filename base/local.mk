@@ -1,6 +1,7 @@
 noinst_LIBRARIES += libvtpm-base.a
 libvtpm_base_a_SOURCES = \
 	base/cursor.c base/cursor.h \
+	base/der.c base/der.h \
 	base/errors.c base/errors.h \
 	base/harden.c base/harden.h \
 	base/io.c base/io.h \
