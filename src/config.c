@@ -9,6 +9,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/ca/ca_store.h"
 
 #define SYSTEM_CONFIG_FILE SYSCONFDIR "/vtpm/vtpm.conf"
 #define SYSTEM_DATA_DIR LOCALSTATEDIR "/lib/vtpm"
@@ -22,6 +23,7 @@
 #define KEY_HELPER_DIRS "helper-dirs"
 #define KEY_STATE_DIRS "state-dirs"
 #define KEY_AUDIT "audit"
+#define KEY_CA "ca"
 
 #define MAX_FILE (1024 * 1024)
 #define MAX_WAIT_S 86400
@@ -40,6 +42,7 @@ vtpm_config_free (VtpmConfig *config)
   g_free (config->place.audit);
   g_strfreev (config->state_dirs);
   g_free (config->run_dir);
+  g_free (config->ca);
   g_free (config);
 }
 
@@ -176,12 +179,28 @@ read_audit (GKeyFile *text, const char *path, char **audit, GError **error)
   return TRUE;
 }
 
+static gboolean
+read_ca (GKeyFile *text, const char *path, char **ca, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  if (!g_key_file_has_key (text, GROUP, KEY_CA, NULL))
+    return TRUE;
+  g_autofree char *value = g_key_file_get_string (text, GROUP, KEY_CA, &cause);
+  if (!value)
+    return key_usage (error, path, KEY_CA, cause->message);
+  if (!vtpm_ca_is_valid (value))
+    return key_usage (error, path, KEY_CA, "wants the name of a certificate authority, exec:/PROGRAM or none");
+  g_free (*ca);
+  *ca = g_steal_pointer (&value);
+  return TRUE;
+}
+
 /* A misspelt name must not pass for one that was obeyed. */
 static gboolean
 names_are_known (GKeyFile *text, const char *path, GError **error)
 {
   static const char *const known[]
-      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, NULL };
+      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, KEY_CA, NULL };
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
@@ -204,7 +223,7 @@ read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *he
          && read_seconds (text, path, KEY_STORE_WAIT, &config->store_wait_ms, error)
          && read_dirs (text, path, KEY_HELPER_DIRS, helper_dirs, error)
          && read_dirs (text, path, KEY_STATE_DIRS, state_dirs, error)
-         && read_audit (text, path, &config->place.audit, error);
+         && read_audit (text, path, &config->place.audit, error) && read_ca (text, path, &config->ca, error);
 }
 
 static gboolean
@@ -237,6 +256,7 @@ vtpm_config_load (const char *path, GError **error)
   g_autoptr (VtpmConfig) config = g_new0 (VtpmConfig, 1);
   config->init_wait_ms = INIT_WAIT_MS;
   config->store_wait_ms = STORE_WAIT_MS;
+  config->ca = g_strdup (VTPM_CA_DEFAULT);
   g_autofree char *default_path = set_place (config);
   g_autoptr (GPtrArray) helper_dirs = g_ptr_array_new_with_free_func (g_free);
   g_autoptr (GPtrArray) state_dirs = g_ptr_array_new_with_free_func (g_free);

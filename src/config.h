@@ -17,6 +17,7 @@ typedef struct
   guint init_wait_ms;     /* how long CMD_INIT waits for the key; 30000 */
   guint store_wait_ms;    /* how long a failed commit is tried again; 10000 */
   GStrv state_dirs;       /* where state files are, for what has to find them all; never NULL */
+  char *ca;               /* certificate authority of new TPMs: a name, exec:PROGRAM, none */
   const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
 } VtpmConfig;
 

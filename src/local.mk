@@ -1,13 +1,19 @@
 noinst_LIBRARIES += libvtpm-tpm.a libvtpm-src.a
 libvtpm_tpm_a_SOURCES = \
 	src/tpm/engine.c src/tpm/engine.h \
-	src/tpm/tpm_commands.c src/tpm/tpm_commands.h
+	src/tpm/key_kinds.c src/tpm/key_kinds.h \
+	src/tpm/tpm_commands.c src/tpm/tpm_commands.h \
+	src/tpm/tpm_provision_commands.c src/tpm/tpm_provision_commands.h
 libvtpm_src_a_SOURCES = \
 	src/asker.c src/asker.h src/config.c src/config.h \
 	src/link.c src/link.h src/prompt.c src/prompt.h \
 	src/broker/broker.c src/broker/broker.h \
 	src/broker/reader.c src/broker/reader.h \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
+	src/ca/ca_client.c src/ca/ca_client.h \
+	src/ca/ca_store.c src/ca/ca_store.h \
+	src/ca/certificate.c src/ca/certificate.h \
+	src/ca/request.c src/ca/request.h \
 	src/client/client.c src/client/client.h \
 	src/keys/backup.c src/keys/backup.h \
 	src/keys/epoch.c src/keys/epoch.h \
@@ -35,7 +41,12 @@ libvtpm_src_a_SOURCES = \
 	src/device/pid_file.c src/device/pid_file.h \
 	src/device/server.c src/device/server.h \
 	src/provisioning/create.c src/provisioning/create.h \
-	src/provisioning/identity.c src/provisioning/identity.h
+	src/provisioning/endorsement.c src/provisioning/endorsement.h \
+	src/provisioning/identity.c src/provisioning/identity.h \
+	src/provisioning/manufacture.c src/provisioning/manufacture.h \
+	src/provisioning/nv.c src/provisioning/nv.h \
+	src/provisioning/public_part.c src/provisioning/public_part.h \
+	src/provisioning/tpm_call.c src/provisioning/tpm_call.h
 
 # libcrypto before the others: nearly all that the loader looks up is its own, and it looks in this order
 VTPM_LIBS = libvtpm-src.a libvtpm-tpm.a libvtpm-state.a libvtpm-base.a $(CRYPTO_LIBS) $(TPMS_LIBS) $(GLIB_LIBS)
@@ -46,11 +57,18 @@ vtpm_SOURCES = src/main.c \
 	src/commands/command.c src/commands/command.h \
 	src/commands/key_tool.c src/commands/key_tool.h \
 	src/commands/keys.c src/commands/rekey.c \
-	src/commands/census.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
+	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
 	src/commands/destroy.c src/commands/inspect.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
 	src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)
+
+helper_PROGRAMS += vtpm-ca-local
+vtpm_ca_local_SOURCES = src/ca/ca_local_main.c \
+	src/ca/authority.c src/ca/authority.h \
+	src/ca/pkcs11_key.c src/ca/signer.c src/ca/signer.h
+vtpm_ca_local_CPPFLAGS = $(AM_CPPFLAGS) $(P11_CFLAGS)
+vtpm_ca_local_LDADD = libvtpm-src.a $(STATE_LIBS) $(P11_LIBS)
 
 helper_PROGRAMS += vtpm-provider-native
 vtpm_provider_native_SOURCES = state/providers/native_main.c

@@ -16,6 +16,7 @@ static const VtpmCommand commands[] = {
   { "inspect", vtpm_command_inspect, "show what can be known without a key" },
   { "check", vtpm_command_check, "prove that key provider and state file are sound" },
   { "ctl", vtpm_command_ctl, "talk to the control channel of a running TPM" },
+  { "ca", vtpm_command_ca, "certificate authorities: create, list, export, issue" },
   { "destroy", vtpm_command_destroy, "wipe and remove a state file" },
   { "keys", vtpm_command_keys, "list, add and drop the key slots of a state file" },
   { "rekey", vtpm_command_rekey, "change the keys of state files" },

@@ -183,7 +183,9 @@ open_or_make (const VtpmBrokerOptions *options, GError **error)
     return NULL;
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->create)
     {
-      VtpmCreateOptions create = { .has_vm_uuid = options->has_vm_uuid, .vm_uuid = options->vm_uuid };
+      VtpmManufacture how = vtpm_manufacture_defaults (options->config);
+      VtpmCreateOptions create
+          = { .has_vm_uuid = options->has_vm_uuid, .vm_uuid = options->vm_uuid, .manufacture = &how };
       if (!vtpm_create (options->config, options->path, &create, &store, error))
         return NULL;
       return g_steal_pointer (&store);

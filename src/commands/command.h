@@ -19,6 +19,7 @@ int vtpm_command_run (int argc, char **argv);
 int vtpm_command_inspect (int argc, char **argv);
 int vtpm_command_check (int argc, char **argv);
 int vtpm_command_ctl (int argc, char **argv);
+int vtpm_command_ca (int argc, char **argv);
 int vtpm_command_destroy (int argc, char **argv);
 int vtpm_command_keys (int argc, char **argv);
 int vtpm_command_rekey (int argc, char **argv);

@@ -5,12 +5,33 @@
 #include "src/provisioning/create.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/errors.h"
 #include "base/harden.h"
 #include "src/asker.h"
+#include "src/ca/ca_store.h"
 #include "src/commands/command.h"
+#include "src/tpm/key_kinds.h"
 #include "state/registry.h"
+
+/* What the command line says of the new TPM; NULL: nothing. */
+typedef struct
+{
+  char *banks, *endorsement_keys, *storage_key, *ca;
+  gboolean no_platform_certificate;
+} TpmArguments;
+
+static void
+tpm_arguments_clear (TpmArguments *arguments)
+{
+  g_free (arguments->banks);
+  g_free (arguments->endorsement_keys);
+  g_free (arguments->storage_key);
+  g_free (arguments->ca);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (TpmArguments, tpm_arguments_clear)
 
 static gboolean
 usage (GError **error, const char *option, const char *value, const char *wanted)
@@ -30,6 +51,39 @@ read_options (const char *vm_uuid, const char *on_clone, VtpmCreateOptions *opti
   options->has_vm_uuid = vm_uuid != NULL;
   if (on_clone && !vtpm_policy_parse (on_clone, &options->policy))
     return usage (error, "--on-clone", on_clone, "refuse, copy, replace or reidentify");
+  return TRUE;
+}
+
+/* "none" is no key. */
+static gboolean
+read_keys (const char *list, guint *kinds, GError **error)
+{
+  g_autofree char *bad = NULL;
+  if (g_str_equal (list, "none"))
+    *kinds = 0;
+  else if (!vtpm_key_kinds_parse (list, kinds, &bad))
+    return usage (error, "--ek", bad,
+                  "none, or any of rsa2048, ecc_nist_p256, ecc_nist_p384, ecc_nist_p521, rsa3072, rsa4096");
+  return TRUE;
+}
+
+static gboolean
+read_tpm_arguments (const TpmArguments *arguments, VtpmManufacture *how, GError **error)
+{
+  g_autofree char *bad = NULL;
+  const char *storage = arguments->storage_key;
+  if (arguments->banks && !vtpm_pcr_banks_parse (arguments->banks, &how->banks, &bad))
+    return usage (error, "--pcr-banks", bad, "any of sha1, sha256, sha384, sha512");
+  if (arguments->endorsement_keys && !read_keys (arguments->endorsement_keys, &how->endorsement_keys, error))
+    return FALSE;
+  how->storage_key = storage && !g_str_equal (storage, "none") ? vtpm_key_kind_find (storage, strlen (storage)) : -1;
+  if (storage && !g_str_equal (storage, "none") && how->storage_key < 0)
+    return usage (error, "--srk", storage, "none or one kind of key, rsa2048 or ecc_nist_p256 say");
+  if (arguments->ca && !vtpm_ca_is_valid (arguments->ca))
+    return usage (error, "--ca", arguments->ca, "the name of a certificate authority, exec:/PROGRAM or none");
+  if (arguments->ca)
+    how->ca = arguments->ca;
+  how->platform_certificate = !arguments->no_platform_certificate;
   return TRUE;
 }
 
@@ -59,8 +113,8 @@ print_created (const VtpmConfig *config, VtpmStore *store, GError **error)
 }
 
 static gboolean
-create (const char *config_path, const char *path, const VtpmCreateOptions *options, const VtpmAskerOptions *secrets,
-        GError **error)
+create (const char *config_path, const char *path, VtpmCreateOptions *options, const TpmArguments *arguments,
+        const VtpmAskerOptions *secrets, GError **error)
 {
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init (error))
@@ -71,6 +125,10 @@ create (const char *config_path, const char *path, const VtpmCreateOptions *opti
   if (!config)
     return FALSE;
   config->asker = asker;
+  VtpmManufacture how = vtpm_manufacture_defaults (config);
+  if (!read_tpm_arguments (arguments, &how, error))
+    return FALSE;
+  options->manufacture = &how;
   return vtpm_create (config, path, options, &store, error) && print_created (config, store, error);
 }
 
@@ -78,6 +136,7 @@ int
 vtpm_command_create (int argc, char **argv)
 {
   g_auto (VtpmAskerOptions) secrets = { 0 };
+  g_auto (TpmArguments) tpm = { 0 };
   g_autofree char *vm_uuid = NULL, *provider = NULL, *on_clone = NULL, *config = NULL;
   const GOptionEntry entries[] = {
     { "vm-uuid", 0, 0, G_OPTION_ARG_STRING, &vm_uuid, "bind it to this VM; without, its first start with a UUID does",
@@ -86,6 +145,14 @@ vtpm_command_create (int argc, char **argv)
       "NAME" },
     { "on-clone", 0, 0, G_OPTION_ARG_STRING, &on_clone,
       "what happens when it meets another VM: refuse, copy, replace, reidentify", "POLICY" },
+    { "pcr-banks", 0, 0, G_OPTION_ARG_STRING, &tpm.banks,
+      "PCR banks, of sha1,sha256,sha384,sha512 (default: " VTPM_DEFAULT_BANKS ")", "LIST" },
+    { "ek", 0, 0, G_OPTION_ARG_STRING, &tpm.endorsement_keys,
+      "endorsement keys, or none (default: " VTPM_DEFAULT_ENDORSEMENT_KEYS ")", "LIST" },
+    { "srk", 0, 0, G_OPTION_ARG_STRING, &tpm.storage_key, "also make a storage root key of this kind", "KIND" },
+    { "no-platform-cert", 0, 0, G_OPTION_ARG_NONE, &tpm.no_platform_certificate, "no platform certificate", NULL },
+    { "ca", 0, 0, G_OPTION_ARG_STRING, &tpm.ca, "who signs: a certificate authority of this host, exec:/PROGRAM, none",
+      "CA" },
     VTPM_ASKER_ENTRIES (secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
@@ -97,5 +164,5 @@ vtpm_command_create (int argc, char **argv)
       || !read_options (vm_uuid, on_clone, &options, &error))
     return vtpm_command_fail ("create", error);
   options.provider = provider;
-  return create (config, argv[1], &options, &secrets, &error) ? 0 : vtpm_command_fail ("create", error);
+  return create (config, argv[1], &options, &tpm, &secrets, &error) ? 0 : vtpm_command_fail ("create", error);
 }

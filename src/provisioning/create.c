@@ -57,10 +57,11 @@ first_record (const VtpmCreateOptions *options)
   return record;
 }
 
+/* Its certificates go into the public part of RECORD. */
 static VtpmPayload *
-new_tpm (GError **error)
+new_tpm (const VtpmConfig *config, const VtpmManufacture *how, VtpmRecord *record, GError **error)
 {
-  VtpmBlob *permanent = vtpm_engine_open (error) ? vtpm_engine_manufacture (error) : NULL;
+  VtpmBlob *permanent = vtpm_manufacture (config, how, &record->vtpm_id, &record->public_part, error);
   if (!permanent)
     return NULL;
   VtpmPayload *payload = vtpm_payload_new ();
@@ -77,7 +78,7 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
   if (!dek || !vtpm_create_add_key_slot (config, options->provider, record, dek, error))
     return FALSE;
-  g_autoptr (VtpmPayload) payload = new_tpm (error);
+  g_autoptr (VtpmPayload) payload = new_tpm (config, options->manufacture, record, error);
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
 }
 

@@ -5,21 +5,23 @@
 #pragma once
 
 #include "src/config.h"
+#include "src/provisioning/manufacture.h"
 #include "state/state.h"
 
 typedef struct
 {
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
-  VtpmPolicy policy;    /* VTPM_POLICY_NONE: nothing said */
-  const char *provider; /* name or UUID; NULL: the host's default, made first where there is none */
+  VtpmPolicy policy;                  /* VTPM_POLICY_NONE: nothing said */
+  const char *provider;               /* name or UUID; NULL: the host's default, made first where there is none */
+  const VtpmManufacture *manufacture; /* NULL: as the library makes it, without endorsement keys */
 } VtpmCreateOptions;
 
 /**
  * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened
  * here): only for a process that runs no TPM. With KEEP the store, holding the owner lock, is
- * given back; else it is closed. FALSE: state-exists, a provider's word, store-full, usage, failed;
- * nothing is left behind.
+ * given back; else it is closed. FALSE: state-exists, a provider's or certificate authority's word, store-full, usage,
+ * failed; nothing is left behind.
  */
 gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;

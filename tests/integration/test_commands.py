@@ -49,13 +49,14 @@ class Host:
         helpers = os.path.join(folder, "helpers")
         os.mkdir(helpers)
         os.mkdir(os.path.join(folder, "states"))
-        with open(self.config, "x", encoding="ascii"):
-            pass
+        with open(self.config, "x", encoding="ascii") as file:
+            file.write(f"[vtpm]\nhelper-dirs={helpers};\n")
         fake = os.path.join(helpers, "vtpm-provider-fake")
         with open(fake, "x", encoding="ascii") as file:
             file.write(FAKE)
         os.chmod(fake, 0o755)
-        self.env = dict(os.environ, VTPM_DATA_DIR=self.data, VTPM_LIBEXEC_DIR=helpers, HOME=folder, LC_ALL="C")
+        self.env = dict(os.environ, VTPM_DATA_DIR=self.data, HOME=folder,
+                        VTPM_LIBEXEC_DIR=os.environ.get("VTPM_LIBEXEC_DIR", os.path.dirname(VTPM)), LC_ALL="C")
 
     def path(self, name="vm.vtpm"):
         return os.path.join(self.folder, "states", name)
@@ -68,7 +69,7 @@ class Host:
         return subprocess.run([VTPM, *args], capture_output=True, text=True, timeout=60, check=False, **options)
 
     def create(self, name="vm.vtpm", *args):
-        done = self.run("create", self.path(name), *args)
+        done = self.run("create", self.path(name), "--ek", "none", *args)  # most of a create's time are keys
         assert done.returncode == 0, done.stderr
         return self.path(name)
 

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * vtpm's side of a certificate authority: starts the program that has its key, hands it requests,
+ * takes certificates. No key of an authority is ever in this process.
+ */
+#pragma once
+
+#include "src/ca/request.h"
+#include "state/place.h"
+
+typedef struct VtpmCaClient VtpmCaClient;
+
+/**
+ * CA: the name of an authority of this host (vtpm-ca-local is started at once and gets itself ready; "default" makes
+ * itself where it does not exist), or "exec:" and the absolute path of a program, which is started once for each
+ * request. NULL: usage, failed.
+ */
+VtpmCaClient *vtpm_ca_client_open (const VtpmPlace *place, const char *ca, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Ends what still runs. NULL is allowed. */
+void vtpm_ca_client_free (VtpmCaClient *client);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCaClient, vtpm_ca_client_free)
+
+/**
+ * A certificate (GBytes, DER) for each of REQUESTS (of VtpmCaRequest), in their order; each names the key that was
+ * sent. Only once for a client. NULL: the authority's word, failed, provider-timeout after 60 s.
+ */
+GPtrArray *vtpm_ca_client_sign (VtpmCaClient *client, GPtrArray *requests, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** What the authority answers to INPUT, text to text; for 'vtpm ca issue'. To be freed. */
+char *vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Makes the authority NAME (vtpm_authority_create()). */
+gboolean vtpm_ca_client_create (const VtpmPlace *place, const char *name, const char *subject, const char *key,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/provisioning/endorsement.h"
+
+#include "base/errors.h"
+#include "src/ca/ca_client.h"
+#include "src/ca/ca_store.h"
+#include "src/provisioning/manufacture.h"
+#include "src/provisioning/nv.h"
+#include "src/provisioning/tpm_call.h"
+#include "src/tpm/key_kinds.h"
+#include "src/tpm/tpm_provision_commands.h"
+
+#define PT_FAMILY_INDICATOR 0x100 /* then level and revision (TPM 2.0 part 2, 6.13) */
+#define PT_MANUFACTURER 0x105     /* then four words of vendor string */
+#define PT_FIRMWARE_VERSION_1 0x10b
+#define N_PROPERTIES (PT_FIRMWARE_VERSION_1 - PT_FAMILY_INDICATOR + 1)
+
+#define FIRST_PERSISTENT 0x81000000u
+#define FIRST_NV 0x01000000u
+
+/* A platform certificate names the machine that we are part of in the same words on every host. */
+#define PLATFORM_MANUFACTURER "vtpm"
+#define PLATFORM_MODEL "virtual machine"
+#define PLATFORM_VERSION "1"
+
+static gboolean
+make_persistent (guint32 object, guint32 persistent, const char *what, gboolean *done, GError **error)
+{
+  guint8 command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  guint32 rc;
+  g_autoptr (GError) cause = NULL;
+  gsize len = vtpm_tpm_evict_control (object, persistent, command);
+  *done = vtpm_tpm_call (command, len, what, &r, &rc, &cause);
+  if (*done || rc == VTPM_RC_BAD_AUTH || rc == VTPM_RC_AUTH_FAIL)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return FALSE;
+}
+
+gboolean
+vtpm_tpm_make_primary (guint32 hierarchy, const guint8 *template, gsize template_len, guint32 persistent,
+                       const char *what, GBytes **public, gboolean *is_persistent, GError **error)
+{
+  guint8 command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  gsize len = vtpm_tpm_create_primary (hierarchy, template, template_len, command);
+  if (!vtpm_tpm_call (command, len, what, &r, NULL, error))
+    return FALSE;
+  guint32 object = vtpm_read_be32 (&r);
+  vtpm_read_be32 (&r); /* size of the parameters */
+  gsize public_len = vtpm_read_be16 (&r);
+  const guint8 *bytes = vtpm_read_bytes (&r, public_len);
+  if (!bytes)
+    {
+      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                      "libtpms answers nothing readable when asked to %s", what);
+      return FALSE;
+    }
+  *public = g_bytes_new (bytes, public_len);
+  gboolean good = make_persistent (object, persistent, what, is_persistent, error);
+  len = vtpm_tpm_flush_context (object, command);
+  return good && vtpm_tpm_call (command, len, what, &r, NULL, error);
+}
+
+/* The words of the vendor string, or another property, as text without what pads it. */
+static char *
+property_text (const guint32 *words, guint n)
+{
+  char text[4 * 4 + 1] = { 0 };
+  for (guint i = 0; i < 4 * n; i++)
+    text[i] = (char) (words[i / 4] >> (24 - 8 * (i % 4)));
+  for (guint i = 0; text[i]; i++)
+    if (!g_ascii_isprint (text[i]))
+      text[i] = '?';
+  return g_strchomp (g_strdup (text));
+}
+
+/* The TPM as it describes itself to its guest, so that a verifier finds the same in both. */
+static gboolean
+describe_tpm (VtpmCaRequest *request, GError **error)
+{
+  guint32 values[N_PROPERTIES];
+  if (!vtpm_tpm_get_properties (PT_FAMILY_INDICATOR, N_PROPERTIES, values, error))
+    return FALSE;
+  request->family = property_text (values, 1);
+  request->level = values[1];
+  request->revision = values[2];
+  request->manufacturer = g_strdup_printf ("id:%08X", values[PT_MANUFACTURER - PT_FAMILY_INDICATOR]);
+  request->model = property_text (values + PT_MANUFACTURER - PT_FAMILY_INDICATOR + 1, 4);
+  request->version = g_strdup_printf ("id:%08X", values[PT_FIRMWARE_VERSION_1 - PT_FAMILY_INDICATOR]);
+  return TRUE;
+}
+
+static VtpmCaRequest *
+new_request (const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id)
+{
+  char id[VTPM_UUID_TEXT_SIZE];
+  VtpmCaRequest *request = g_new0 (VtpmCaRequest, 1);
+  request->key = g_strdup (kind->name);
+  request->vtpm_id = g_strdup (vtpm_uuid_format (vtpm_id, id));
+  request->public_key = g_bytes_ref (public_key);
+  return request;
+}
+
+static VtpmCaRequest *
+platform_request (const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id)
+{
+  VtpmCaRequest *request = new_request (kind, public_key, vtpm_id);
+  request->platform = TRUE;
+  request->manufacturer = g_strdup (PLATFORM_MANUFACTURER);
+  request->model = g_strdup (PLATFORM_MODEL);
+  request->version = g_strdup (PLATFORM_VERSION);
+  return request;
+}
+
+static gboolean
+wants_certificates (const VtpmManufacture *how)
+{
+  return how->ca && !g_str_equal (how->ca, VTPM_CA_NONE);
+}
+
+static gboolean
+make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *vtpm_id, VtpmPublicPart *part,
+          GPtrArray *requests, GError **error)
+{
+  guint8 template[VTPM_MAX_TEMPLATE];
+  gsize len = vtpm_endorsement_template (kind, template);
+  g_autofree char *what = g_strdup_printf ("make an endorsement key of kind %s", kind->name);
+  g_autoptr (GBytes) public = NULL;
+  gboolean persistent;
+  if (!vtpm_tpm_make_primary (VTPM_RH_ENDORSEMENT, template, len, kind->handle, what, &public, &persistent, error))
+    return FALSE;
+  g_autoptr (GBytes) public_key
+      = vtpm_key_kind_public_key (kind, g_bytes_get_data (public, NULL), g_bytes_get_size (public));
+  if (!public_key)
+    {
+      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                      "libtpms made another key than it was asked for when it should %s", what);
+      return FALSE;
+    }
+  VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
+  entry->handle = persistent ? kind->handle : 0;
+  entry->nv_index = wants_certificates (how) ? kind->certificate : 0;
+  g_ptr_array_add (requests, new_request (kind, public_key, vtpm_id));
+  if (!describe_tpm (requests->pdata[requests->len - 1], error))
+    return FALSE;
+  if (part->keys->len == 1 && how->platform_certificate)
+    g_ptr_array_add (requests, platform_request (kind, public_key, vtpm_id));
+  return TRUE;
+}
+
+static gboolean
+store_certificates (VtpmCaClient *ca, GPtrArray *requests, VtpmPublicPart *part, GError **error)
+{
+  g_autoptr (GPtrArray) certificates = vtpm_ca_client_sign (ca, requests, error);
+  guint next = 0;
+  for (guint i = 0; certificates && i < requests->len; i++)
+    {
+      GBytes *certificate = certificates->pdata[i];
+      gboolean platform = ((const VtpmCaRequest *) requests->pdata[i])->platform;
+      VtpmPublicKey *key = platform ? NULL : part->keys->pdata[next++];
+      if (platform)
+        part->platform_certificate = g_bytes_ref (certificate);
+      else
+        key->certificate = g_bytes_ref (certificate);
+      if (!vtpm_nv_store (platform ? VTPM_NV_PLATFORM_CERTIFICATE : key->nv_index, certificate, error))
+        return FALSE;
+    }
+  return certificates != NULL;
+}
+
+static int
+kind_of_handle (guint32 handle)
+{
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    if (vtpm_key_kinds[i].handle == handle || vtpm_key_kinds[i].certificate == handle)
+      return i;
+  return -1;
+}
+
+/* What a TPM2_ChangeEPS has not flushed already. */
+static gboolean
+evict_old_keys (GError **error)
+{
+  g_autoptr (GArray) handles = vtpm_tpm_get_handles (FIRST_PERSISTENT, error);
+  for (guint i = 0; handles && i < handles->len; i++)
+    {
+      guint32 handle = g_array_index (handles, guint32, i);
+      gboolean evicted;
+      if (kind_of_handle (handle) >= 0
+          && !make_persistent (handle, handle, "evict an old endorsement key", &evicted, error))
+        return FALSE;
+    }
+  return handles != NULL;
+}
+
+VtpmPublicPart *
+vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
+                            GError **error)
+{
+  /* first of all: it gets ready while keys are made here */
+  g_autoptr (VtpmCaClient) ca = wants_certificates (how) ? vtpm_ca_client_open (&config->place, how->ca, error) : NULL;
+  g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
+  g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();
+  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error) || !evict_old_keys (error))
+    return NULL;
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    if (how->endorsement_keys & 1u << i && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, requests, error))
+      return NULL;
+  if (ca && !store_certificates (ca, requests, part, error))
+    return NULL;
+  return g_steal_pointer (&part);
+}
+
+gboolean
+vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate, GError **error)
+{
+  static const guint32 first[] = { FIRST_PERSISTENT, FIRST_NV };
+  *kinds = 0;
+  *platform_certificate = FALSE;
+  for (gsize f = 0; f < G_N_ELEMENTS (first); f++)
+    {
+      g_autoptr (GArray) handles = vtpm_tpm_get_handles (first[f], error);
+      for (guint i = 0; handles && i < handles->len; i++)
+        {
+          int kind = kind_of_handle (g_array_index (handles, guint32, i));
+          if (kind >= 0)
+            *kinds |= 1u << kind;
+          *platform_certificate |= g_array_index (handles, guint32, i) == VTPM_NV_PLATFORM_CERTIFICATE;
+        }
+      if (!handles)
+        return FALSE;
+    }
+  return TRUE;
+}

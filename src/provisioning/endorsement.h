@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Primary keys of a TPM that is on.
+ */
+#pragma once
+
+#include <glib.h>
+
+/**
+ * Makes the primary key of TEMPLATE in HIERARCHY, as PERSISTENT, and gives its TPMT_PUBLIC. *IS_PERSISTENT is FALSE
+ * where the owner hierarchy has a password. WHAT says in words what it is for. FALSE: failed.
+ */
+gboolean vtpm_tpm_make_primary (guint32 hierarchy, const guint8 *template, gsize len, guint32 persistent,
+                                const char *what, GBytes **public, gboolean *is_persistent,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;

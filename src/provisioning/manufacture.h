@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A new TPM as a guest finds it: PCR banks, endorsement keys with certificates, a storage root key.
+ * All in this process; only the certificate authority's key is in another.
+ */
+#pragma once
+
+#include "src/config.h"
+#include "src/provisioning/public_part.h"
+
+typedef struct
+{
+  guint banks;                   /* VTPM_BANK_...; 0: as the library makes them */
+  guint endorsement_keys;        /* a bit for each of vtpm_key_kinds */
+  int storage_key;               /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
+  gboolean platform_certificate; /* for the first endorsement key */
+  const char *ca;                /* vtpm_ca_client_open()'s; NULL or "none": no certificates */
+} VtpmManufacture;
+
+#define VTPM_DEFAULT_BANKS "sha256"
+#define VTPM_DEFAULT_ENDORSEMENT_KEYS "rsa2048,ecc_nist_p384"
+
+/** What a guest expects that is told nothing else: the defaults above, both certificates, CONFIG's authority. */
+VtpmManufacture vtpm_manufacture_defaults (const VtpmConfig *config);
+
+/**
+ * Makes the TPM VTPM_ID. HOW NULL: as the library makes it, never started. *PUBLIC_PART is NULL where there is nothing
+ * to tell. Opens the engine and leaves it off. NULL: the certificate authority's word, failed.
+ */
+VtpmBlob *vtpm_manufacture (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
+                            GBytes **public_part, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Over a TPM that is on and was started with TPM2_Startup(CLEAR): also for one that a guest has used. */
+
+/**
+ * Makes endorsement keys and certificates anew, in place of those that are there: old certificates are undefined one by
+ * one, old persistent endorsement keys evicted, then come those of HOW. To be told the endorsement seed has changed:
+ * TPM2_ChangeEPS before. Gives the new public part; a key whose handle is 0 there could not be made persistent, because
+ * the guest has given the owner hierarchy a password (its certificate stands, and the guest can make it from the
+ * template). NULL: the certificate authority's word, failed.
+ */
+VtpmPublicPart *vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how,
+                                            const VtpmUuid *vtpm_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** A bit for each kind of endorsement key that is persistent or has a certificate. FALSE: failed. */
+gboolean vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate,
+                                            GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * NV indices of the platform in a TPM that is on: certificates, written and locked.
+ */
+#pragma once
+
+#include <glib.h>
+
+/**
+ * Defines INDEX, writes DATA (at most 2048 bytes) and locks it for good: only the platform can undefine it. FALSE:
+ * failed.
+ */
+gboolean vtpm_nv_store (guint32 index, GBytes *data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Undefines, one by one, what there is of the indices for certificates, templates and nonces of endorsement keys, for
+ * the platform certificate and for those of IDevID and IAK. FALSE: failed.
+ */
+gboolean vtpm_nv_clear_certificates (GError **error) G_GNUC_WARN_UNUSED_RESULT;
