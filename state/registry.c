@@ -319,7 +319,7 @@ make_default (const VtpmPlace *place, Edit *edit, GError **error)
     }
   /* The keys come first: an entry without them would wrap nothing, keys without an entry harm nobody. */
   const VtpmNative native = { place, entry, NULL };
-  return vtpm_native_create (&native, FALSE, error) && add_locked (place, edit, entry, error);
+  return vtpm_native_create (&native, FALSE, NULL, error) && add_locked (place, edit, entry, error);
 }
 
 gboolean

@@ -24,7 +24,7 @@
 
 /* Names a KDK without revealing it. */
 static gboolean
-key_id (const guint8 *kdk, char text[static KEY_ID_SIZE], GError **error)
+name_key (const guint8 *kdk, char text[static KEY_ID_SIZE], GError **error)
 {
   guint8 digest[32];
   g_autoptr (VtpmSecret) input = vtpm_secret_new (strlen (KEY_ID_PURPOSE) + VTPM_KDK_SIZE, error);
@@ -93,6 +93,23 @@ vtpm_native_begin_change (const VtpmNative *native, int *lock, VtpmNativeStore *
   return *lock >= 0 && vtpm_native_store_load (native, passphrase, store, error);
 }
 
+/* Puts a new key of VERSION last into STORE and saves that. */
+static gboolean
+save_new_key (const VtpmNative *native, VtpmNativeStore *store, guint32 version, char **key_id, GError **error)
+{
+  char id[KEY_ID_SIZE];
+  g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
+  if (!kdk || !name_key (kdk->data, id, error))
+    return FALSE;
+  VtpmNativeKey key = { version, (guint64) time (NULL), kdk->data };
+  vtpm_native_store_put (store, store->count - 1, &key);
+  if (!vtpm_native_store_save (native, store, error))
+    return FALSE;
+  if (key_id)
+    *key_id = g_strdup (id);
+  return TRUE;
+}
+
 /* Copies the keys of FROM but for version LEFT_OUT (0: none) to TO. */
 static void
 copy_keys (const VtpmNativeStore *from, guint32 left_out, VtpmNativeStore *to)
@@ -106,7 +123,7 @@ copy_keys (const VtpmNativeStore *from, guint32 left_out, VtpmNativeStore *to)
 }
 
 gboolean
-vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error)
+vtpm_native_create (const VtpmNative *native, gboolean protect, char **key_id, GError **error)
 {
   vtpm_autofd int lock = -1;
   g_auto (VtpmNativeStore) store = { 0 };
@@ -114,12 +131,8 @@ vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error)
   /* Asked for before the lock is taken: a person may be slow. */
   if (!vtpm_native_first_passphrase (native, protect, &passphrase, error))
     return FALSE;
-  g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  if (!kdk || !vtpm_native_begin_create (native, &lock, error) || !vtpm_native_store_new (&store, 1, passphrase, error))
-    return FALSE;
-  VtpmNativeKey first = { 1, (guint64) time (NULL), kdk->data };
-  vtpm_native_store_put (&store, 0, &first);
-  return vtpm_native_store_save (native, &store, error);
+  return vtpm_native_begin_create (native, &lock, error) && vtpm_native_store_new (&store, 1, passphrase, error)
+         && save_new_key (native, &store, 1, key_id, error);
 }
 
 void
@@ -131,7 +144,7 @@ vtpm_native_set_full (const VtpmNative *native, guint32 count, GError **error)
 }
 
 guint32
-vtpm_native_rotate (const VtpmNative *native, GError **error)
+vtpm_native_rotate (const VtpmNative *native, char **key_id, GError **error)
 {
   vtpm_autofd int lock = -1;
   g_auto (VtpmNativeStore) store = { 0 }, next = { 0 };
@@ -143,14 +156,11 @@ vtpm_native_rotate (const VtpmNative *native, GError **error)
       vtpm_native_set_full (native, store.count, error);
       return 0;
     }
-  g_autoptr (VtpmSecret) kdk = vtpm_secret_random (VTPM_KDK_SIZE, error);
-  if (!kdk || !vtpm_native_store_new (&next, store.count + 1, store.passphrase, error))
+  if (!vtpm_native_store_new (&next, store.count + 1, store.passphrase, error))
     return 0;
-  VtpmNativeKey key = { newest + 1, (guint64) time (NULL), kdk->data };
   copy_keys (&store, 0, &next);
-  vtpm_native_store_put (&next, store.count, &key);
   vtpm_native_store_clear (&store);
-  return vtpm_native_store_save (native, &next, error) ? newest + 1 : 0;
+  return save_new_key (native, &next, newest + 1, key_id, error) ? newest + 1 : 0;
 }
 
 /* Replaces the key store by NEXT, then overwrites the old file. The caller holds the write lock. */
@@ -259,7 +269,7 @@ vtpm_native_versions (const VtpmNative *native, GError **error)
     {
       VtpmNativeKey key = vtpm_native_store_key (&store, i);
       char id[KEY_ID_SIZE];
-      if (!key_id (key.kdk, id, error))
+      if (!name_key (key.kdk, id, error))
         return NULL;
       g_string_append_printf (text, "%s%u:%s:%" G_GUINT64_FORMAT, i ? " " : "", key.version, id, key.created);
     }
@@ -281,7 +291,7 @@ vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *context, cons
     return NULL;
   VtpmNativeKey newest = vtpm_native_store_key (&store, store.count - 1);
   g_autoptr (VtpmSecret) kek = vtpm_derive_kek (newest.kdk, VTPM_KDK_SIZE, KEK_PURPOSE, &context->vtpm_id, error);
-  if (!kek || !key_id (newest.kdk, id, error))
+  if (!kek || !name_key (newest.kdk, id, error))
     return NULL;
   guint8 wrapped[VTPM_PROVIDER_MAX_PLAIN + VTPM_SEALED_OVERHEAD];
   if (!vtpm_gcm_seal (kek, context->digest, sizeof context->digest, plain, wrapped, error))
@@ -303,7 +313,7 @@ find_slot_key (const VtpmNativeStore *store, const char *name, const VtpmKeySlot
                       name, slot->key_version);
       return FALSE;
     }
-  if (!key_id (key->kdk, id, error))
+  if (!name_key (key->kdk, id, error))
     return FALSE;
   if (!g_str_equal (id, slot->key_id))
     {

@@ -22,9 +22,10 @@ typedef struct
 /**
  * Makes the key store of ENTRY with version 1, durable; sealed if PROTECT, with the new passphrase that is asked for,
  * and always where ENTRY has the option password-file=, with what is in it. FALSE: state-exists, store-full,
- * access-denied, key-closed (no passphrase), failed.
+ * access-denied, key-closed (no passphrase), failed. *KEY_ID (or NULL) gets the key's.
  */
-gboolean vtpm_native_create (const VtpmNative *native, gboolean protect, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_native_create (const VtpmNative *native, gboolean protect, char **key_id,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Each of the others may ask for the passphrase of a sealed store: also wrong-passphrase, key-closed. */
 
@@ -35,8 +36,8 @@ VtpmKeySlot *vtpm_native_wrap (const VtpmNative *native, const VtpmWrapContext *
  * state-damaged (the store). */
 VtpmSecret *vtpm_native_unwrap (const VtpmNative *native, const VtpmWrapContext *context, const VtpmKeySlot *slot,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Adds a key version, durable, and gives its number; 0 on error. */
-guint32 vtpm_native_rotate (const VtpmNative *native, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Adds a key version, durable, and gives its number; 0 on error. *KEY_ID (or NULL) gets the key's. */
+guint32 vtpm_native_rotate (const VtpmNative *native, char **key_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** "VERSION:KEYID:TIME" words, oldest first. NULL as for wrap. */
 char *vtpm_native_versions (const VtpmNative *native, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Seals the key store with a new passphrase, which is asked for; not PROTECT: leaves it to its mode. The old file is

@@ -47,7 +47,8 @@ run_create (gconstpointer self, const char *args, GError **error)
   gboolean sealed = g_str_equal (args, "sealed");
   if (*args && !sealed)
     return refuse (error, "create takes nothing, or the word sealed");
-  return vtpm_native_create (native, sealed, error) ? name_newest (native, error) : NULL;
+  g_autofree char *key_id = NULL;
+  return vtpm_native_create (native, sealed, &key_id, error) ? g_strdup_printf ("%s 1", key_id) : NULL;
 }
 
 static char *
@@ -55,7 +56,9 @@ run_rotate (gconstpointer self, const char *args, GError **error)
 {
   (void) args;
   const VtpmNative *native = self;
-  return vtpm_native_rotate (native, error) > 0 ? name_newest (native, error) : NULL;
+  g_autofree char *key_id = NULL;
+  guint32 version = vtpm_native_rotate (native, &key_id, error);
+  return version > 0 ? g_strdup_printf ("%s %u", key_id, version) : NULL;
 }
 
 /* Nothing but the key store can be at fault. */

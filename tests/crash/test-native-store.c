@@ -32,13 +32,13 @@ typedef gboolean (*Change) (NativeFixture *f, GError **error);
 static gboolean
 change_create (NativeFixture *f, GError **error)
 {
-  return vtpm_native_create (&f->native, FALSE, error);
+  return vtpm_native_create (&f->native, FALSE, NULL, error);
 }
 
 static gboolean
 change_rotate (NativeFixture *f, GError **error)
 {
-  return vtpm_native_rotate (&f->native, error) > 0;
+  return vtpm_native_rotate (&f->native, NULL, error) > 0;
 }
 
 static gboolean
@@ -104,7 +104,7 @@ make_base (NativeFixture *f)
   native_create (f);
   for (guint32 i = 2; i <= 5; i++)
     {
-      g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, i);
+      g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, i);
       if (i == 3)
         {
           base.before = native_read (f->store);

@@ -70,7 +70,7 @@ void
 native_create (NativeFixture *f)
 {
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->native, f->next != NULL, &error));
+  g_assert_true (vtpm_native_create (&f->native, f->next != NULL, NULL, &error));
   g_assert_no_error (error);
   f->passphrase = f->next;
 }

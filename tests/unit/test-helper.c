@@ -65,7 +65,7 @@ static void
 create (Fixture *f)
 {
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->native, FALSE, &error));
+  g_assert_true (vtpm_native_create (&f->native, FALSE, NULL, &error));
   g_assert_no_error (error);
 }
 
@@ -105,9 +105,10 @@ serve_lines (Fixture *f, const char *input)
   g_assert_true (g_str_has_suffix (text, "\n"));
   GStrv lines = g_strsplit (text, "\n", -1);
   char uuid[VTPM_UUID_TEXT_SIZE];
-  g_autofree char *greeting = g_strdup_printf ("vtpm-provider 1 native %s create rotate destroy remove protect unprotect "
-                                               "status versions wrap unwrap",
-                                               vtpm_uuid_format (&f->uuid, uuid));
+  g_autofree char *greeting
+      = g_strdup_printf ("vtpm-provider 1 native %s create rotate destroy remove protect unprotect "
+                         "status versions wrap unwrap",
+                         vtpm_uuid_format (&f->uuid, uuid));
   g_assert_cmpstr (lines[0], ==, greeting);
   return lines;
 }

@@ -49,7 +49,7 @@ set_up (Fixture *f, gconstpointer unused)
   f->native = vtpm_provider_entry_new (&native, "native", "native", NULL);
   f->liar = vtpm_provider_entry_new (&liar, "liar", "liar", NULL);
   const VtpmNative store = { &f->place, f->native, NULL };
-  g_assert_true (vtpm_native_create (&store, FALSE, &error));
+  g_assert_true (vtpm_native_create (&store, FALSE, NULL, &error));
   g_assert_no_error (error);
   f->helper = g_build_filename (f->place.data_dir, "vtpm-provider-liar", NULL);
   f->answer = g_build_filename (f->place.data_dir, "answer", NULL);

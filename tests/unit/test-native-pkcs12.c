@@ -64,7 +64,7 @@ test_drill (NativeFixture *f, gconstpointer sealed)
   f->next = sealed;
   native_create (f);
   g_autoptr (VtpmKeySlot) first = native_wrap (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_autoptr (VtpmKeySlot) second = native_wrap (f);
   g_autofree char *versions = vtpm_native_versions (&f->native, &error);
   g_autofree char *path = export(f, "keys.p12", 2);
@@ -91,9 +91,9 @@ test_merge (NativeFixture *f, gconstpointer sealed)
   native_create (f);
   g_autoptr (VtpmKeySlot) one = native_wrap (f);
   g_autofree char *early = export(f, "early.p12", 1);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_autoptr (VtpmKeySlot) two = native_wrap (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 3);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 3);
   g_assert_true (vtpm_native_destroy (&f->native, 1, &error));
   g_autofree char *late = export(f, "late.p12", 3);
   native_assert_refuses (f, one, VTPM_ERROR_KEY_DESTROYED);
@@ -106,7 +106,7 @@ test_merge (NativeFixture *f, gconstpointer sealed)
   assert_imports (f, late, 3, 2, FALSE);
   native_assert_unwraps (f, one);
   native_assert_unwraps (f, two);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 4); /* a number is used once */
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 4); /* a number is used once */
 }
 
 static void
@@ -117,11 +117,11 @@ test_two_values (NativeFixture *f, gconstpointer unused)
   g_auto (VtpmNativeImport) got = { 0 };
   native_create (f);
   g_autofree char *early = export(f, "early.p12", 1);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_autofree char *theirs = export(f, "theirs.p12", 2);
   g_assert_true (vtpm_native_remove (&f->native, &error));
   assert_imports (f, early, 1, 1, TRUE);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2); /* another key than theirs */
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2); /* another key than theirs */
   g_autoptr (VtpmBlob) before = native_read (f->store);
   g_assert_false (import (f, theirs, PASSWORD, &got, &error));
   native_assert_code (&error, VTPM_ERROR_USAGE);
@@ -250,7 +250,7 @@ test_every_byte (NativeFixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   g_auto (VtpmNativeBags) bags = { 0 };
   native_create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_autoptr (VtpmSecret) password = native_secret (PASSWORD);
   g_autoptr (VtpmBlob) bytes = quick_file (f, password);
   g_assert_true (vtpm_native_bags_decode (bytes->data, bytes->len, password, &bags, &error));
@@ -393,7 +393,7 @@ test_openssl (NativeFixture *f, gconstpointer unused)
       return;
     }
   native_create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_autofree char *path = export(f, "keys.p12", 2), *good = in_folder (f, "good"), *bad = in_folder (f, "bad");
   g_autofree char *from_good = g_strconcat ("file:", good, NULL), *from_bad = g_strconcat ("file:", bad, NULL);
   native_write (good, PASSWORD "\n", strlen (PASSWORD "\n"));

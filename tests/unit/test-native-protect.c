@@ -95,7 +95,7 @@ test_round (NativeFixture *f, gconstpointer unused)
   g_assert_cmpuint (f->asked, ==, 1);
   native_assert_unwraps (f, old);
   g_assert_cmpuint (f->asked, ==, 2); /* nothing was kept */
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_assert_cmpuint (f->asked, ==, 3);
   g_autoptr (VtpmKeySlot) new = native_wrap (f);
   g_assert_cmpuint (new->key_version, ==, 2);
@@ -104,6 +104,12 @@ test_round (NativeFixture *f, gconstpointer unused)
   guint8 kdk[VTPM_KDK_SIZE];
   read_kdk (f, 0, kdk);
   g_assert_false (holds (f->store, kdk));
+
+  guint asked = f->asked;
+  g_autofree char *named = request (f, "rotate", NULL), *newest = request (f, "status", NULL);
+  g_assert_cmpuint (f->asked, ==, asked + 2); /* once a request */
+  g_autofree char *expected = g_strconcat ("ready ", named, NULL);
+  g_assert_cmpstr (newest, ==, expected);
 }
 
 static void
@@ -281,9 +287,9 @@ test_destroy (NativeFixture *f, gconstpointer sealed)
   native_create (f);
   g_autoptr (VtpmKeySlot) one = native_wrap (f);
   assert_request_refused (f, "destroy 1", VTPM_ERROR_USAGE); /* it is the newest */
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_autoptr (VtpmKeySlot) two = native_wrap (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 3);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 3);
   read_kdk (f, 1, kdk);
   g_assert_true (holds (f->store, kdk) == !sealed);
   vtpm_autofd int old = open (f->store, O_RDONLY | O_CLOEXEC);
@@ -296,7 +302,7 @@ test_destroy (NativeFixture *f, gconstpointer sealed)
   assert_request_refused (f, "destroy 3", VTPM_ERROR_USAGE);
   assert_request_refused (f, "destroy 4", VTPM_ERROR_KEY_DESTROYED);
   assert_request (f, "destroy 1");
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 4); /* never a number twice */
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 4); /* never a number twice */
   g_assert_cmpuint (native_files (f), ==, 1);
 }
 
@@ -307,7 +313,7 @@ test_destroy_linked (NativeFixture *f, gconstpointer unused)
   (void) unused;
   g_autofree char *backup = g_build_filename (f->place.data_dir, "backup", NULL);
   native_create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_autoptr (VtpmBlob) before = native_read (f->store);
   g_assert_cmpint (link (f->store, backup), ==, 0);
   assert_request (f, "destroy 1");
@@ -346,7 +352,7 @@ test_bad_requests (NativeFixture *f, gconstpointer unused)
       = { "destroy",  "destroy ",  "destroy 0",   "destroy 01", "destroy 1 2", "destroy x",         "destroy -1",
           "remove x", "protect x", "unprotect x", "create x",   "rotate 2",    "destroy 4294967296" };
   native_create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_autoptr (VtpmBlob) before = native_read (f->store);
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
     assert_request_refused (f, bad[i], VTPM_ERROR_USAGE);
@@ -364,7 +370,7 @@ test_leftovers (NativeFixture *f, gconstpointer unused)
   native_write (left, "keys", 4);
   native_write (other, "mine", 4);
   vtpm_autofd int fd = open (left, O_RDONLY | O_CLOEXEC);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_assert_false (g_file_test (left, G_FILE_TEST_EXISTS));
   g_assert_true (g_file_test (other, G_FILE_TEST_EXISTS));
   g_assert_true (fd_is_zero (fd));
@@ -381,7 +387,7 @@ test_read_meanwhile (NativeFixture *f, gconstpointer unused)
   if (pid == 0)
     {
       for (guint32 i = 1; i <= 100; i++)
-        if (vtpm_native_rotate (&f->native, NULL) != i + 1 || !vtpm_native_destroy (&f->native, i, NULL))
+        if (vtpm_native_rotate (&f->native, NULL, NULL) != i + 1 || !vtpm_native_destroy (&f->native, i, NULL))
           _exit (1);
       _exit (0);
     }

@@ -75,7 +75,7 @@ static void
 create (Fixture *f)
 {
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->native, FALSE, &error));
+  g_assert_true (vtpm_native_create (&f->native, FALSE, NULL, &error));
   g_assert_no_error (error);
 }
 
@@ -204,13 +204,13 @@ test_create_twice (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   g_autoptr (VtpmBlob) before = read_store (f);
-  g_assert_false (vtpm_native_create (&f->native, FALSE, &error));
+  g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error));
   assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autoptr (VtpmBlob) after = read_store (f);
   g_assert_cmpmem (before->data, before->len, after->data, after->len);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (symlink ("/nonexistent/keys", f->store), ==, 0);
-  g_assert_false (vtpm_native_create (&f->native, FALSE, &error)); /* its keys may be on a disk not mounted */
+  g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error)); /* its keys may be on a disk not mounted */
   assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
@@ -227,7 +227,7 @@ test_no_store (Fixture *f, gconstpointer data)
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_native_versions (&f->native, &error));
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
   assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_false (g_file_test (f->store, G_FILE_TEST_EXISTS)); /* and nothing made one */
 }
@@ -239,8 +239,8 @@ test_rotate (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   g_autoptr (VtpmKeySlot) old = wrap (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 3);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 3);
   g_autoptr (VtpmKeySlot) new = wrap (f);
   g_assert_cmpuint (new->key_version, ==, 3);
   g_assert_cmpstr (new->key_id, !=, old->key_id);
@@ -284,16 +284,16 @@ test_many_versions (Fixture *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   create (f);
   write_many (f, 255, 1);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 256);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 256);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   assert_unwraps (f, slot);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
   assert_code (&error, VTPM_ERROR_FAILED);
   assert_unwraps (f, slot);
   write_many (f, 257, 1);
   assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   write_many (f, 1, G_MAXUINT32);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0); /* the next would be 0 */
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0); /* the next would be 0 */
   assert_code (&error, VTPM_ERROR_FAILED);
 }
 
@@ -376,7 +376,7 @@ test_store_flipped (Fixture *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   g_autoptr (VtpmBlob) bytes = read_store (f);
   for (gsize i = 0; i < 2 * bytes->len; i++)
@@ -387,7 +387,7 @@ test_store_flipped (Fixture *f, gconstpointer data)
       assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
       g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
       assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
-      g_assert_cmpuint (vtpm_native_rotate (&f->native, &error), ==, 0);
+      g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
       assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_autoptr (VtpmBlob) after = read_store (f);
       g_assert_cmpmem (bytes->data, bytes->len, after->data, after->len);
@@ -426,14 +426,15 @@ test_store_inconsistent (Fixture *f, gconstpointer data)
     guint8 value;
     VtpmErrorCode code;
   } bad[] = {
-    { 8, 3, VTPM_ERROR_STATE_NEWER_VERSION }, { 8, 2, VTPM_ERROR_STATE_DAMAGED }, { 8, 0, VTPM_ERROR_STATE_DAMAGED },
-    { 28, 0, VTPM_ERROR_STATE_DAMAGED },      { 28, 1, VTPM_ERROR_STATE_DAMAGED },
-    { 28, 3, VTPM_ERROR_STATE_DAMAGED },      { 31, 0xff, VTPM_ERROR_STATE_DAMAGED },
-    { 32, 0, VTPM_ERROR_STATE_DAMAGED },      { 32, 2, VTPM_ERROR_STATE_DAMAGED }, /* twice version 2 */
-    { 32, 3, VTPM_ERROR_STATE_DAMAGED },                                           /* 3 before 2 */
+    { 8, 3, VTPM_ERROR_STATE_NEWER_VERSION }, { 8, 2, VTPM_ERROR_STATE_DAMAGED },
+    { 8, 0, VTPM_ERROR_STATE_DAMAGED },       { 28, 0, VTPM_ERROR_STATE_DAMAGED },
+    { 28, 1, VTPM_ERROR_STATE_DAMAGED },      { 28, 3, VTPM_ERROR_STATE_DAMAGED },
+    { 31, 0xff, VTPM_ERROR_STATE_DAMAGED },   { 32, 0, VTPM_ERROR_STATE_DAMAGED },
+    { 32, 2, VTPM_ERROR_STATE_DAMAGED }, /* twice version 2 */
+    { 32, 3, VTPM_ERROR_STATE_DAMAGED }, /* 3 before 2 */
   };
   create (f);
-  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL), ==, 2);
+  g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_autoptr (VtpmKeySlot) slot = wrap (f);
   g_autoptr (VtpmBlob) good = read_store (f);
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
