@@ -11,6 +11,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "state/providers/native_bags.h"
+#include "state/providers/native_ops.h"
 #include "state/providers/native_protect.h"
 
 #define MAX_FILE (256 * 1024) /* 256 key versions are 60 KiB */
@@ -78,8 +79,9 @@ read_bags (const char *path, const VtpmSecret *password, VtpmNativeBags *bags, G
       g_autoptr (GError) cause = NULL;
       if (vtpm_native_bags_decode (bytes->data, bytes->len, password, bags, &cause))
         return TRUE;
-      g_propagate_error (error, g_steal_pointer (&cause));
-      g_prefix_error (error, "%s: ", path);
+      const char *text = strstr (cause->message, "] "); /* the word stays in front */
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, vtpm_error_code (cause), "%s: %s", path,
+                      text ? text + 2 : cause->message);
       return FALSE;
     }
   if (errno == EFBIG || errno == EISDIR || errno == EINVAL)
@@ -214,8 +216,15 @@ vtpm_native_import (const VtpmPlace *place, const VtpmAsker *asker, const char *
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (place, error);
   if (!registry || !read_bags (path, password, &bags, error))
     return FALSE;
-  g_autoptr (VtpmProviderEntry) unknown = vtpm_provider_entry_new (&bags.uuid, bags.name, "native", NULL);
+  g_autoptr (VtpmProviderEntry) unknown = vtpm_provider_entry_new (&bags.uuid, bags.name, VTPM_NATIVE_KIND, NULL);
   const VtpmProviderEntry *known = vtpm_registry_find (registry, &bags.uuid, NULL);
+  if (known && !g_str_equal (known->kind, VTPM_NATIVE_KIND))
+    {
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
+                      "the keys belong to a provider that this host has as \"%s\", of kind %s: nothing was imported",
+                      known->name, known->kind);
+      return FALSE;
+    }
   const VtpmNative native = { place, known ? known : unknown, asker };
   import->uuid = bags.uuid;
   import->name = g_steal_pointer (&bags.name);

@@ -154,6 +154,23 @@ test_other_provider (NativeFixture *f, gconstpointer unused)
   native_tear_down (&other, NULL);
 }
 
+/* The UUID of a registered provider of another kind: its slots are not for these keys. */
+static void
+test_other_kind (NativeFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  g_autoptr (GError) error = NULL;
+  g_auto (VtpmNativeImport) got = { 0 };
+  native_create (f);
+  g_autofree char *path = export(f, "keys.p12", 1);
+  g_assert_true (vtpm_native_remove (&f->native, &error));
+  g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&f->entry->uuid, "vault", "kmip", NULL);
+  g_assert_true (vtpm_registry_add (&f->place, entry, &error));
+  g_assert_false (import (f, path, PASSWORD, &got, &error));
+  native_assert_code (&error, VTPM_ERROR_USAGE);
+  g_assert_cmpuint (native_files (f), ==, 0);
+}
+
 static void
 test_wrong_password (NativeFixture *f, gconstpointer unused)
 {
@@ -428,6 +445,7 @@ main (int argc, char **argv)
   ADD ("merge-sealed", "pass phrase", test_merge);
   ADD ("two-values", NULL, test_two_values);
   ADD ("other-provider", NULL, test_other_provider);
+  ADD ("other-kind", NULL, test_other_kind);
   ADD ("wrong-password", NULL, test_wrong_password);
   ADD ("bad-passwords", NULL, test_bad_passwords);
   ADD ("existing-file", NULL, test_existing_file);

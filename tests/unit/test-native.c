@@ -2,8 +2,6 @@
  *
  * The native key provider: what it wraps only it unwraps, and its key store under every damage.
  */
-#include "state/providers/native.h"
-
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -13,151 +11,50 @@
 #include <openssl/evp.h>
 
 #include "base/cursor.h"
-#include "base/errors.h"
 #include "base/io.h"
+#include "tests/unit/native_fixture.h"
 
 #define HEAD_SIZE 32 /* docs/provider-protocol.md, the key store file */
 #define KEY_SIZE 44
 #define SUM_SIZE 32
 
-typedef struct
-{
-  VtpmPlace place;
-  VtpmUuid uuid;
-  VtpmProviderEntry *entry;
-  VtpmNative native;
-  VtpmWrapContext context;
-  VtpmSecret *plain;
-  char *store; /* path of the key store */
-} Fixture;
-
 static void
-set_up (Fixture *f, gconstpointer data)
+tear_down (NativeFixture *f, gconstpointer unused)
 {
-  (void) data;
-  char text[VTPM_UUID_TEXT_SIZE];
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_dir_make_tmp ("vtpm-native-XXXXXX", NULL);
-  f->uuid = vtpm_uuid_random ();
-  f->entry = vtpm_provider_entry_new (&f->uuid, "native", "native", NULL);
-  f->native = (VtpmNative){ &f->place, f->entry, NULL };
-  f->context.vtpm_id = vtpm_uuid_random ();
-  vtpm_random (f->context.digest, sizeof f->context.digest);
-  f->plain = vtpm_secret_random (64, NULL);
-  f->store = g_strdup_printf ("%s/native/%s.keys", f->place.data_dir, vtpm_uuid_format (&f->uuid, text));
-}
-
-static void
-tear_down (Fixture *f, gconstpointer data)
-{
-  (void) data;
-  g_autofree char *lock = g_strconcat (f->store, ".lock", NULL);
-  g_autofree char *native = g_path_get_dirname (f->store);
-  g_remove (f->store);
-  g_remove (lock);
-  g_remove (native);
-  g_assert_cmpint (g_remove (f->place.data_dir), ==, 0); /* nothing else was left there */
-  g_free (f->place.data_dir);
-  g_free (f->store);
-  vtpm_secret_free (f->plain);
-  vtpm_provider_entry_free (f->entry);
-}
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
-}
-
-static void
-create (Fixture *f)
-{
-  g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_native_create (&f->native, FALSE, NULL, &error));
-  g_assert_no_error (error);
-}
-
-static VtpmKeySlot *
-wrap (Fixture *f)
-{
-  g_autoptr (GError) error = NULL;
-  VtpmKeySlot *slot = vtpm_native_wrap (&f->native, &f->context, f->plain, &error);
-  g_assert_no_error (error);
-  return slot;
-}
-
-static void
-assert_unwraps (Fixture *f, const VtpmKeySlot *slot)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
-  g_assert_no_error (error);
-  g_assert_true (vtpm_secret_equal (plain, f->plain));
-}
-
-static void
-assert_refuses (Fixture *f, const VtpmKeySlot *slot, VtpmErrorCode code)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
-  g_assert_null (plain);
-  assert_code (&error, code);
-}
-
-static VtpmBlob *
-read_store (Fixture *f)
-{
-  VtpmBlob *bytes = vtpm_read_file (f->store, 1024 * 1024);
-  g_assert_nonnull (bytes);
-  return bytes;
-}
-
-static void
-write_store (Fixture *f, const void *data, gsize len)
-{
-  g_assert_true (vtpm_replace_file (f->store, data, len, 0600, (gid_t) -1));
-}
-
-/* Likewise without a sync, for many in a row. */
-static void
-overwrite_store (Fixture *f, const void *data, gsize len)
-{
-  vtpm_autofd int fd = open (f->store, O_WRONLY | O_TRUNC | O_CLOEXEC);
-  g_assert_true (fd >= 0 && vtpm_write_full (fd, data, len));
+  g_assert_cmpuint (native_files (f), <=, 1); /* nothing else was left there */
+  native_tear_down (f, unused);
 }
 
 /* BYTES with a checksum that fits again. */
 static void
-write_signed (Fixture *f, VtpmBlob *bytes)
+write_signed (NativeFixture *f, VtpmBlob *bytes)
 {
   gsize body = bytes->len - SUM_SIZE;
   g_assert_true (EVP_Digest (bytes->data, body, bytes->data + body, NULL, EVP_sha256 (), NULL) == 1);
-  write_store (f, bytes->data, bytes->len);
+  native_write (f->store, bytes->data, bytes->len);
 }
 
 static void
-test_round (Fixture *f, gconstpointer data)
+test_round (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) first = wrap (f), second = wrap (f);
-  g_assert_true (vtpm_uuid_equal (&first->provider, &f->uuid));
+  native_create (f);
+  g_autoptr (VtpmKeySlot) first = native_wrap (f), second = native_wrap (f);
+  g_assert_true (vtpm_uuid_equal (&first->provider, &f->entry->uuid));
   g_assert_cmpuint (first->key_version, ==, 1);
   g_assert_true (g_str_has_prefix (first->key_id, "kdk-") && strlen (first->key_id) == 20);
   g_assert_cmpuint (g_bytes_get_size (first->wrapped), ==, 12 + 64 + 16);
   g_assert_false (g_bytes_equal (first->wrapped, second->wrapped)); /* a nonce of its own each time */
-  assert_unwraps (f, first);
-  assert_unwraps (f, second);
+  native_assert_unwraps (f, first);
+  native_assert_unwraps (f, second);
 }
 
 static void
-test_layout (Fixture *f, gconstpointer data)
+test_layout (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmBlob) bytes = read_store (f);
+  native_create (f);
+  g_autoptr (VtpmBlob) bytes = native_read (f->store);
   struct stat info;
   g_assert_cmpint (stat (f->store, &info), ==, 0);
   g_assert_cmpint (info.st_mode & 07777, ==, 0600);
@@ -165,7 +62,7 @@ test_layout (Fixture *f, gconstpointer data)
   VtpmReader r = vtpm_reader (bytes->data, bytes->len);
   g_assert_cmpmem (vtpm_read_bytes (&r, 8), 8, "vtpm-nks", 8);
   g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
-  g_assert_cmpmem (vtpm_read_bytes (&r, 16), 16, f->uuid.bytes, 16);
+  g_assert_cmpmem (vtpm_read_bytes (&r, 16), 16, f->entry->uuid.bytes, 16);
   g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
   g_assert_cmpuint (vtpm_read_le32 (&r), ==, 1);
   guint64 made = vtpm_read_le64 (&r), now = (guint64) g_get_real_time () / G_USEC_PER_SEC;
@@ -175,14 +72,14 @@ test_layout (Fixture *f, gconstpointer data)
 /* A store of known KDK: key id and KEK computed by other code from what the page says (Python's hmac,
  * hashlib and cryptography), nonce a0 a1 ... ab. */
 static void
-test_vector (Fixture *f, gconstpointer data)
+test_vector (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
+  native_create (f);
   g_assert_true (vtpm_uuid_parse ("00112233-4455-6677-8899-aabbccddeeff", &f->context.vtpm_id));
   memset (f->context.digest, 0x5a, sizeof f->context.digest);
   memset (f->plain->data, 0x77, f->plain->len);
-  g_autoptr (VtpmBlob) bytes = read_store (f);
+  g_autoptr (VtpmBlob) bytes = native_read (f->store);
   for (guint8 i = 0; i < 32; i++)
     bytes->data[HEAD_SIZE + 12 + i] = i;
   write_signed (f, bytes);
@@ -193,59 +90,60 @@ test_vector (Fixture *f, gconstpointer data)
   g_assert_cmpuint (strlen (hex), ==, 2 * sizeof wrapped);
   for (gsize i = 0; i < sizeof wrapped; i++)
     wrapped[i] = (guint8) (g_ascii_xdigit_value (hex[2 * i]) << 4 | g_ascii_xdigit_value (hex[2 * i + 1]));
-  g_autoptr (VtpmKeySlot) slot = vtpm_key_slot_new (&f->uuid, 1, "kdk-fef76a56914aa54e", wrapped, sizeof wrapped);
-  assert_unwraps (f, slot);
+  g_autoptr (VtpmKeySlot) slot
+      = vtpm_key_slot_new (&f->entry->uuid, 1, "kdk-fef76a56914aa54e", wrapped, sizeof wrapped);
+  native_assert_unwraps (f, slot);
 }
 
 static void
-test_create_twice (Fixture *f, gconstpointer data)
+test_create_twice (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  create (f);
-  g_autoptr (VtpmBlob) before = read_store (f);
+  native_create (f);
+  g_autoptr (VtpmBlob) before = native_read (f->store);
   g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error));
-  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
-  g_autoptr (VtpmBlob) after = read_store (f);
+  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  g_autoptr (VtpmBlob) after = native_read (f->store);
   g_assert_cmpmem (before->data, before->len, after->data, after->len);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (symlink ("/nonexistent/keys", f->store), ==, 0);
   g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error)); /* its keys may be on a disk not mounted */
-  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
 static void
-test_no_store (Fixture *f, gconstpointer data)
+test_no_store (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   g_assert_cmpint (g_remove (f->store), ==, 0);
-  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
-  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_native_versions (&f->native, &error));
-  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_false (g_file_test (f->store, G_FILE_TEST_EXISTS)); /* and nothing made one */
 }
 
 static void
-test_rotate (Fixture *f, gconstpointer data)
+test_rotate (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  create (f);
-  g_autoptr (VtpmKeySlot) old = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) old = native_wrap (f);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 3);
-  g_autoptr (VtpmKeySlot) new = wrap (f);
+  g_autoptr (VtpmKeySlot) new = native_wrap (f);
   g_assert_cmpuint (new->key_version, ==, 3);
   g_assert_cmpstr (new->key_id, !=, old->key_id);
-  assert_unwraps (f, old);
-  assert_unwraps (f, new);
+  native_assert_unwraps (f, old);
+  native_assert_unwraps (f, new);
 
   g_autofree char *versions = vtpm_native_versions (&f->native, &error);
   g_auto (GStrv) words = g_strsplit (versions, " ", -1);
@@ -258,13 +156,13 @@ test_rotate (Fixture *f, gconstpointer data)
 
 /* A store of COUNT versions with random keys, the first FIRST. */
 static void
-write_many (Fixture *f, guint32 count, guint32 first)
+write_many (NativeFixture *f, guint32 count, guint32 first)
 {
   g_autoptr (VtpmBlob) bytes = vtpm_blob_new (HEAD_SIZE + count * KEY_SIZE + SUM_SIZE);
   VtpmWriter w = vtpm_writer (bytes->data, bytes->len);
   vtpm_write_bytes (&w, "vtpm-nks", 8);
   vtpm_write_le32 (&w, 1);
-  vtpm_write_bytes (&w, f->uuid.bytes, 16);
+  vtpm_write_bytes (&w, f->entry->uuid.bytes, 16);
   vtpm_write_le32 (&w, count);
   for (guint32 i = 0; i < count; i++)
     {
@@ -278,59 +176,59 @@ write_many (Fixture *f, guint32 count, guint32 first)
 }
 
 static void
-test_many_versions (Fixture *f, gconstpointer data)
+test_many_versions (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  create (f);
+  native_create (f);
   write_many (f, 255, 1);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 256);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
-  assert_unwraps (f, slot);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
+  native_assert_unwraps (f, slot);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-  assert_code (&error, VTPM_ERROR_FAILED);
-  assert_unwraps (f, slot);
+  native_assert_code (&error, VTPM_ERROR_FAILED);
+  native_assert_unwraps (f, slot);
   write_many (f, 257, 1);
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   write_many (f, 1, G_MAXUINT32);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0); /* the next would be 0 */
-  assert_code (&error, VTPM_ERROR_FAILED);
+  native_assert_code (&error, VTPM_ERROR_FAILED);
 }
 
 static void
-test_wrong_key (Fixture *f, gconstpointer data)
+test_wrong_key (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   write_many (f, 3, 1); /* the same versions, other keys: made anew */
-  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
   write_many (f, 3, 2); /* version 1 was destroyed */
-  assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
+  native_assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
 }
 
 static void
-test_context (Fixture *f, gconstpointer data)
+test_context (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   VtpmWrapContext right = f->context;
   f->context.digest[31] ^= 1;
-  assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
   f->context = right;
   f->context.vtpm_id.bytes[0] ^= 1;
-  assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_KEY_SLOT_DAMAGED);
   f->context = right;
-  assert_unwraps (f, slot);
+  native_assert_unwraps (f, slot);
 }
 
 static void
-test_wrapped_damaged (Fixture *f, gconstpointer data)
+test_wrapped_damaged (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   gsize len;
   const guint8 *good = g_bytes_get_data (slot->wrapped, &len);
   guint8 bad[1000] = { 0 };
@@ -338,24 +236,24 @@ test_wrapped_damaged (Fixture *f, gconstpointer data)
   for (gsize i = 0; i < len; i++)
     {
       bad[i] ^= 1 << (i % 8);
-      g_autoptr (VtpmKeySlot) flipped = vtpm_key_slot_new (&f->uuid, 1, slot->key_id, bad, len);
-      assert_refuses (f, flipped, VTPM_ERROR_KEY_SLOT_DAMAGED);
+      g_autoptr (VtpmKeySlot) flipped = vtpm_key_slot_new (&f->entry->uuid, 1, slot->key_id, bad, len);
+      native_assert_refuses (f, flipped, VTPM_ERROR_KEY_SLOT_DAMAGED);
       bad[i] = good[i];
     }
   static const gsize lengths[] = { 0, 1, 11, 12, 27, 28, 29, 91, 93, 284, 285, 1000 };
   for (gsize i = 0; i < G_N_ELEMENTS (lengths); i++)
     {
-      g_autoptr (VtpmKeySlot) cut = vtpm_key_slot_new (&f->uuid, 1, slot->key_id, bad, lengths[i]);
-      assert_refuses (f, cut, VTPM_ERROR_KEY_SLOT_DAMAGED);
+      g_autoptr (VtpmKeySlot) cut = vtpm_key_slot_new (&f->entry->uuid, 1, slot->key_id, bad, lengths[i]);
+      native_assert_refuses (f, cut, VTPM_ERROR_KEY_SLOT_DAMAGED);
     }
 }
 
 static void
-test_plain_sizes (Fixture *f, gconstpointer data)
+test_plain_sizes (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   static const gsize sizes[] = { 1, 256, 0, 257 };
-  create (f);
+  native_create (f);
   for (gsize i = 0; i < G_N_ELEMENTS (sizes); i++)
     {
       g_autoptr (GError) error = NULL;
@@ -363,61 +261,61 @@ test_plain_sizes (Fixture *f, gconstpointer data)
       f->plain = vtpm_secret_random (sizes[i], NULL);
       g_autoptr (VtpmKeySlot) slot = vtpm_native_wrap (&f->native, &f->context, f->plain, &error);
       if (i < 2)
-        assert_unwraps (f, slot);
+        native_assert_unwraps (f, slot);
       else
-        assert_code (&error, VTPM_ERROR_USAGE);
+        native_assert_code (&error, VTPM_ERROR_USAGE);
     }
 }
 
 /* Each byte flipped in each of two ways: never another answer than state-damaged, and the file stays. */
 static void
-test_store_flipped (Fixture *f, gconstpointer data)
+test_store_flipped (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  create (f);
+  native_create (f);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
-  g_autoptr (VtpmBlob) bytes = read_store (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
+  g_autoptr (VtpmBlob) bytes = native_read (f->store);
   for (gsize i = 0; i < 2 * bytes->len; i++)
     {
       guint8 flip = i % 2 ? 0xff : 0x01;
       bytes->data[i / 2] ^= flip;
-      overwrite_store (f, bytes->data, bytes->len);
-      assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+      native_write (f->store, bytes->data, bytes->len);
+      native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
       g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
-      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      native_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
-      g_autoptr (VtpmBlob) after = read_store (f);
+      native_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      g_autoptr (VtpmBlob) after = native_read (f->store);
       g_assert_cmpmem (bytes->data, bytes->len, after->data, after->len);
       bytes->data[i / 2] ^= flip;
     }
 }
 
 static void
-test_store_cut (Fixture *f, gconstpointer data)
+test_store_cut (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
-  g_autoptr (VtpmBlob) bytes = read_store (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
+  g_autoptr (VtpmBlob) bytes = native_read (f->store);
   for (gsize len = 0; len < bytes->len; len++)
     {
-      overwrite_store (f, bytes->data, len);
-      assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+      native_write (f->store, bytes->data, len);
+      native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
     }
   g_autoptr (VtpmBlob) longer = vtpm_blob_new (bytes->len + 1);
   memcpy (longer->data, bytes->data, bytes->len);
-  write_store (f, longer->data, longer->len);
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  native_write (f->store, longer->data, longer->len);
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   g_assert_cmpint (truncate (f->store, 1024 * 1024), ==, 0);
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
 }
 
 /* What a checksum that fits does not excuse. */
 static void
-test_store_inconsistent (Fixture *f, gconstpointer data)
+test_store_inconsistent (NativeFixture *f, gconstpointer data)
 {
   (void) data;
   static const struct
@@ -433,51 +331,51 @@ test_store_inconsistent (Fixture *f, gconstpointer data)
     { 32, 2, VTPM_ERROR_STATE_DAMAGED }, /* twice version 2 */
     { 32, 3, VTPM_ERROR_STATE_DAMAGED }, /* 3 before 2 */
   };
-  create (f);
+  native_create (f);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
-  g_autoptr (VtpmBlob) good = read_store (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
+  g_autoptr (VtpmBlob) good = native_read (f->store);
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
     {
       g_autoptr (VtpmBlob) bytes = vtpm_blob_copy (good->data, good->len);
       bytes->data[bad[i].offset] = bad[i].value;
       write_signed (f, bytes);
-      assert_refuses (f, slot, bad[i].code);
+      native_assert_refuses (f, slot, bad[i].code);
     }
-  VtpmUuid mine = f->uuid; /* the store of another provider under this one's name */
-  f->uuid = vtpm_uuid_random ();
+  VtpmUuid mine = f->entry->uuid; /* the store of another provider under this one's name */
+  f->entry->uuid = vtpm_uuid_random ();
   write_many (f, 2, 1);
-  f->uuid = mine;
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  f->entry->uuid = mine;
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
 }
 
 static void
-test_unreadable (Fixture *f, gconstpointer data)
+test_unreadable (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   g_assert_cmpint (g_chmod (f->store, 0), ==, 0);
   if (access (f->store, R_OK) == 0)
     {
       g_test_skip ("runs as root, who reads every file");
       return;
     }
-  assert_refuses (f, slot, VTPM_ERROR_ACCESS_DENIED);
+  native_assert_refuses (f, slot, VTPM_ERROR_ACCESS_DENIED);
 }
 
 static void
-test_not_a_file (Fixture *f, gconstpointer data)
+test_not_a_file (NativeFixture *f, gconstpointer data)
 {
   (void) data;
-  create (f);
-  g_autoptr (VtpmKeySlot) slot = wrap (f);
+  native_create (f);
+  g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (mkfifo (f->store, 0600), ==, 0); /* does not wait for a writer */
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (g_mkdir (f->store, 0700), ==, 0);
-  assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
+  native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
 }
 
 int
@@ -485,7 +383,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_assert_true (vtpm_secret_init (NULL));
-#define ADD(name, function) g_test_add ("/native/" name, Fixture, NULL, set_up, function, tear_down)
+#define ADD(name, function) g_test_add ("/native/" name, NativeFixture, NULL, native_set_up, function, tear_down)
   ADD ("round", test_round);
   ADD ("layout", test_layout);
   ADD ("vector", test_vector);
