@@ -11,6 +11,7 @@ plain_tests = \
 	tests/unit/test-helper \
 	tests/unit/test-io \
 	tests/unit/test-keyslots \
+	tests/unit/test-native \
 	tests/unit/test-place \
 	tests/unit/test-provider-reply \
 	tests/unit/test-seal
@@ -27,7 +28,7 @@ registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
-native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
+native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(src_tests) \
@@ -55,7 +56,6 @@ tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(re
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
 tests_unit_test_provider_ask_SOURCES = tests/unit/test-provider-ask.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
-tests_unit_test_native_SOURCES = tests/unit/test-native.c $(native_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
 tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
 tests_crash_test_native_store_SOURCES = tests/crash/test-native-store.c $(native_fixture)
@@ -80,6 +80,7 @@ LDADD = $(VTPM_LIBS)
 # the programs as a user meets them
 tap_cases += \
 	tests/integration/test_attack.py \
+	tests/integration/test_audit.py \
 	tests/integration/test_blobs.py \
 	tests/integration/test_census.py \
 	tests/integration/test_commands.py \
@@ -96,12 +97,14 @@ tap_cases += \
 	tests/integration/test_mistakes.py \
 	tests/integration/test_preflight.py \
 	tests/integration/test_rekey.py \
+	tests/integration/test_provider.py \
+	tests/integration/test_provider_keys.py \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_secrets.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/failing_store.c tests/integration/helpers \
+EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers \
 	tests/integration/statefile.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers
 

@@ -1,0 +1,253 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""vtpm provider export, import, retire and remove: keys that leave, come back, and go for good."""
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import VTPM, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from providers import (DAY, add_example, add_helper, bad, edit_registry, good, key_store, listed, provider,  # noqa: E402
+                       registry, secret_file, status_of)
+
+WORD = "wrong-passphrase-or-damaged"
+
+
+def state(place, name, *args):
+    """A state file in a folder of its own."""
+    os.makedirs("states", exist_ok=True)
+    return place.create("states/" + name, *args)
+
+
+def exported(place, name, path="keys.p12", password="xyzzy", *args):
+    good(place, "export", name, "--pkcs12", path, "--password-file", secret_file("pw", password + "\n"), *args)
+    return path
+
+
+def other_host(place, name="other"):
+    place.env["VTPM_DATA_DIR"] = place.data_dir = os.path.join(place.folder, name)
+
+
+def test_disaster(place):
+    """all provider state is lost: the export brings it back, and the vTPM opens; openssl reads the file"""
+    good(place, "create", "site", "--kind", "native")
+    first = state(place, "a")
+    good(place, "rotate", "site")
+    second = state(place, "b")
+    uuid = listed(place)["site"]["uuid"]
+    contains(good(place, "export", "site", "--pkcs12", "keys.p12", "--password-file", secret_file("pw", "xyzzy\n")),
+             "up to version 2")
+    same(os.stat("keys.p12").st_mode & 0o777, 0o600)
+    shutil.rmtree(place.data_dir)
+    contains(place.check(first).stderr, "[provider-unknown]", "vtpm provider import")
+    contains(good(place, "import", "site", "--pkcs12", "keys.p12", "--password-file", "pw"), "2 key versions added",
+             uuid)
+    place.sound(first)
+    place.sound(second)
+    entry = listed(place)["site"]
+    same((entry["uuid"], entry["backup"], entry["newest-version"], entry["default"]), (uuid, "active", 2, True))
+    contains(good(place, "import", "site", "--pkcs12", "keys.p12", "--password-file", "pw"), "0 key versions added")
+    if shutil.which("openssl"):
+        for password, status in (("xyzzy", 0), ("wrong", 1)):
+            done = subprocess.run(["openssl", "pkcs12", "-in", "keys.p12", "-passin", "pass:" + password, "-nocerts",
+                                   "-noenc"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            same(done.returncode != 0, status != 0, done.stderr)
+
+
+def test_export_refusals(place):
+    """export: never over a file, not without password, not where it cannot be written; then there is no backup"""
+    good(place, "create", "site", "--kind", "native")
+    secret_file("pw", "xyzzy\n")
+    write_file("taken", b"mine")
+    bad(place, 3, "state-exists", "export", "site", "--pkcs12", "taken", "--password-file", "pw")
+    same(read_file("taken"), b"mine")
+    bad(place, 2, "usage", "export", "site", "--password-file", "pw")
+    bad(place, 3, "state-missing", "export", "site", "--pkcs12", "no/keys.p12", "--password-file", "pw")
+    for args in (["--password-file", "nothing"], ["--password-file", secret_file("empty", "")], []):
+        done = provider(place, "export", "site", "--pkcs12", "keys.p12", *args, start_new_session=True)
+        true(done.returncode in (2, 4), done.stderr)
+        true(not os.path.exists("keys.p12"), "a file without a password")
+    bad(place, 4, "provider-unknown", "export", "nobody", "--pkcs12", "keys.p12", "--password-file", "pw")
+    same(listed(place)["site"]["backup"], "not-backed-up")
+
+
+def test_import_refusals(place):
+    """import: wrong password and damage are one word, and nothing is imported"""
+    good(place, "create", "site", "--kind", "native")
+    path = exported(place, "site")
+    other_host(place)
+    secret_file("wrong", "xyzzz\n")
+    contains(bad(place, 4, WORD, "import", "site", "--pkcs12", path, "--password-file", "wrong"), path)
+    data = read_file(path)
+    for number, damaged in enumerate((data[:-1], data[:100], b"", data[:200] + bytes([data[200] ^ 1]) + data[201:],
+                                      data[:-30] + bytes([data[-30] ^ 1]) + data[-29:], b"x" * 300000)):
+        write_file("damaged", damaged)
+        bad(place, 4, WORD, "import", "site", "--pkcs12", "damaged", "--password-file", "pw")
+    bad(place, 3, "state-missing", "import", "site", "--pkcs12", "nothing", "--password-file", "pw")
+    bad(place, 2, "usage", "import", "a b", "--pkcs12", path, "--password-file", "pw")
+    bad(place, 2, "usage", "import", "site", "--password-file", "pw")
+    same(listed(place), {})
+    true(not os.path.exists(os.path.join(place.data_dir, "native")), "keys were imported")
+
+
+def test_names(place):
+    """import: a name that is another provider's, a provider that has another name here, keys that differ"""
+    good(place, "create", "site", "--kind", "native")
+    path = exported(place, "site")
+    uuid = listed(place)["site"]["uuid"]
+    contains(bad(place, 2, "usage", "import", "branch", "--pkcs12", path, "--password-file", "pw"), '"site"', uuid)
+    other_host(place)
+    good(place, "create", "site", "--kind", "native")
+    contains(bad(place, 2, "usage", "import", "site", "--pkcs12", path, "--password-file", "pw"), "another name", uuid)
+    same(list(listed(place)), ["site"])
+    true(not os.path.exists(os.path.join(place.data_dir, "native", uuid + ".keys")), "keys were imported")
+    good(place, "import", "head-office", "--pkcs12", path, "--password-file", "pw")
+    same({name: entry["default"] for name, entry in listed(place).items()}, {"site": True, "head-office": False})
+    good(place, "rotate", "head-office")  # version 2 of this host
+    mine = read_file(key_store(place, "head-office"))
+    place.env["VTPM_DATA_DIR"] = place.data_dir = os.path.join(place.folder, "data")
+    good(place, "rotate", "site")  # version 2 of that host
+    later = exported(place, "site", "later.p12")
+    other_host(place)
+    contains(bad(place, 2, "usage", "import", "head-office", "--pkcs12", later, "--password-file", "pw"), "version 2")
+    same(read_file(key_store(place, "head-office")), mine)
+
+
+def test_sealed(place):
+    """a key store with a passphrase of its own: export and import keep the two passwords apart"""
+    secret_file("pass", "correct horse\n")
+    good(place, "create", "sealed", "--kind", "native", "--password-file", "pass")
+    secret_file("pw", "xyzzy\n")
+    bad(place, 4, "key-closed", "export", "sealed", "--pkcs12", "keys.p12", "--password-file", "pw")
+    bad(place, 4, "wrong-passphrase", "test", "sealed", "--password-file", "pw")
+    contains(good(place, "test", "sealed", "--password-file", "pass"), "key version 1")
+    good(place, "export", "sealed", "--pkcs12", "keys.p12", "--password-file", "pw", "--store-password-file", "pass")
+    path = "states.vtpm"
+    same(place.vtpm("create", path, "--config", place.config, "--password-file", "pass").returncode, 0)
+    shutil.rmtree(place.data_dir)
+    good(place, "import", "sealed", "--pkcs12", "keys.p12", "--password-file", "pw", "--store-password-file", "pass")
+    same(place.check(path).returncode, 4)
+    same(place.vtpm("check", path, "--config", place.config, "--password-file", "pass").returncode, 0)
+
+
+def test_retire(place):
+    """retire closes, looks, names what needs the key, waits, and destroys; each step holds by itself"""
+    good(place, "create", "site", "--kind", "native")
+    path = state(place, "a")
+    contains(bad(place, 2, "usage", "retire", "site", "1", "--search", "states"), "vtpm provider rotate site")
+    good(place, "rotate", "site")
+    state(place, "b")  # under version 2
+    closed = lambda: [v["version"] for v in status_of(place, "site")["versions"] if v["closed"]]  # noqa: E731
+    bad(place, 2, "usage", "retire", "site", "1")  # nowhere to look: nothing is closed
+    same(closed(), [])
+    message = bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "states", "--grace", "0")
+    contains(message, "needed by 1 file:", "states/a", "no other key slot", "vtpm rekey --from site")
+    lacks(message, "states/b")
+    same(closed(), [1])
+    place.sound(path)  # a closed version still opens
+    shutil.copy(path, "copy")
+    os.unlink(path)
+    said = good(place, "retire", "site", "1", "--search", "states")
+    contains(said, "no file found needs it", time.strftime("%Y-%m-%d", time.localtime(time.time() + 7 * DAY)), "cannot see")
+    same(len(status_of(place, "site")["versions"]), 2)
+    # it was closed 8 days ago
+    edit_registry(place, r"^closed=1:\d+;$", "closed=1:%d;" % (time.time() - 8 * DAY))
+    contains(good(place, "retire", "site", "1", "--search", "states", "--grace", "9"), "no file found needs it")
+    contains(good(place, "retire", "site", "1", "--search", "states"), "is destroyed")
+    same([v["version"] for v in status_of(place, "site")["versions"]], [2])
+    lacks(read_file(registry(place)).decode(), "closed")
+    contains(place.check("copy").stderr, "[key-destroyed]")
+    bad(place, 4, "key-destroyed", "retire", "site", "1", "--search", "states")
+    contains(good(place, "rotate", "site"), "key version 3")
+    for version in ("0", "x", "-1", "4294967296", ""):
+        bad(place, 2, "usage", "retire", "site", "--search", "states", "--", version) if version != "-1" else None
+    bad(place, 2, "usage", "retire", "site", "2", "--search", "states", "--grace=-1")
+    bad(place, 2, "usage", "retire", "site", "2", "states")
+    bad(place, 2, "usage", "retire", "site", "2", "--search", "not-there")
+
+
+def test_retire_finds(place):
+    """retire: folders of vtpm.conf count too, twenty files are named, and what cannot be read may need the key"""
+    good(place, "create", "site", "--kind", "native")
+    state(place, "a")
+    for number in range(24):
+        shutil.copy("states/a", "states/copy-%02d" % number)
+    good(place, "rotate", "site")
+    os.makedirs("empty")
+    write_file(place.config, "[vtpm]\nstate-dirs=%s;\n" % os.path.abspath("states"), "w")
+    message = bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "empty", "--grace", "0")
+    contains(message, "needed by 25 files:", "copy-18", "and 5 more")
+    lacks(message, "copy-19")
+    write_file(place.config, "", "w")
+    bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "empty", "states", "--grace", "0")
+    contains(good(place, "retire", "site", "1", "--search", "empty", "--grace", "7"), "no file found needs it")
+    data = read_file("states/a")
+    for half in (0, 65536):  # it begins as a state file, and nobody can say what it needs
+        data = data[:half + 100] + b"\xff" * 400 + data[half + 500:]
+    write_file("empty/damaged", data)
+    contains(bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "empty", "--grace", "0"), "empty/damaged",
+             "could not be read")
+    same(len(status_of(place, "site")["versions"]), 2)
+
+
+def test_retire_elsewhere(place):
+    """retire: a helper that destroys no keys keeps the version closed and says so; a kind without versions has none"""
+    add_example(place)
+    good(place, "create", "shell", "--kind", "example")
+    os.makedirs("states")
+    good(place, "rotate", "shell")
+    contains(bad(place, 2, "usage", "retire", "shell", "1", "--search", "states", "--grace", "0"), "destroys none")
+    true(status_of(place, "shell")["versions"][0]["closed"], "closed")
+    good(place, "create", "recovery", "--kind", "passphrase", "--option",
+         "password-file=" + os.path.abspath(secret_file("pass", "correct horse battery\n")))
+    bad(place, 2, "usage", "retire", "recovery", "1", "--search", "states")
+
+
+def test_remove(place):
+    """remove: not the default, not while a file needs it; then the keys are gone, or it says where they stay"""
+    good(place, "create", "keep", "--kind", "native")
+    good(place, "create", "go", "--kind", "native")
+    path = state(place, "a", "--provider", "go")
+    store = key_store(place, "go")
+    contains(bad(place, 1, "key-in-use", "remove", "keep", "--yes", "--search", "states"), "vtpm provider default NAME")
+    contains(bad(place, 1, "key-in-use", "remove", "go", "--yes", "--search", "states"), "states/a",
+             "--from go --to OTHER")
+    bad(place, 2, "usage", "remove", "go", "--yes")
+    os.unlink(path)
+    contains(bad(place, 2, "usage", "remove", "go", "--search", "states"), "--yes")
+    same(sorted(listed(place)), ["go", "keep"])
+    contains(good(place, "remove", "go", "--yes", "--search", "states"), "provider go is removed", "cannot see")
+    same((list(listed(place)), os.path.exists(store)), (["keep"], False))
+    bad(place, 4, "provider-unknown", "remove", "go", "--yes", "--search", "states")
+    good(place, "create", "go", "--kind", "native")  # the name is free
+    add_example(place)
+    good(place, "create", "shell", "--kind", "example", "--option", "a=b")
+    contains(good(place, "remove", "shell", "--yes", "--search", "states"), "Its keys are not",
+             "vtpm-provider-example", "a=b")
+    add_helper(place, "example", "#!/bin/sh\nexit 1\n")
+
+
+def test_remove_asks(place):
+    """remove asks on a terminal: only yes is yes"""
+    good(place, "create", "keep", "--kind", "native")
+    good(place, "create", "go", "--kind", "native")
+    os.makedirs("states")
+    for answer, status in (b"no\n", 1), (b"y\n", 1), (b"\x04", 1), (b"yes\n", 0):
+        terminal, side = pty.openpty()
+        with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--config", place.config],
+                              env=place.env, stdin=side, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+            os.write(terminal, answer)
+            out, err = command.communicate(timeout=30)
+        os.close(side)
+        os.close(terminal)
+        same(command.returncode, status, (answer, out, err))
+        contains(err.decode(), "destroyed for good")
+        same("go" in listed(place), status != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
