@@ -11,7 +11,6 @@ plain_tests = \
 	tests/unit/test-helper \
 	tests/unit/test-io \
 	tests/unit/test-keyslots \
-	tests/unit/test-native \
 	tests/unit/test-place \
 	tests/unit/test-provider-reply \
 	tests/unit/test-seal
@@ -28,7 +27,7 @@ registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
 host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
-native_tests = tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
+native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(src_tests) \
@@ -56,6 +55,7 @@ tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(re
 tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
 tests_unit_test_provider_ask_SOURCES = tests/unit/test-provider-ask.c $(provider_fixture)
 tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
+tests_unit_test_native_SOURCES = tests/unit/test-native.c $(native_fixture)
 tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
 tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
 tests_crash_test_native_store_SOURCES = tests/crash/test-native-store.c $(native_fixture)

@@ -192,7 +192,8 @@ vtpm_native_protect (const VtpmNative *native, gboolean protect, GError **error)
   g_autoptr (VtpmSecret) new = protect ? vtpm_native_ask_new_passphrase (native, error) : NULL;
   if (protect && !new)
     return FALSE;
-  if ((lock = lock_store (native, error)) < 0 || !vtpm_native_store_load (native, old, &store, error)
+  lock = lock_store (native, error);
+  if (lock < 0 || !vtpm_native_store_load (native, old, &store, error)
       || !vtpm_native_store_new (&next, store.count, new, error))
     return FALSE;
   copy_keys (&store, 0, &next);
