@@ -79,6 +79,7 @@ LDADD = $(VTPM_LIBS)
 
 # the programs as a user meets them
 tap_cases += \
+	tests/integration/test_ask.py \
 	tests/integration/test_attack.py \
 	tests/integration/test_audit.py \
 	tests/integration/test_blobs.py \
@@ -105,7 +106,7 @@ tap_cases += \
 	tests/integration/test_store.py \
 	tests/integration/test_tpm2_tools.py
 EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers \
-	tests/integration/statefile.py tests/integration/tpm_bytes.py
+	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 20 in check.

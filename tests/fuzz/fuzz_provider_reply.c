@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Fuzz target: bytes as a provider helper's output, in pieces as a pipe may give them. The first
- * byte chooses the size of the pieces; each line is read as greeting, and as reply to every request.
+ * byte chooses the size of the pieces; each line is read as greeting, as question, and as reply to
+ * every request.
  */
 #include <stdint.h>
 #include <string.h>
@@ -51,6 +52,9 @@ read_line (const char *line, gsize len, const VtpmProviderEntry *entry)
   GError *error = NULL;
   if (!vtpm_reply_greeting (line, len, entry, &error))
     check_error (g_steal_pointer (&error));
+  gboolean is_new;
+  g_autofree char *what = vtpm_reply_ask (line, len, &is_new);
+  require (!what || (g_utf8_validate (what, -1, NULL) && !strpbrk (what, "\n\r\033") && strlen (what) <= 600));
   gsize rest_len;
   const char *rest = vtpm_reply_ok (line, len, entry, &rest_len, &error);
   if (rest)
