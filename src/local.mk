@@ -58,7 +58,7 @@ vtpm_SOURCES = src/main.c \
 	src/commands/key_tool.c src/commands/key_tool.h \
 	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
-	src/commands/destroy.c src/commands/inspect.c \
+	src/commands/destroy.c src/commands/inspect.c src/commands/inspect_certificates.c src/commands/inspect_certificates.h \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
 	src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)

@@ -3,6 +3,7 @@
  * vtpm inspect: what can be known of a state file without a key. Nothing it shows is verified.
  */
 #include "src/commands/command.h"
+#include "src/commands/inspect_certificates.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
@@ -472,9 +473,10 @@ inspect (const char *config_path, const char *path, gboolean as_json, GError **e
 int
 vtpm_command_inspect (int argc, char **argv)
 {
-  gboolean as_json = FALSE;
+  gboolean as_json = FALSE, certificates = FALSE;
   g_autofree char *config = NULL;
   const GOptionEntry entries[] = {
+    { "certificates", 0, 0, G_OPTION_ARG_NONE, &certificates, "show endorsement keys and certificates instead", NULL },
     { "json", 0, 0, G_OPTION_ARG_NONE, &as_json, "print one JSON object", NULL },
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &config, "configuration file instead of the default one", "FILE" },
     { NULL, 0, 0, 0, NULL, NULL, NULL },
@@ -482,7 +484,8 @@ vtpm_command_inspect (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   if (!vtpm_command_parse (entries, "STATE", "Shows what can be known of STATE without a key. The TPM may run.", 1, 1,
                            &argc, &argv, &error)
-      || !inspect (config, argv[1], as_json, &error))
+      || !(certificates ? vtpm_inspect_certificates (argv[1], as_json, &error)
+                        : inspect (config, argv[1], as_json, &error)))
     return vtpm_command_fail ("inspect", error);
   return 0;
 }

@@ -109,6 +109,16 @@ read_rest (VtpmReader *r)
   return len > 0 ? g_bytes_new (data, len) : NULL;
 }
 
+/* It goes to terminals and into JSON. */
+static gboolean
+is_kind (const char *text, gsize len)
+{
+  for (gsize i = 0; i < len; i++)
+    if (!g_ascii_islower (text[i]) && !g_ascii_isdigit (text[i]) && text[i] != '_')
+      return FALSE;
+  return len >= 1 && len <= MAX_KIND;
+}
+
 static gboolean
 read_key (VtpmPublicPart *part, VtpmReader *r)
 {
@@ -120,7 +130,7 @@ read_key (VtpmPublicPart *part, VtpmReader *r)
   gsize kind_len = vtpm_read_u8 (r);
   const guint8 *kind = vtpm_read_bytes (r, kind_len);
   key->kind = g_strndup (kind ? (const char *) kind : "", kind ? kind_len : 0);
-  if (r->bad || kind_len == 0 || kind_len > MAX_KIND || strlen (key->kind) != kind_len || !g_str_is_ascii (key->kind))
+  if (r->bad || !is_kind (key->kind, kind_len))
     return FALSE;
   key->certificate = read_rest (r);
   return TRUE;
