@@ -90,6 +90,7 @@ tap_cases += \
 	tests/integration/test_data.py \
 	tests/integration/test_docs.py \
 	tests/integration/test_faults.py \
+	tests/integration/test_fleet.py \
 	tests/integration/test_full_disk.py \
 	tests/integration/test_incoming.py \
 	tests/integration/test_key.py \

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -16,7 +15,7 @@
 #include "src/keys/walk.h"
 
 #define BAR_WIDTH 30
-#define BAR_MS 200
+#define TICK_MS 200
 
 static void
 file_free (VtpmFleetFile *file)
@@ -83,13 +82,15 @@ vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GP
   return vtpm_walk (&walk, folders, error);
 }
 
+/* How many signals have come: a handler has nothing else to write to. */
+static gint signals;
+
 typedef struct
 {
   VtpmProviderPool *pool;
   const VtpmFleetHow *how;
   GPtrArray *fleet;
   gint next, done, failed; /* atomic */
-  gint stop;               /* atomic */
   int wake;                /* an eventfd: one of the threads has ended */
 } Fleet;
 
@@ -137,7 +138,7 @@ work (gpointer data)
 {
   Fleet *fleet = data;
   const guint64 one = 1;
-  while (!g_atomic_int_get (&fleet->stop))
+  while (!g_atomic_int_get (&signals))
     {
       gint i = g_atomic_int_add (&fleet->next, 1);
       if (i >= (gint) fleet->fleet->len)
@@ -169,71 +170,74 @@ draw_bar (const Fleet *fleet, gint64 since)
   fflush (stderr);
 }
 
-/* The first signal stops what is not begun; the second ends us, as it would have without us. */
 static void
-take_signal (Fleet *fleet, int signals)
+on_signal (int number)
 {
-  struct signalfd_siginfo info;
-  if (read (signals, &info, sizeof info) != (ssize_t) sizeof info)
+  if (g_atomic_int_add (&signals, 1) == 0)
     return;
-  if (g_atomic_int_get (&fleet->stop))
-    {
-      sigset_t one;
-      sigemptyset (&one);
-      sigaddset (&one, (int) info.ssi_signo);
-      signal ((int) info.ssi_signo, SIG_DFL);
-      raise ((int) info.ssi_signo);
-      pthread_sigmask (SIG_UNBLOCK, &one, NULL);
-    }
-  g_atomic_int_set (&fleet->stop, TRUE);
-  fputs ("\nvtpm rekey: finishing what is under way\n", stderr);
+  signal (number, SIG_DFL); /* the second ends us, as it would have without us */
+  raise (number);
 }
 
 static void
-wait_for_all (Fleet *fleet, int signals, guint jobs)
+wait_for_all (const Fleet *fleet, guint jobs)
 {
-  gboolean bar = fleet->fleet->len > 1 && isatty (STDERR_FILENO);
+  gboolean bar = fleet->fleet->len > 1 && isatty (STDERR_FILENO), told = FALSE;
   gint64 since = vtpm_now_ms ();
-  guint64 ended = 0;
+  guint64 ended = 0, more;
   while (ended < jobs)
     {
-      struct pollfd fds[] = { { .fd = signals, .events = POLLIN }, { .fd = fleet->wake, .events = POLLIN } };
-      guint64 more;
-      if (poll (fds, G_N_ELEMENTS (fds), bar ? BAR_MS : -1) < 0)
-        continue;
-      if (fds[0].revents)
-        take_signal (fleet, signals);
-      if (fds[1].revents && read (fleet->wake, &more, sizeof more) == (ssize_t) sizeof more)
+      struct pollfd wait = { .fd = fleet->wake, .events = POLLIN };
+      if (poll (&wait, 1, TICK_MS) == 1 && read (fleet->wake, &more, sizeof more) == (ssize_t) sizeof more)
         ended += more;
       if (bar)
         draw_bar (fleet, since);
+      if (g_atomic_int_get (&signals) && !told)
+        fputs ("\nvtpm rekey: finishing what is under way\n", stderr);
+      told = g_atomic_int_get (&signals) != 0;
     }
   if (bar)
     fputs ("\n", stderr);
 }
 
+/* With our signals blocked: the handler runs in the first thread, and interrupts nobody at work. */
+static void
+start_threads (Fleet *fleet, const sigset_t *ours, GPtrArray *threads, guint jobs)
+{
+  sigset_t before;
+  pthread_sigmask (SIG_BLOCK, ours, &before);
+  for (guint i = 0; i < jobs; i++)
+    g_ptr_array_add (threads, g_thread_new ("rekey", work, fleet));
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
+}
+
 void
 vtpm_fleet_run (VtpmProviderPool *pool, const VtpmFleetHow *how, GPtrArray *files, guint jobs)
 {
-  Fleet fleet = { .pool = pool, .how = how, .fleet = files, .wake = -1 };
-  sigset_t caught, before;
-  sigemptyset (&caught);
-  sigaddset (&caught, SIGINT);
-  sigaddset (&caught, SIGTERM);
-  sigaddset (&caught, SIGHUP);
-  pthread_sigmask (SIG_BLOCK, &caught, &before);
-  vtpm_autofd int signals = signalfd (-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
-  vtpm_autofd int wake = eventfd (0, EFD_CLOEXEC);
+  static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+  const struct sigaction action = { .sa_handler = on_signal };
+  struct sigaction before[G_N_ELEMENTS (numbers)];
+  sigset_t ours;
   g_autoptr (GPtrArray) threads = g_ptr_array_new ();
-  fleet.wake = wake;
+  vtpm_autofd int wake = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
+  Fleet fleet = { .pool = pool, .how = how, .fleet = files, .wake = wake };
+  sigemptyset (&ours);
+  g_atomic_int_set (&signals, 0);
+  for (gsize i = 0; i < G_N_ELEMENTS (numbers); i++)
+    {
+      sigaddset (&ours, numbers[i]);
+      sigaction (numbers[i], NULL, &before[i]);
+      if (before[i].sa_handler != SIG_IGN) /* nohup */
+        sigaction (numbers[i], &action, NULL);
+    }
   jobs = CLAMP (jobs, 1, MAX (files->len, 1));
-  for (guint i = 0; i < jobs; i++)
-    g_ptr_array_add (threads, g_thread_new ("rekey", work, &fleet));
+  start_threads (&fleet, &ours, threads, jobs);
   if (wake >= 0)
-    wait_for_all (&fleet, signals, jobs);
+    wait_for_all (&fleet, jobs);
   for (guint i = 0; i < threads->len; i++)
     g_thread_join (threads->pdata[i]);
-  pthread_sigmask (SIG_SETMASK, &before, NULL);
+  for (gsize i = 0; i < G_N_ELEMENTS (numbers); i++)
+    sigaction (numbers[i], &before[i], NULL);
 }
 
 guint

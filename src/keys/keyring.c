@@ -58,6 +58,14 @@ read_settled (VtpmProviderPool *pool, VtpmStore *store, const char *path, const 
   return NULL;
 }
 
+/* Both copies are the same one record. */
+static gboolean
+is_whole (const VtpmHeader *header)
+{
+  return header->copy[0] == VTPM_PART_GOOD && header->copy[1] == VTPM_PART_GOOD && !header->copies_differ
+         && header->records->len == 1;
+}
+
 static VtpmRecord *
 copy_sealed (const VtpmRecord *record)
 {
@@ -76,8 +84,10 @@ vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
   g_autoptr (VtpmSecret) dek = header ? unlock (pool, header, error) : NULL;
   if (!dek)
     return NULL;
-  VtpmKeyring *keyring = g_new0 (VtpmKeyring, 1);
   guint64 epoch = ((const VtpmRecord *) header->records->pdata[0])->epoch;
+  if (!is_whole (header) && !vtpm_header_keep_epoch (store, epoch, dek, error))
+    return NULL;
+  VtpmKeyring *keyring = g_new0 (VtpmKeyring, 1);
   keyring->pool = pool;
   keyring->record = copy_sealed (vtpm_header_find (header, epoch, dek));
   keyring->store = g_steal_pointer (&store);
@@ -399,20 +409,6 @@ vtpm_keyring_rekey (VtpmKeyring *keyring, const VtpmProviderEntry *from, const V
   return put;
 }
 
-/* Both copies of HEADER are the same one record. */
-static gboolean
-is_whole (const VtpmHeader *header, const char *path, GError **error)
-{
-  if (header->copy[0] == VTPM_PART_GOOD && header->copy[1] == VTPM_PART_GOOD && !header->copies_differ
-      && header->records->len == 1)
-    return TRUE;
-  vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_REKEY_PENDING,
-                  "%s has header copies that are not the same: a change of keys is under way, or was cut short; rekey "
-                  "it again",
-                  path);
-  return FALSE;
-}
-
 gboolean
 vtpm_keyring_verify (VtpmProviderPool *pool, const char *path, GError **error)
 {
@@ -421,7 +417,12 @@ vtpm_keyring_verify (VtpmProviderPool *pool, const char *path, GError **error)
     return FALSE;
   posix_fadvise (vtpm_store_file_fd (store), 0, 0, POSIX_FADV_DONTNEED);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
-  if (!header || !is_whole (header, path, error))
+  if (header && !is_whole (header))
+    vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_REKEY_PENDING,
+                    "%s has header copies that are not the same: a change of keys is under way, or was cut short; "
+                    "rekey it again",
+                    path);
+  if (!header || !is_whole (header))
     return FALSE;
   const VtpmRecord *record = header->records->pdata[0];
   for (guint i = 0; i < record->key_slots->len; i++)

@@ -15,8 +15,8 @@ typedef struct VtpmKeyring VtpmKeyring;
  * Opens PATH for a change of its key slots, and unlocks the DEK of its epoch. Two records (a deep
  * rekey under way or cut short) are put in order first: by asking the device which epoch it is in where one
  * runs (src/keys/epoch.h; MANAGE is its socket where that is not the default one, or NULL), else as
- * vtpm_state_recover() does. NULL: rekey-pending (another tool is at it), the words of
- * vtpm_store_file_open(), vtpm_header_read(), vtpm_provider_pool_unlock().
+ * vtpm_state_recover() does; header copies that are not the same are made so. NULL: rekey-pending (another tool is at
+ * it), the words of vtpm_store_file_open(), vtpm_header_read(), vtpm_provider_pool_unlock().
  */
 VtpmKeyring *vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -28,6 +28,8 @@ typedef struct
   gint late; /* atomic: the last request took too long */
   GMutex current_lock;
   guint32 current; /* key version; 0: not asked yet */
+  GMutex asker_lock;
+  GError *unanswered; /* nobody could say what it asks for, or somebody would not */
 } Member;
 
 struct VtpmProviderPool
@@ -35,6 +37,7 @@ struct VtpmProviderPool
   const VtpmConfig *config;
   VtpmRegistry *registry;
   Member *members; /* as registry->entries */
+  VtpmAsker asker; /* config's; what was not answered for one file is not asked again for the next */
 };
 
 /* One request to one provider. */
@@ -45,6 +48,32 @@ typedef struct
   VtpmProvider *provider;
 } Turn;
 
+static Member *
+find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, GError **error)
+{
+  const VtpmProviderEntry *entry = vtpm_registry_find (pool->registry, uuid, error);
+  for (guint i = 0; entry && i < pool->registry->entries->len; i++)
+    if (pool->members[i].entry == entry)
+      return &pool->members[i];
+  return NULL;
+}
+
+static VtpmSecret *
+ask_caller (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  VtpmProviderPool *pool = data;
+  const VtpmAsker *asker = pool->config->asker;
+  Member *member = find_member (pool, &entry->uuid, error);
+  if (!member)
+    return NULL;
+  g_mutex_lock (&member->asker_lock);
+  VtpmSecret *answer = member->unanswered ? NULL : asker->ask (asker->data, entry, what, is_new, &member->unanswered);
+  if (!answer)
+    g_propagate_error (error, g_error_copy (member->unanswered));
+  g_mutex_unlock (&member->asker_lock);
+  return answer;
+}
+
 VtpmProviderPool *
 vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
 {
@@ -54,6 +83,7 @@ vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
   VtpmProviderPool *pool = g_new0 (VtpmProviderPool, 1);
   pool->config = config;
   pool->registry = registry;
+  pool->asker = (VtpmAsker){ .ask = ask_caller, .data = pool };
   pool->members = g_new0 (Member, registry->entries->len + 1);
   for (guint i = 0; i < registry->entries->len; i++)
     {
@@ -62,6 +92,7 @@ vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
       g_mutex_init (&member->ask.lock);
       g_mutex_init (&member->prove.lock);
       g_mutex_init (&member->current_lock);
+      g_mutex_init (&member->asker_lock);
     }
   return pool;
 }
@@ -83,6 +114,8 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
       seat_clear (&pool->members[i].ask);
       seat_clear (&pool->members[i].prove);
       g_mutex_clear (&pool->members[i].current_lock);
+      g_mutex_clear (&pool->members[i].asker_lock);
+      g_clear_error (&pool->members[i].unanswered);
     }
   g_free (pool->members);
   vtpm_registry_free (pool->registry);
@@ -101,20 +134,10 @@ vtpm_provider_pool_registry (const VtpmProviderPool *pool)
   return pool->registry;
 }
 
-static Member *
-find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, GError **error)
-{
-  const VtpmProviderEntry *entry = vtpm_registry_find (pool->registry, uuid, error);
-  for (guint i = 0; entry && i < pool->registry->entries->len; i++)
-    if (pool->members[i].entry == entry)
-      return &pool->members[i];
-  return NULL;
-}
-
 static VtpmProvider *
 start_helper (VtpmProviderPool *pool, const Member *member, GError **error)
 {
-  return vtpm_provider_open (&pool->config->place, member->entry, pool->config->asker, error);
+  return vtpm_provider_open (&pool->config->place, member->entry, pool->config->asker ? &pool->asker : NULL, error);
 }
 
 /* Native has no process that could remember anything, and no turns to wait for. SEAT NULL: a helper for this turn
