@@ -88,6 +88,7 @@ tap_cases += \
 	tests/integration/test_control.py \
 	tests/integration/test_ctl.py \
 	tests/integration/test_data.py \
+	tests/integration/test_deep_rekey.py \
 	tests/integration/test_docs.py \
 	tests/integration/test_faults.py \
 	tests/integration/test_fleet.py \
