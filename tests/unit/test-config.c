@@ -126,14 +126,18 @@ run_defaults (const Fixture *f)
   g_assert_cmpuint (config->store_wait_ms, ==, 10000);
   g_assert_cmpuint (g_strv_length (config->place.helper_dirs), ==, 1);
   g_assert_cmpstr (config->place.helper_dirs[0], ==, LIBEXECDIR "/vtpm");
+  g_assert_cmpuint (g_strv_length (config->state_dirs), ==, 0);
+  g_assert_null (config->place.audit);
   g_assert_false (g_file_test (config->place.data_dir, G_FILE_TEST_EXISTS)); /* nothing is made */
 }
 
 static void
 run_values (const Fixture *f)
 {
-  g_autofree char *path = put (
-      f, "all.conf", "# all there is\n[vtpm]\ninit-wait = 0.25\nstore-wait=2\nhelper-dirs=/opt/a;/opt/b c;\n", -1);
+  g_autofree char *path = put (f, "all.conf",
+                               "# all there is\n[vtpm]\ninit-wait = 0.25\nstore-wait=2\nhelper-dirs=/opt/a;/opt/b c;\n"
+                               "state-dirs=/vms;\naudit=journal\n",
+                               -1);
   set_env (f, "VTPM_DATA_DIR", "data");
   set_env (f, "VTPM_LIBEXEC_DIR", "helpers");
   g_autoptr (VtpmConfig) config = must_load (path);
@@ -143,6 +147,9 @@ run_values (const Fixture *f)
   assert_inside (f, config->place.helper_dirs[0], "helpers");
   g_assert_cmpstr (config->place.helper_dirs[1], ==, "/opt/a");
   g_assert_cmpstr (config->place.helper_dirs[2], ==, "/opt/b c");
+  g_assert_cmpuint (g_strv_length (config->state_dirs), ==, 1);
+  g_assert_cmpstr (config->state_dirs[0], ==, "/vms");
+  g_assert_cmpstr (config->place.audit, ==, "journal");
 }
 
 static void
@@ -166,6 +173,9 @@ run_bad_values (const Fixture *f)
     { "[vtpm]\nstore-wait=3 s\n", "store-wait" },
     { "[vtpm]\nhelper-dirs=lib\n", "helper-dirs" },
     { "[vtpm]\nhelper-dirs=/a;../b\n", "helper-dirs" },
+    { "[vtpm]\nstate-dirs=vms;\n", "state-dirs" },
+    { "[vtpm]\naudit=\n", "audit" },
+    { "[vtpm]\naudit=audit.log\n", "audit" },
     { "[vtpm]\ninit-wait=3 # \xff\n", "UTF-8" },
   };
   set_env (f, "VTPM_DATA_DIR", "data");
