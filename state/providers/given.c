@@ -89,27 +89,28 @@ take_option (VtpmGiven *given, const char *text)
 }
 
 int
-vtpm_given_main (const VtpmHelperOps *ops, VtpmGiven *given, int argc, char **argv)
+vtpm_given_main (const VtpmHelperOps *ops, const VtpmGiven *kind, int argc, char **argv)
 {
   g_autoptr (GError) error = NULL;
   VtpmHelperTalk talk = { .in = STDIN_FILENO, .out = STDOUT_FILENO };
   const VtpmAsker asker = vtpm_helper_asker (&talk);
+  VtpmGiven given = *kind;
+  given.asker = &asker;
   if (!vtpm_helper_init (&error))
     {
       fprintf (stderr, "vtpm-provider-%s: %s\n", ops->kind, error->message);
       return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
     }
   const char *fault = NULL;
-  if (argc < 2 || !vtpm_uuid_parse (argv[1], &given->uuid))
+  if (argc < 2 || !vtpm_uuid_parse (argv[1], &given.uuid))
     fault = "the first argument is the provider's UUID";
   for (int i = 2; !fault && i < argc; i++)
-    fault = take_option (given, argv[i]);
+    fault = take_option (&given, argv[i]);
   if (fault)
     {
       fprintf (stderr, "vtpm-provider-%s: [usage] %s\nusage: vtpm-provider-%s UUID [%s=FILE]%s\n", ops->kind, fault,
-               ops->kind, given->option, given->log2_n ? " [scrypt-n=LOG2]" : "");
+               ops->kind, given.option, given.log2_n ? " [scrypt-n=LOG2]" : "");
       return USAGE_STATUS;
     }
-  given->asker = &asker;
-  return vtpm_helper_serve (ops, given, &given->uuid, &talk);
+  return vtpm_helper_serve (ops, &given, &given.uuid, &talk);
 }

@@ -25,8 +25,8 @@ extern const VtpmHelperCommand vtpm_given_commands[];
 /** NULL: key-closed (nobody gives it, no file), access-denied, failed. */
 VtpmSecret *vtpm_given_get (const VtpmGiven *given, gboolean is_new, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** The whole program: GIVEN's first part is filled in. */
-int vtpm_given_main (const VtpmHelperOps *ops, VtpmGiven *given, int argc, char **argv);
+/** The whole program: KIND has the first part of its SELF filled in. */
+int vtpm_given_main (const VtpmHelperOps *ops, const VtpmGiven *kind, int argc, char **argv);
 
 extern const VtpmHelperOps vtpm_passphrase_ops;
 extern const VtpmHelperOps vtpm_raw_key_ops;

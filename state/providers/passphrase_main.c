@@ -8,7 +8,7 @@
 int
 main (int argc, char **argv)
 {
-  VtpmGiven given
+  const VtpmGiven kind
       = { .what = "passphrase", .option = "password-file", .key_id = "passphrase", .log2_n = VTPM_SCRYPT_LOG2_N };
-  return vtpm_given_main (&vtpm_passphrase_ops, &given, argc, argv);
+  return vtpm_given_main (&vtpm_passphrase_ops, &kind, argc, argv);
 }

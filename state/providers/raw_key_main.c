@@ -7,6 +7,6 @@
 int
 main (int argc, char **argv)
 {
-  VtpmGiven given = { .what = "raw key", .option = "key-file", .key_id = "raw-key" };
-  return vtpm_given_main (&vtpm_raw_key_ops, &given, argc, argv);
+  const VtpmGiven kind = { .what = "raw key", .option = "key-file", .key_id = "raw-key" };
+  return vtpm_given_main (&vtpm_raw_key_ops, &kind, argc, argv);
 }
