@@ -118,8 +118,8 @@ def test_exports(place):
     done = census(place, "backup", status=1)
     contains(done.stderr, "stump", "cut off", "[failed]")
     same(uses(view(place, "backup", status=1))[("native", 1)],
-         [("cut", "export", 0, 1), ("pair", "export", 0, 1), ("pair", "image", len(blob), 1), ("permanent", "export", 0, 1),
-          ("volatile", "export", 0, 1)])
+         [("cut", "export", 0, 1), ("pair", "export", 0, 1), ("pair", "image", len(blob), 1),
+          ("permanent", "export", 0, 1), ("volatile", "export", 0, 1)])
 
 
 def test_images(place):
@@ -210,13 +210,13 @@ def test_programs(place):
 class Qemu:
     """A machine without a guest to speak of: firmware, a TPM, a qcow2 disk; told what to do on its monitor."""
 
-    def __init__(self, place, device, *args):
+    def __init__(self, place, device):
         if not shutil.which("qemu-system-x86_64"):
             raise Skip("no qemu-system-x86_64")
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-M", "q35", "-m", "16", "-nodefaults", "-display", "none", "-monitor", "stdio",
              "-chardev", "socket,id=c,path=" + device.path, "-tpmdev", "emulator,id=t,chardev=c", "-device",
-             "tpm-crb,tpmdev=t", "-drive", "file=disk.qcow2,if=virtio", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+             "tpm-crb,tpmdev=t", "-drive", "file=disk.qcow2,if=virtio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, preexec_fn=die_with_parent)
         place.processes.append(self.process)
 
@@ -278,7 +278,8 @@ done
     os.chmod(helper + "/vtpm-provider-fake", 0o755)
     write_file(place.config, b"[vtpm]\nhelper-dirs=%s;\n" % os.fsencode(helper))
     os.makedirs(place.data_dir, mode=0o700)
-    write_file(os.path.join(place.data_dir, "providers.conf"), "[provider %s]\nname=fake\nkind=fake\n" % uuid.uuid4(), "a")
+    write_file(os.path.join(place.data_dir, "providers.conf"),
+               "[provider %s]\nname=fake\nkind=fake\n" % uuid.uuid4(), "a")
     place.create("vms/\x1b[31mred\n.vtpm", "--provider", "fake")
     for args in (["-v"], ["--json"]):
         lacks(census(place, "vms", *args).stdout, "\x1b")

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """The pages hold: README's first use runs as it stands there, links and files named exist, man pages are well formed."""
+import glob
 import os
 import re
 import shutil
@@ -61,6 +62,68 @@ def run_qemu(folder):
     check('README: QEMU takes the options', done.returncode == 0 and 'tpm-crb' in done.stdout, done.stdout)
 
 
+def guide_steps(page):
+    """(commands, word that the last of them fails with or None), in the order of the page; also what only the test does."""
+    steps = []
+    for label, code, hidden in re.findall(r'^```([^\n]*)\n(.*?)^```$|^<!-- test: ([^\n]*) -->$', page, re.M | re.S):
+        fails = re.fullmatch(r'sh fails ([a-z-]+)', label)
+        if hidden or label == 'sh' or fails:
+            steps.append((hidden or code, fails.group(1) if fails else None))
+        else:
+            check('key-providers.md: a block of commands is run', 'vtpm ' not in code, code)
+    return steps
+
+
+def run_guide(folder):
+    """The guide from its first command to its last, on folders of our own."""
+    page = read('docs/key-providers.md')
+    places = {'/srv/': 'srv/', '/root/vtpm/': 'root/', '/mnt/backup/': 'backup/', '/var/lib/vtpm': 'data'}
+    for place in ('srv/vms', 'root', 'backup', 'bin'):
+        os.makedirs(os.path.join(folder, place))
+    os.symlink(VTPM, os.path.join(folder, 'bin', 'vtpm'))
+    env = dict(os.environ, PATH=os.path.join(folder, 'bin') + ':' + os.environ['PATH'], XDG_CONFIG_HOME=folder,
+               VTPM_DATA_DIR=os.path.join(folder, 'data'))
+    if 'VTPM_LIBEXEC_DIR' in env:
+        env['VTPM_LIBEXEC_DIR'] = os.path.abspath(env['VTPM_LIBEXEC_DIR'])
+
+    def shell(code):
+        for there, here in places.items():
+            code = code.replace(there, os.path.join(folder, here))
+        return subprocess.run(['sh', '-eu', '-c', code], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=120, start_new_session=True, check=False)
+
+    run = []
+    for code, word in guide_steps(page):
+        lines = code.rstrip('\n').splitlines()
+        done = shell('\n'.join(lines[:-1]) if word else code)
+        run.append(code)
+        check('key-providers.md: ' + lines[0], done.returncode == 0, code + done.stdout)
+        if 'openssl pkcs12' in code:
+            check('key-providers.md: nothing of the keys is printed', done.stdout == '', 'it printed something')
+        if word:
+            done = shell(lines[-1])
+            check('key-providers.md: %s, which fails with %s' % (lines[-1], word),
+                  done.returncode != 0 and '[%s]' % word in done.stdout, done.stdout)
+    whole = '\n'.join(run)
+    spoken = set(re.findall(r'`(vtpm(?: [a-z][a-z-]*)+)', re.sub(r'^```.*?^```', '', page, flags=re.M | re.S)))
+    unknown = [command for command in spoken if command not in whole]
+    check('key-providers.md: each command it speaks of is run', not unknown, unknown)
+    acts = set()
+    for log in glob.glob(os.path.join(folder, '*', '**', 'audit.log'), recursive=True):
+        with open(log, encoding='utf-8') as f:
+            acts |= set(re.findall(r'"act":"([a-z]+)"', f.read()))
+    told = re.search(r'one line of JSON in the audit log.*?: ([a-z,\s]+)\.', page).group(1).replace(',', '').split()
+    check('key-providers.md: the acts that the audit log has', not set(told) - acts - {'destroy'}, set(told) - acts)
+    return env
+
+
+def stop_guide(folder, env):
+    for name in ('srv/vm1.sock', 'srv/drill/vm1.sock'):
+        if os.path.exists(os.path.join(folder, name)):
+            subprocess.run([VTPM, 'ctl', 'unix:' + os.path.join(folder, name), 'shutdown'], env=env, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, timeout=60, check=False)
+
+
 def stop(folder, env):
     subprocess.run([VTPM, 'ctl', 'unix:guest.tpm', 'shutdown'], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                    timeout=60, check=False)
@@ -112,6 +175,12 @@ def main():
         run_qemu(folder)
     finally:
         stop(folder, env)
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix='vtpm-docs.')
+    try:
+        env = run_guide(folder)
+    finally:
+        stop_guide(folder, env)
         shutil.rmtree(folder, ignore_errors=True)
     check_links()
     check_architecture()

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""vtpm check --header: whether this host can open a vTPM now, from its header alone; and check, which tells each slot."""
+"""vtpm check --header: whether this host can open a vTPM now, by its header alone; and check, which tells each slot."""
 import os
 import re
 import subprocess
 import uuid
 
-from device import FILE_SIZE, HEADER_B, SLOT_0, VTPM, change_file, contains, lacks, main, read_file, same, true, write_file
+from device import (FILE_SIZE, HEADER_B, SLOT_0, VTPM, change_file, contains, lacks, main, read_file, same, true,
+                    write_file)
 from statefile import KEY_SLOT, make_header, read_tlvs, write_header
 
 KEY_SERVER = """#!/bin/sh
@@ -89,11 +90,12 @@ def two_slots(place):
 
 
 def test_opens(place):
-    """the first 128 KiB, one header copy, all of a file: this host can open it; no state slot is needed, nothing written"""
+    """the first 128 KiB, one header copy, all of a file: it can be opened; no state slot is needed, nothing written"""
     place.create()
     before = read_file("state.vtpm")
-    for header in (before[:SLOT_0], before[:HEADER_B], before[:4096], before[:SLOT_0] + bytes(FILE_SIZE - SLOT_0), before,
-                   bytes(HEADER_B) + before[HEADER_B:SLOT_0], b"rubbish".ljust(HEADER_B, b"x") + before[HEADER_B:SLOT_0]):
+    copy_b = before[HEADER_B:SLOT_0]
+    for header in (before[:SLOT_0], before[:HEADER_B], before[:4096], before[:SLOT_0] + bytes(FILE_SIZE - SLOT_0),
+                   before, bytes(HEADER_B) + copy_b, b"rubbish".ljust(HEADER_B, b"x") + copy_b):
         done = preflight(place, header)
         contains(done.stdout, "key slot 1: provider native unwraps it", "this host can open the vTPM")
     write_file("header", before[:SLOT_0])
@@ -205,7 +207,7 @@ def test_unknown_provider(place):
 
 
 def test_rotation_without_rekey(place):
-    """B23: rotated without rekey, the old version gone: preflight fails with its word, the source runs on; rekey cures it"""
+    """B23: rotated, not rekeyed, old version gone: preflight fails with its word, the source runs on; rekey helps"""
     server = KeyServer(place)
     destination = os.path.join(place.folder, "destination")
     server.register(destination)
