@@ -83,6 +83,7 @@ tap_cases += \
 	tests/integration/test_attack.py \
 	tests/integration/test_audit.py \
 	tests/integration/test_blobs.py \
+	tests/integration/test_certificates.py \
 	tests/integration/test_census.py \
 	tests/integration/test_commands.py \
 	tests/integration/test_control.py \

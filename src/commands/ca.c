@@ -123,9 +123,9 @@ static gboolean export(const VtpmConfig *config, const char *name, GError **erro
 static gboolean
 issue (const VtpmConfig *config, const char *name, GError **error)
 {
-  g_autofree char *input = g_malloc0 (VTPM_CA_MAX_INPUT + 1);
-  ssize_t n = vtpm_read_full (STDIN_FILENO, input, VTPM_CA_MAX_INPUT);
-  if (n <= 0)
+  g_autofree char *input = g_malloc0 (VTPM_CA_MAX_INPUT + 2);
+  ssize_t n = vtpm_read_full (STDIN_FILENO, input, VTPM_CA_MAX_INPUT + 1);
+  if (n <= 0 || n > VTPM_CA_MAX_INPUT || memchr (input, 0, (gsize) n))
     return usage (error, "'ca issue' reads certificate requests from standard input, and there are none");
   g_autoptr (VtpmCaClient) client = vtpm_ca_client_open (&config->place, name ? name : config->ca, error);
   g_autofree char *output = client ? vtpm_ca_client_exchange (client, input, error) : NULL;

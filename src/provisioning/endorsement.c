@@ -7,6 +7,7 @@
 #include "src/provisioning/manufacture.h"
 #include "src/provisioning/nv.h"
 #include "src/provisioning/tpm_call.h"
+#include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"
 #include "src/tpm/tpm_provision_commands.h"
 
@@ -114,6 +115,22 @@ platform_request (const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *v
   return request;
 }
 
+gboolean
+vtpm_tpm_has_kind (const VtpmKeyKind *kind, GError **error)
+{
+  guint8 parameters[VTPM_MAX_TEMPLATE], command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  guint32 rc, version = vtpm_engine_version ();
+  gsize len = vtpm_tpm_test_parms (parameters, vtpm_key_kind_parameters (kind, parameters), command);
+  if (vtpm_tpm_call (command, len, "", &r, &rc, NULL))
+    return TRUE;
+  vtpm_error_set (
+      error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+      "libtpms %u.%u.%u has no keys of kind %s (TPM2_TestParms answered 0x%x); choose another --ek or --srk",
+      version >> 16, version >> 8 & 0xff, version & 0xff, kind->name, rc);
+  return FALSE;
+}
+
 static gboolean
 wants_certificates (const VtpmManufacture *how)
 {
@@ -199,7 +216,10 @@ VtpmPublicPart *
 vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
                             GError **error)
 {
-  /* first of all: it gets ready while keys are made here */
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    if (how->endorsement_keys & 1u << i && !vtpm_tpm_has_kind (&vtpm_key_kinds[i], error))
+      return NULL;
+  /* it gets ready while keys are made here */
   g_autoptr (VtpmCaClient) ca = wants_certificates (how) ? vtpm_ca_client_open (&config->place, how->ca, error) : NULL;
   g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
   g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();

@@ -4,7 +4,10 @@
  */
 #pragma once
 
-#include <glib.h>
+#include "src/tpm/key_kinds.h"
+
+/** Whether the library has keys of KIND: asked before anything is made. FALSE: failed, with its answer. */
+gboolean vtpm_tpm_has_kind (const VtpmKeyKind *kind, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Makes the primary key of TEMPLATE in HIERARCHY, as PERSISTENT, and gives its TPMT_PUBLIC. *IS_PERSISTENT is FALSE

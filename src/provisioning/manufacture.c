@@ -82,6 +82,8 @@ provision (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid 
            GError **error)
 {
   g_autoptr (VtpmPublicPart) part = NULL;
+  if (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error))
+    return FALSE;
   if (how->endorsement_keys)
     {
       part = vtpm_provision_endorsement (config, how, vtpm_id, error);

@@ -23,9 +23,8 @@ vtpm_tpm_call (const guint8 *command, gsize len, const char *what, VtpmReader *r
   if (code == VTPM_RC_SUCCESS)
     return TRUE;
   vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                  "libtpms %u.%u.%u does not %s: command 0x%x answered 0x%x; where that is a matter of choice, choose "
-                  "another",
-                  version >> 16, version >> 8 & 0xff, version & 0xff, what, vtpm_tpm_code (command), code);
+                  "libtpms %u.%u.%u does not %s: command 0x%x answered 0x%x", version >> 16, version >> 8 & 0xff,
+                  version & 0xff, what, vtpm_tpm_code (command), code);
   return FALSE;
 }
 

@@ -60,6 +60,29 @@ write_unique (VtpmWriter *w, const VtpmKeyKind *kind)
     }
 }
 
+static void
+write_parameters (VtpmWriter *w, const VtpmKeyKind *kind)
+{
+  vtpm_write_be16 (w, ALG_AES);
+  vtpm_write_be16 (w, kind->aes_bits);
+  vtpm_write_be16 (w, ALG_CFB);
+  vtpm_write_be16 (w, ALG_NULL); /* scheme */
+  vtpm_write_be16 (w, kind->size);
+  if (kind->type == ALG_RSA)
+    vtpm_write_be32 (w, 0); /* exponent: 65537 */
+  else
+    vtpm_write_be16 (w, ALG_NULL); /* key derivation */
+}
+
+gsize
+vtpm_key_kind_parameters (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE])
+{
+  VtpmWriter w = vtpm_writer (out, VTPM_MAX_TEMPLATE);
+  vtpm_write_be16 (&w, kind->type);
+  write_parameters (&w, kind);
+  return w.pos;
+}
+
 static gsize
 write_template (const VtpmKeyKind *kind, guint32 attributes, const guint8 *policy, gsize policy_len, guint8 *out)
 {
@@ -69,15 +92,7 @@ write_template (const VtpmKeyKind *kind, guint32 attributes, const guint8 *polic
   vtpm_write_be32 (&w, attributes);
   vtpm_write_be16 (&w, (guint16) policy_len);
   vtpm_write_bytes (&w, policy, policy_len);
-  vtpm_write_be16 (&w, ALG_AES);
-  vtpm_write_be16 (&w, kind->aes_bits);
-  vtpm_write_be16 (&w, ALG_CFB);
-  vtpm_write_be16 (&w, ALG_NULL); /* scheme */
-  vtpm_write_be16 (&w, kind->size);
-  if (kind->type == ALG_RSA)
-    vtpm_write_be32 (&w, 0); /* exponent: 65537 */
-  else
-    vtpm_write_be16 (&w, ALG_NULL); /* key derivation */
+  write_parameters (&w, kind);
   write_unique (&w, kind);
   g_assert (!w.full);
   return w.pos;
@@ -114,6 +129,8 @@ vtpm_key_kinds_parse (const char *list, guint *kinds, char **bad)
 {
   g_auto (GStrv) names = g_strsplit (list, ",", -1);
   *kinds = 0;
+  if (!*names)
+    *bad = g_strdup ("");
   for (char **name = names; *name; name++)
     {
       int kind = vtpm_key_kind_find (*name, strlen (*name));
@@ -124,7 +141,7 @@ vtpm_key_kinds_parse (const char *list, guint *kinds, char **bad)
         }
       *kinds |= 1u << kind;
     }
-  return TRUE;
+  return *kinds != 0;
 }
 
 static const struct
@@ -142,6 +159,8 @@ vtpm_pcr_banks_parse (const char *list, guint *banks, char **bad)
 {
   g_auto (GStrv) names = g_strsplit (list, ",", -1);
   *banks = 0;
+  if (!*names)
+    *bad = g_strdup ("");
   for (char **name = names; *name; name++)
     {
       guint bank = 0;
@@ -155,7 +174,7 @@ vtpm_pcr_banks_parse (const char *list, guint *banks, char **bad)
         }
       *banks |= bank;
     }
-  return TRUE;
+  return *banks != 0;
 }
 
 guint

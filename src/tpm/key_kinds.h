@@ -24,6 +24,8 @@ extern const VtpmKeyKind vtpm_key_kinds[VTPM_N_KEY_KINDS];
 
 #define VTPM_MAX_TEMPLATE 400
 
+/** The TPMT_PUBLIC_PARMS of KIND, for TPM2_TestParms. Gives the length. */
+gsize vtpm_key_kind_parameters (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
 /** The TPMT_PUBLIC of the endorsement key of KIND. Gives the length. */
 gsize vtpm_endorsement_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
 /** Likewise of the storage root key (TCG TPM v2.0 Provisioning Guidance 7.5.1). */

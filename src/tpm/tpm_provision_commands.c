@@ -15,6 +15,7 @@
 #define CC_NV_WRITE_LOCK 0x138
 #define CC_FLUSH_CONTEXT 0x165
 #define CC_GET_CAPABILITY 0x17a
+#define CC_TEST_PARMS 0x18a
 #define RS_PW 0x40000009u
 #define ALG_SHA256 0x000b
 #define PCR_SELECT_BYTES 3
@@ -62,6 +63,14 @@ vtpm_tpm_create_primary (guint32 hierarchy, const guint8 *template, gsize len, g
   vtpm_write_bytes (&w, template, len);
   vtpm_write_be16 (&w, 0); /* outsideInfo */
   vtpm_write_be32 (&w, 0); /* creationPCR */
+  return end (&w);
+}
+
+gsize
+vtpm_tpm_test_parms (const guint8 *parameters, gsize len, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  VtpmWriter w = begin (out, ST_NO_SESSIONS, CC_TEST_PARMS);
+  vtpm_write_bytes (&w, parameters, len);
   return end (&w);
 }
 

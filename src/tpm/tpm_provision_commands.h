@@ -23,6 +23,8 @@
 
 gsize vtpm_tpm_create_primary (guint32 hierarchy, const guint8 *template, gsize len,
                                guint8 out[static VTPM_TPM_MAX_COMMAND]);
+/** Whether the library can make keys of these TPMT_PUBLIC_PARMS. */
+gsize vtpm_tpm_test_parms (const guint8 *parameters, gsize len, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 /** Makes the transient OBJECT persistent as PERSISTENT, by the owner. */
 gsize vtpm_tpm_evict_control (guint32 object, guint32 persistent, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_flush_context (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND]);
