@@ -107,6 +107,7 @@ tap_cases += \
 	tests/integration/test_secrets.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
+	tests/integration/test_storm.py \
 	tests/integration/test_tpm2_tools.py
 EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py

@@ -140,7 +140,7 @@ vtpm_management_status (const char *socket_path, VtpmManagementStatus *status, G
   g_auto (GStrv) words = ask (socket_path, "status\n", strlen ("status\n"), error);
   if (!words)
     return FALSE;
-  status->busy = is (words, "busy", "yes");
+  status->busy = is (words, "busy", "yes") || (value_of (words, "state") && !is (words, "state", "open"));
   status->settled = is (words, "settled", "yes");
   const char *vtpm_id = value_of (words, "vtpm-id"), *epoch = value_of (words, "epoch");
   if (status->busy
@@ -148,8 +148,7 @@ vtpm_management_status (const char *socket_path, VtpmManagementStatus *status, G
           && g_ascii_string_to_unsigned (epoch, 10, 1, G_MAXUINT64, &status->epoch, NULL)))
     return TRUE;
   vtpm_error_set (error, VTPM_MANAGEMENT_ERROR, VTPM_ERROR_FAILED,
-                  "%s does not answer as the management socket of a running TPM does, or that has no state yet; try "
-                  "again, or name another by --manage",
+                  "%s does not answer as the management socket of a running TPM does; name another by --manage",
                   socket_path);
   return FALSE;
 }

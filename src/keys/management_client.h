@@ -14,7 +14,7 @@ char *vtpm_management_path (const VtpmConfig *config, VtpmStore *store, const ch
 
 typedef struct
 {
-  gboolean busy; /* with a command: the rest is not known */
+  gboolean busy; /* with a command, or still starting: the rest is not known */
   VtpmUuid vtpm_id;
   guint64 epoch;
   gboolean settled; /* no commit is open, and both state slots are in EPOCH */
