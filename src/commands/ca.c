@@ -16,12 +16,21 @@
 #include "src/ca/ca_client.h"
 #include "src/ca/ca_store.h"
 #include "src/config.h"
+#include "state/audit.h"
 
 static gboolean
 usage (GError **error, const char *what)
 {
   vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s; see 'vtpm ca --help'", what);
   return FALSE;
+}
+
+static void
+tell_audit (const VtpmConfig *config, const char *act, const char *name, const GError *error)
+{
+  vtpm_audit (
+      &config->place,
+      &(VtpmAudit){ .act = act, .outcome = vtpm_audit_outcome (error), .detail = error ? error->message : name });
 }
 
 static gboolean
@@ -34,8 +43,14 @@ create (const VtpmConfig *config, const char *name, const char *subject, const c
   if (key && strstr (key, "pin-value="))
     return usage (error, "a PIN on the command line can be read by everybody on this host; name a file that holds it "
                          "with pin-source=");
-  if (!vtpm_ca_client_create (&config->place, name, subject, key, error))
-    return FALSE;
+  g_autoptr (GError) cause = NULL;
+  gboolean made = vtpm_ca_client_create (&config->place, name, subject, key, &cause);
+  tell_audit (config, "ca-create", name, cause);
+  if (!made)
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
   printf ("certificate authority %s; what a verifier trusts is told by 'vtpm ca export %s'\n", name, name);
   return TRUE;
 }
@@ -127,9 +142,16 @@ issue (const VtpmConfig *config, const char *name, GError **error)
   ssize_t n = vtpm_read_full (STDIN_FILENO, input, VTPM_CA_MAX_INPUT + 1);
   if (n <= 0 || n > VTPM_CA_MAX_INPUT || memchr (input, 0, (gsize) n))
     return usage (error, "'ca issue' reads certificate requests from standard input, and there are none");
-  g_autoptr (VtpmCaClient) client = vtpm_ca_client_open (&config->place, name ? name : config->ca, error);
-  g_autofree char *output = client ? vtpm_ca_client_exchange (client, input, error) : NULL;
-  return output && print (output, error);
+  if (!name)
+    name = config->ca;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmCaClient) client = vtpm_ca_client_open (&config->place, name, &cause);
+  g_autofree char *output = client ? vtpm_ca_client_exchange (client, input, &cause) : NULL;
+  tell_audit (config, "ca-issue", name, cause);
+  if (output)
+    return print (output, error);
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return FALSE;
 }
 
 static gboolean
