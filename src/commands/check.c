@@ -207,6 +207,7 @@ check_state (Check *check, GError **error)
   check_header (check);
   check_state_slots (check);
   check_tpm (check);
+  check->reading = NULL;
   return TRUE;
 }
 

@@ -22,7 +22,11 @@
 #define EXTENDED_L2 16ull
 #define MAX_L1_SIZE (4u << 20) /* QEMU's own limits: 32 MiB, 65536 snapshots */
 #define MAX_SNAPSHOTS 65536
-#define MAX_WORK (1u << 24) /* L2 tables and seams looked at; tables may be made to refer to each other */
+
+/* L2 tables and seams looked at, for each cluster of the file and in all: tables may be made to refer to each other. */
+#define WORK_EACH 64
+#define WORK_SPARE 16384
+#define MAX_WORK (1u << 24)
 
 typedef struct
 {
@@ -30,7 +34,7 @@ typedef struct
   gsize cluster;        /* size of one */
   gsize entry;          /* size of one in an L2 table */
   guint64 *l1, l1_size; /* offsets of the L2 tables of the disk or snapshot looked at, 0 where there is none */
-  guint work;
+  guint64 work;         /* that is left to do */
   GPtrArray *finds;
 } Image;
 
@@ -66,7 +70,7 @@ read_at (int fd, void *buf, gsize len, guint64 offset, GError **error)
 static gboolean
 work (Image *image, GError **error)
 {
-  return ++image->work <= MAX_WORK || set_damaged (error, "too many pieces to look at");
+  return image->work-- > 0 || set_damaged (error, "too many pieces to look at");
 }
 
 /* Where the cluster of an L2 entry stands in the file; 0: it has none of its own, or a compressed one. */
@@ -268,8 +272,10 @@ vtpm_image_join_qcow2 (int fd, GPtrArray *finds, GError **error)
   guint64 features = version >= 3 ? vtpm_read_be64 (&r) : 0;
   if (version < 2 || cluster_bits < 9 || cluster_bits > 21 || (features & EXTERNAL_DATA))
     return version < 2 || (features & EXTERNAL_DATA) ? TRUE : set_damaged (error, "its header makes no sense");
+  off_t size = lseek (fd, 0, SEEK_END);
   Image image
       = { .fd = fd, .cluster = (gsize) 1 << cluster_bits, .entry = features & EXTENDED_L2 ? 16 : 8, .finds = finds };
+  image.work = MIN (MAX_WORK, WORK_SPARE + WORK_EACH * ((guint64) MAX (size, 0) / image.cluster));
   gboolean fine
       = walk (&image, l1_offset, l1_size, error) && walk_snapshots (&image, snapshots, snapshots_offset, error);
   g_ptr_array_sort (finds, by_offset);

@@ -120,7 +120,7 @@ look_at_folder (const VtpmWalk *walk, const Above *above, int parent, const char
       trouble (walk, path);
       return;
     }
-  fd = -1; /* the folder's now */
+  vtpm_fd_steal (&fd); /* the folder's now */
   look_at_entries (walk, &here, folder, path);
   closedir (folder);
 }
