@@ -113,7 +113,7 @@ print_created (const VtpmConfig *config, VtpmStore *store, GError **error)
 }
 
 static gboolean
-create (const char *config_path, const char *path, VtpmCreateOptions *options, const TpmArguments *arguments,
+create (const char *config_path, const char *path, const VtpmCreateOptions *options, const TpmArguments *arguments,
         const VtpmAskerOptions *secrets, GError **error)
 {
   vtpm_harden_no_dump ();
@@ -128,8 +128,9 @@ create (const char *config_path, const char *path, VtpmCreateOptions *options, c
   VtpmManufacture how = vtpm_manufacture_defaults (config);
   if (!read_tpm_arguments (arguments, &how, error))
     return FALSE;
-  options->manufacture = &how;
-  return vtpm_create (config, path, options, &store, error) && print_created (config, store, error);
+  VtpmCreateOptions whole = *options;
+  whole.manufacture = &how;
+  return vtpm_create (config, path, &whole, &store, error) && print_created (config, store, error);
 }
 
 int

@@ -88,7 +88,7 @@ describe_tpm (VtpmCaRequest *request, GError **error)
   request->level = values[1];
   request->revision = values[2];
   request->manufacturer = g_strdup_printf ("id:%08X", values[PT_MANUFACTURER - PT_FAMILY_INDICATOR]);
-  request->model = property_text (values + PT_MANUFACTURER - PT_FAMILY_INDICATOR + 1, 4);
+  request->model = property_text (&values[PT_MANUFACTURER - PT_FAMILY_INDICATOR + 1], 4);
   request->version = g_strdup_printf ("id:%08X", values[PT_FIRMWARE_VERSION_1 - PT_FAMILY_INDICATOR]);
   return TRUE;
 }
