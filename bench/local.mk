@@ -1,12 +1,15 @@
-EXTRA_PROGRAMS += bench/floor bench/client
+EXTRA_PROGRAMS += bench/floor bench/client bench/fleet
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
 bench_client_SOURCES = bench/client.c bench/commands.c bench/commands.h
 bench_client_LDADD = libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
-EXTRA_DIST += bench/run
-CLEANFILES += bench/floor bench/client
+bench_fleet_SOURCES = bench/fleet.c
+bench_fleet_LDADD = $(STATE_LIBS)
+EXTRA_DIST += bench/run bench/fleet-run
+CLEANFILES += bench/floor bench/client bench/fleet
 
-bench: vtpm bench/floor bench/client
+bench: vtpm bench/floor bench/client bench/fleet
 	$(srcdir)/bench/run
+	$(srcdir)/bench/fleet-run
 .PHONY: bench

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "state/header.h"
 
+#include <string.h>
+
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "state/seal.h"
@@ -122,6 +124,18 @@ set_no_copy (VtpmStore *store, const VtpmHeader *header, GError **error)
                     "%s: neither header copy reads as one; restore it from a backup", store->name);
 }
 
+/* The usual case: copy B, the LEN bytes at BUF, is what copy A is. It need not be hashed and taken apart again. */
+static gboolean
+is_twin (VtpmHeader *header, const guint8 *buf, gsize len)
+{
+  if (!header->copy_bytes[0] || g_bytes_get_size (header->copy_bytes[0]) != len
+      || memcmp (g_bytes_get_data (header->copy_bytes[0], NULL), buf, len) != 0)
+    return FALSE;
+  header->copy[1] = VTPM_PART_GOOD;
+  header->copy_bytes[1] = g_bytes_ref (header->copy_bytes[0]);
+  return TRUE;
+}
+
 static gboolean
 read_parts (VtpmStore *store, VtpmHeader *header, guint8 *buf, GPtrArray *copies[2], GError **error)
 {
@@ -130,6 +144,8 @@ read_parts (VtpmStore *store, VtpmHeader *header, guint8 *buf, GPtrArray *copies
     {
       if (!read_copy (store, c, buf, &len, error))
         return FALSE;
+      if (c == 1 && is_twin (header, buf, len))
+        continue;
       header->copy[c] = vtpm_header_decode (buf, len, &copies[c]);
       if (header->copy[c] == VTPM_PART_GOOD)
         header->copy_bytes[c] = g_bytes_new (buf, len);

@@ -2,6 +2,7 @@
 #include "src/commands/key_tool.h"
 
 #include "base/harden.h"
+#include "state/seal.h"
 
 gboolean
 vtpm_key_tool_open (VtpmKeyTool *tool, const char *config_path, const VtpmAskerOptions *options, guint threads,
@@ -10,6 +11,7 @@ vtpm_key_tool_open (VtpmKeyTool *tool, const char *config_path, const VtpmAskerO
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init_threads (threads, error))
     return FALSE;
+  vtpm_seal_warm_up ();
   tool->config = vtpm_config_load (config_path, error);
   tool->asker = tool->config ? vtpm_asker_new (options, error) : NULL;
   if (!tool->asker)

@@ -331,7 +331,10 @@ change_running (Change *change, const VtpmRecord *base, const VtpmSecret *dek, V
   gboolean settled = settle (change, &epoch, &unsettled);
   if (settled && epoch == next->epoch)
     return TRUE;
-  if (!done)
+  if (!done && vtpm_error_code (refused) == VTPM_ERROR_STATE_MISSING)
+    vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_REKEY_PENDING,
+                    "the TPM that ran on %s is just ending; its keys are as they were, try again", change->store->name);
+  else if (!done)
     g_propagate_error (error, g_steal_pointer (&refused));
   else if (!settled)
     g_propagate_error (error, g_steal_pointer (&unsettled));
