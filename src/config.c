@@ -24,6 +24,7 @@
 #define KEY_STATE_DIRS "state-dirs"
 #define KEY_AUDIT "audit"
 #define KEY_CA "ca"
+#define KEY_ON_CLONE "on-clone"
 
 #define MAX_FILE (1024 * 1024)
 #define MAX_WAIT_S 86400
@@ -195,12 +196,22 @@ read_ca (GKeyFile *text, const char *path, char **ca, GError **error)
   return TRUE;
 }
 
+static gboolean
+read_on_clone (GKeyFile *text, const char *path, VtpmPolicy *policy, GError **error)
+{
+  if (!g_key_file_has_key (text, GROUP, KEY_ON_CLONE, NULL))
+    return TRUE;
+  g_autofree char *value = g_key_file_get_string (text, GROUP, KEY_ON_CLONE, NULL);
+  return (value && vtpm_policy_parse (value, policy))
+         || key_usage (error, path, KEY_ON_CLONE, "wants refuse, copy, replace or reidentify");
+}
+
 /* A misspelt name must not pass for one that was obeyed. */
 static gboolean
 names_are_known (GKeyFile *text, const char *path, GError **error)
 {
   static const char *const known[]
-      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, KEY_CA, NULL };
+      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, KEY_CA, KEY_ON_CLONE, NULL };
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
@@ -223,7 +234,8 @@ read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *he
          && read_seconds (text, path, KEY_STORE_WAIT, &config->store_wait_ms, error)
          && read_dirs (text, path, KEY_HELPER_DIRS, helper_dirs, error)
          && read_dirs (text, path, KEY_STATE_DIRS, state_dirs, error)
-         && read_audit (text, path, &config->place.audit, error) && read_ca (text, path, &config->ca, error);
+         && read_audit (text, path, &config->place.audit, error) && read_ca (text, path, &config->ca, error)
+         && read_on_clone (text, path, &config->on_clone, error);
 }
 
 static gboolean

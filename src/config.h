@@ -7,6 +7,7 @@
 #include <glib.h>
 
 #include "state/asker.h"
+#include "state/format.h"
 #include "state/place.h"
 
 typedef struct
@@ -18,6 +19,7 @@ typedef struct
   guint store_wait_ms;    /* how long a failed commit is tried again; 10000 */
   GStrv state_dirs;       /* where state files are, for what has to find them all; never NULL */
   char *ca;               /* certificate authority of new TPMs: a name, exec:PROGRAM, none */
+  VtpmPolicy on_clone;    /* of state files that say nothing */
   const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
 } VtpmConfig;
 

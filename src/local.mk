@@ -40,12 +40,15 @@ libvtpm_src_a_SOURCES = \
 	src/device/management.c src/device/management.h \
 	src/device/pid_file.c src/device/pid_file.h \
 	src/device/server.c src/device/server.h \
+	src/provisioning/aside.c \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/endorsement.c src/provisioning/endorsement.h \
 	src/provisioning/identity.c src/provisioning/identity.h \
 	src/provisioning/manufacture.c src/provisioning/manufacture.h \
 	src/provisioning/nv.c src/provisioning/nv.h \
 	src/provisioning/public_part.c src/provisioning/public_part.h \
+	src/provisioning/rebind.c src/provisioning/rebind.h \
+	src/provisioning/reidentify.c src/provisioning/reidentify.h \
 	src/provisioning/tpm_call.c src/provisioning/tpm_call.h
 
 # libcrypto before the others: nearly all that the loader looks up is its own, and it looks in this order

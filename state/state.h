@@ -82,13 +82,17 @@ gboolean vtpm_state_commit_final (VtpmState *state, GError **error) G_GNUC_WARN_
 /**
  * Begins a new epoch: RECORD (epoch one higher, key slots wrapped with DEK; sealed here) and
  * DEK. KEEP_FORMER keeps the keys of former epochs and adds this one's (deep rekey, first
- * bind); otherwise the list starts empty (a rebinding). The old DEK's ciphertext is
+ * bind); otherwise the list starts empty. The old DEK's ciphertext is
  * overwritten. The caller holds the owner lock; the header lock is taken here. On FALSE
  * (rekey-pending, store-failed, ...) the file opens as before or as after, and the state
  * object must be closed.
  */
 gboolean vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, gboolean keep_former,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** The same for a rebinding: PAYLOAD, without former keys, takes the place of what was there. Takes PAYLOAD. */
+gboolean vtpm_state_rebind (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmPayload *payload,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * The same for a running vTPM that a tool has told to: goes on only if the record of EPOCH stands in both header copies

@@ -203,21 +203,34 @@ change_epoch_locked (VtpmState *state, Epoch *next, GError **error)
          && move_to_epoch (state, header, next, error);
 }
 
-gboolean
-vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, gboolean keep_former,
-                         GError **error)
+/* Takes PAYLOAD (NULL: it could not be made). */
+static gboolean
+change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmPayload *payload, GError **error)
 {
   g_assert (record->epoch == state->record->epoch + 1);
-  gboolean pushed_out;
-  g_auto (Epoch) next = { 0 };
-  if (!vtpm_seal_record (dek, record, error) || !(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
-      || !(next.payload = next_payload (state, keep_former, &pushed_out, error))
+  g_auto (Epoch) next = { .payload = payload };
+  if (!payload || !vtpm_seal_record (dek, record, error) || !(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
       || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
     return FALSE;
   next.record = copy_sealed (record);
   gboolean fine = change_epoch_locked (state, &next, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
   return fine;
+}
+
+gboolean
+vtpm_state_change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, gboolean keep_former,
+                         GError **error)
+{
+  gboolean pushed_out;
+  return change_epoch (state, record, dek, next_payload (state, keep_former, &pushed_out, error), error);
+}
+
+gboolean
+vtpm_state_rebind (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmPayload *payload, GError **error)
+{
+  g_assert (payload->former_keys->len == 0);
+  return change_epoch (state, record, dek, payload, error);
 }
 
 /* Takes the way back: the slot that the failed write was for is written anew, in the epoch before. */

@@ -13,8 +13,9 @@
 #include "src/keys/backup.h"
 #include "src/link.h"
 #include "src/provisioning/create.h"
-#include "src/provisioning/identity.h"
+#include "src/provisioning/rebind.h"
 #include "src/tpm/engine.h"
+#include "state/audit.h"
 #include "state/seal.h"
 #include "state/state.h"
 
@@ -33,28 +34,40 @@ vm_uuid_of (const VtpmBrokerOptions *options)
   return options->has_vm_uuid ? &options->vm_uuid : NULL;
 }
 
+/* What comes in is of this VM, or it does not come in. */
 static gboolean
-check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record, VtpmIdentity *identity,
-                GError **error)
+check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record, GError **error)
 {
-  *identity = vtpm_identity_of (record, vm_uuid_of (options));
-  if (*identity != VTPM_IDENTITY_OTHER)
+  if (vtpm_identity_of (record, vm_uuid_of (options)) != VTPM_IDENTITY_OTHER)
     return TRUE;
   vtpm_identity_set_other (error, name, record, vm_uuid_of (options));
   return FALSE;
 }
 
-static gboolean
-check_version (const char *name, const VtpmRecord *record, GError **error)
+/* What becomes of a file that is another VM's. One that waits for a TPM to come in is refused: none of ours would
+ * follow. */
+static VtpmPolicy
+policy_of (const VtpmBrokerOptions *options, const VtpmRecord *record)
 {
-  if (record->library_version <= vtpm_engine_version ())
-    return TRUE;
-  vtpm_error_set (
-      error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-      "%s was last written with libtpms %u.%u.%u, this host has %u.%u.%u; run it there, or update this host", name,
-      record->library_version >> 16, record->library_version >> 8 & 0xff, record->library_version & 0xff,
-      vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff);
-  return FALSE;
+  return options->incoming ? VTPM_POLICY_REFUSE : vtpm_identity_policy (options->config, options->on_clone, record);
+}
+
+static gboolean
+check_file_identity (const VtpmBrokerOptions *options, const VtpmRecord *record, GError **error)
+{
+  return policy_of (options, record) != VTPM_POLICY_REFUSE || check_identity (options, options->path, record, error);
+}
+
+/* The record that open will most likely take: of the epochs that a state slot names the newest. */
+static const VtpmRecord *
+likely_record (const VtpmHeader *header)
+{
+  guint64 epochs[2];
+  vtpm_state_epochs (header, epochs);
+  for (guint i = 0; i < header->records->len; i++)
+    if (((const VtpmRecord *) header->records->pdata[i])->epoch == epochs[0])
+      return header->records->pdata[i];
+  return header->records->pdata[0];
 }
 
 static gboolean
@@ -101,10 +114,9 @@ static gboolean
 mend (Broker *broker, VtpmState *state, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  VtpmIdentity identity;
-  if (!check_version (options->path, vtpm_state_record (state), error)
-      || !check_identity (options, options->path, vtpm_state_record (state), &identity, error)
-      || !check_at_least (options, state, error) || !vtpm_state_recover (state, error))
+  if (!vtpm_identity_check_library (options->path, vtpm_state_record (state), error)
+      || !check_file_identity (options, vtpm_state_record (state), error) || !check_at_least (options, state, error)
+      || !vtpm_state_recover (state, error))
     return FALSE;
   tell_damage (options, state);
   return TRUE;
@@ -140,17 +152,59 @@ tell_bad_records (const VtpmBrokerOptions *options, const VtpmHeader *header, co
       }
 }
 
+/* The policy acts: the file gets an identity of its own before the first guest command. */
+static gboolean
+rebind (const VtpmBrokerOptions *options, VtpmState *state, GError **error)
+{
+  g_autoptr (VtpmRecord) before = vtpm_record_copy (vtpm_state_record (state));
+  const VtpmRebind how = { .policy = policy_of (options, before), .vm_uuid = vm_uuid_of (options) };
+  char was[VTPM_UUID_TEXT_SIZE], vm[VTPM_UUID_TEXT_SIZE];
+  g_autofree char *aside = NULL;
+  if (!vtpm_rebind (options->config, state, &how, &aside, error))
+    return FALSE;
+  g_autofree char *left_out = vtpm_rebind_left_out (options->config, before, vtpm_state_record (state));
+  vtpm_log (VTPM_LOG_WARNING, "%s was the TPM of VM %s; by policy %s it is now one of VM %s%s%s%s%s", options->path,
+            vtpm_uuid_format (&before->vm_uuid, was), vtpm_policy_name (how.policy), vtpm_uuid_format (how.vm_uuid, vm),
+            aside ? "; as it was it is kept in " : "", aside ? aside : "",
+            left_out ? "; key slots that were not carried over: " : "", left_out ? left_out : "");
+  return TRUE;
+}
+
+static void
+tell_unchecked (const VtpmBrokerOptions *options, const VtpmState *state)
+{
+  vtpm_log (VTPM_LOG_INFO, "identity-unchecked: %s runs without --vm-uuid", options->path);
+  vtpm_audit (&options->config->place, &(VtpmAudit){ .act = "identity-unchecked",
+                                                     .state = options->path,
+                                                     .vtpm_id = &vtpm_state_record (state)->vtpm_id,
+                                                     .outcome = vtpm_audit_outcome (NULL) });
+}
+
+static gboolean
+settle_identity (const VtpmBrokerOptions *options, VtpmState *state, GError **error)
+{
+  if (!check_file_identity (options, vtpm_state_record (state), error))
+    return FALSE;
+  switch (vtpm_identity_of (vtpm_state_record (state), vm_uuid_of (options)))
+    {
+    case VTPM_IDENTITY_UNCHECKED:
+      tell_unchecked (options, state);
+      return TRUE;
+    case VTPM_IDENTITY_BIND:
+      return vtpm_identity_bind (options->config, state, vm_uuid_of (options), NULL, error);
+    case VTPM_IDENTITY_OTHER:
+      return rebind (options, state, error);
+    case VTPM_IDENTITY_RUN:
+      return TRUE;
+    }
+  g_return_val_if_reached (FALSE);
+}
+
 /* The rest of what start has to write, so that the device finds a file in order; then it is the device's. */
 static gboolean
 hand_over (Broker *broker, VtpmState *state, GError **error)
 {
-  const VtpmBrokerOptions *options = broker->options;
-  VtpmIdentity identity;
-  if (!check_identity (options, options->path, vtpm_state_record (state), &identity, error))
-    return FALSE;
-  if (identity == VTPM_IDENTITY_UNCHECKED)
-    vtpm_log (VTPM_LOG_INFO, "identity-unchecked: %s runs without --vm-uuid", options->path);
-  if (identity == VTPM_IDENTITY_BIND && !vtpm_identity_bind (options->config, state, vm_uuid_of (options), error))
+  if (!settle_identity (broker->options, state, error))
     return FALSE;
   return raise_library_version (state, error) && send_state (broker, state, error);
 }
@@ -212,12 +266,11 @@ static VtpmState *
 unlock_file (Broker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  VtpmIdentity identity;
   g_auto (VtpmUnlocked) unlocked = { 0 };
   g_autoptr (VtpmStore) store = open_or_make (options, error);
   g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
-  if (!header || !check_identity (options, options->path, header->records->pdata[0], &identity, error)
-      || !say (broker, VTPM_LINK_ASKING, error) || !vtpm_unlock_header (options->config, header, &unlocked, error))
+  if (!header || !check_file_identity (options, likely_record (header), error) || !say (broker, VTPM_LINK_ASKING, error)
+      || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return NULL;
   vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
   return open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
@@ -252,8 +305,7 @@ decode_record (const VtpmLinkMessage *request, GError **error)
 static gboolean
 check_incoming (Broker *broker, const VtpmRecord *record, GError **error)
 {
-  VtpmIdentity identity;
-  if (!check_identity (broker->options, "the state blob", record, &identity, error))
+  if (!check_identity (broker->options, "the state blob", record, error))
     return FALSE;
   const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
   gboolean same_vtpm = !own || vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id);

@@ -15,9 +15,10 @@ typedef struct
   const char *path;
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
-  gboolean create;   /* make the file where there is none */
-  gboolean incoming; /* there may be none: it is made when the state has come */
-  gboolean daemon;   /* lets go of standard input and output once it has told how the start went */
+  VtpmPolicy on_clone; /* what happens to the file of another VM; NONE: nothing said */
+  gboolean create;     /* make the file where there is none */
+  gboolean incoming;   /* there may be none: it is made when the state has come */
+  gboolean daemon;     /* lets go of standard input and output once it has told how the start went */
   gboolean has_at_least;
   guint64 at_least_epoch, at_least_generation;
 } VtpmBrokerOptions;

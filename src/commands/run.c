@@ -26,7 +26,7 @@
 /* The command line as it was given. */
 typedef struct
 {
-  char *config, *vm_uuid, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
+  char *config, *vm_uuid, *on_clone, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
   gboolean create, init, terminate, daemon, incoming;
   VtpmAskerOptions secrets;
 } Arguments;
@@ -34,9 +34,9 @@ typedef struct
 static void
 arguments_clear (Arguments *arguments)
 {
-  char **const texts[]
-      = { &arguments->config,  &arguments->vm_uuid,  &arguments->ctrl, &arguments->data,      &arguments->at_least,
-          &arguments->startup, &arguments->pid_file, &arguments->log,  &arguments->log_level, &arguments->manage };
+  char **const texts[] = { &arguments->config, &arguments->vm_uuid,   &arguments->on_clone, &arguments->ctrl,
+                           &arguments->data,   &arguments->at_least,  &arguments->startup,  &arguments->pid_file,
+                           &arguments->log,    &arguments->log_level, &arguments->manage };
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
   vtpm_asker_options_clear (&arguments->secrets);
@@ -59,8 +59,10 @@ usage (GError **error, const char *what)
 }
 
 static gboolean
-parse_uuid (const Arguments *arguments, VtpmBrokerOptions *broker, GError **error)
+parse_identity (const Arguments *arguments, VtpmBrokerOptions *broker, GError **error)
 {
+  if (arguments->on_clone && !vtpm_policy_parse (arguments->on_clone, &broker->on_clone))
+    return usage (error, "--on-clone wants refuse, copy, replace or reidentify");
   if (!arguments->vm_uuid)
     return TRUE;
   broker->has_vm_uuid = TRUE;
@@ -281,7 +283,7 @@ run (const Arguments *arguments, const char *path, GError **error)
                                         .started_data = &start };
   VtpmBrokerOptions broker
       = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .daemon = arguments->daemon };
-  if (!parse_uuid (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
+  if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
       || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;
   if (arguments->create && arguments->incoming)
@@ -308,6 +310,8 @@ vtpm_command_run (int argc, char **argv)
   const GOptionEntry entries[] = {
     { "vm-uuid", 0, 0, G_OPTION_ARG_FILENAME, &a.vm_uuid, "UUID of the virtual machine: what the TPM is bound to",
       "UUID" },
+    { "on-clone", 0, 0, G_OPTION_ARG_FILENAME, &a.on_clone,
+      "what happens to the TPM of another VM: refuse, copy, replace or reidentify", "POLICY" },
     { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
     { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD",
       "ENDPOINT" },

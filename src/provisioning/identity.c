@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/provisioning/identity.h"
 
-#include <string.h>
-
 #include "base/errors.h"
 #include "src/provisioning/create.h"
+#include "src/tpm/engine.h"
+#include "state/audit.h"
 #include "state/seal.h"
 
 G_DEFINE_QUARK (vtpm_identity_error_quark, vtpm_identity_error)
@@ -19,18 +19,41 @@ vtpm_identity_of (const VtpmRecord *record, const VtpmUuid *vm_uuid)
   return vtpm_uuid_equal (&record->vm_uuid, vm_uuid) ? VTPM_IDENTITY_RUN : VTPM_IDENTITY_OTHER;
 }
 
+VtpmPolicy
+vtpm_identity_policy (const VtpmConfig *config, VtpmPolicy named, const VtpmRecord *record)
+{
+  const VtpmPolicy said[] = { named, record->policy, config->on_clone };
+  for (gsize i = 0; i < G_N_ELEMENTS (said); i++)
+    if (said[i] != VTPM_POLICY_NONE)
+      return said[i];
+  return VTPM_POLICY_REFUSE;
+}
+
 void
 vtpm_identity_set_other (GError **error, const char *name, const VtpmRecord *record, const VtpmUuid *vm_uuid)
 {
   char own[VTPM_UUID_TEXT_SIZE], other[VTPM_UUID_TEXT_SIZE];
   vtpm_uuid_format (&record->vm_uuid, own);
   vtpm_uuid_format (vm_uuid, other);
-  VtpmPolicy policy = record->policy == VTPM_POLICY_NONE ? VTPM_POLICY_REFUSE : record->policy;
   vtpm_error_set (error, VTPM_IDENTITY_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                  "%s is the TPM of VM %s, and this is VM %s (policy %s%s). If it is the same VM, start it with "
-                  "--vm-uuid %s; if it is another one, give it a TPM of its own with 'vtpm create STATE --vm-uuid %s'",
-                  name, own, other, vtpm_policy_name (policy),
-                  policy == VTPM_POLICY_REFUSE ? "" : ", which this version stores and does not carry out", own, other);
+                  "%s is the TPM of VM %s, and this is VM %s (policy refuse). If it is the same VM, start it with "
+                  "--vm-uuid %s. If it is a copy: 'vtpm reidentify STATE --vm-uuid %s' gives it an identity of its own "
+                  "and what was sealed still opens, 'vtpm replace' a blank TPM, 'vtpm bind' keeps all of it as a "
+                  "duplicate",
+                  name, own, other, own, other);
+}
+
+gboolean
+vtpm_identity_check_library (const char *name, const VtpmRecord *record, GError **error)
+{
+  if (record->library_version <= vtpm_engine_version ())
+    return TRUE;
+  vtpm_error_set (
+      error, VTPM_IDENTITY_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+      "%s was last written with libtpms %u.%u.%u, this host has %u.%u.%u; run it there, or update this host", name,
+      record->library_version >> 16, record->library_version >> 8 & 0xff, record->library_version & 0xff,
+      vtpm_engine_version () >> 16, vtpm_engine_version () >> 8 & 0xff, vtpm_engine_version () & 0xff);
+  return FALSE;
 }
 
 static gboolean
@@ -47,17 +70,28 @@ static void
 set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, const GError *cause)
 {
   char vm[VTPM_UUID_TEXT_SIZE];
-  const char *text = strstr (cause->message, "] ");
   vtpm_uuid_format (vm_uuid, vm);
-  vtpm_error_set (error, VTPM_IDENTITY_ERROR, vtpm_error_code (cause),
-                  "%s cannot be bound to VM %s, nothing was changed: %s. Each provider that has a key slot must wrap "
-                  "the new key: mend this one, then start again",
-                  vtpm_state_store (state)->name, vm, text ? text + strlen ("] ") : cause->message);
+  vtpm_error_set (
+      error, VTPM_IDENTITY_ERROR, vtpm_error_code (cause),
+      "%s cannot be bound to VM %s, nothing was changed: %s. Each provider that has a key slot must wrap "
+      "the new key: mend this one, then start again; or leave it out with 'vtpm bind STATE --vm-uuid %s --drop "
+      "PROVIDER'",
+      vtpm_state_store (state)->name, vm, vtpm_error_text (cause), vm);
+}
+
+static gboolean
+is_among (const VtpmUuid *provider, GPtrArray *entries)
+{
+  for (guint i = 0; entries && i < entries->len; i++)
+    if (vtpm_uuid_equal (provider, &((const VtpmProviderEntry *) entries->pdata[i])->uuid))
+      return TRUE;
+  return FALSE;
 }
 
 /* One slot for each provider that had one, in the same order. */
 static gboolean
-wrap_with_all (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, GError **error)
+wrap_with_all (const VtpmConfig *config, VtpmState *state, GPtrArray *drop, VtpmRecord *record, const VtpmSecret *dek,
+               GError **error)
 {
   const VtpmRecord *old = vtpm_state_record (state);
   for (guint i = 0; i < old->key_slots->len; i++)
@@ -65,7 +99,7 @@ wrap_with_all (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, c
       const VtpmKeySlot *slot = old->key_slots->pdata[i];
       char provider[VTPM_UUID_TEXT_SIZE];
       g_autoptr (GError) cause = NULL;
-      if (has_slot_of (record, &slot->provider))
+      if (has_slot_of (record, &slot->provider) || is_among (&slot->provider, drop))
         continue;
       vtpm_uuid_format (&slot->provider, provider);
       if (!vtpm_create_add_key_slot (config, provider, record, dek, &cause))
@@ -74,19 +108,41 @@ wrap_with_all (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, c
           return FALSE;
         }
     }
-  return TRUE;
+  if (record->key_slots->len == 0)
+    vtpm_error_set (error, VTPM_IDENTITY_ERROR, VTPM_ERROR_USAGE, "no key slot of %s would be left; drop fewer",
+                    vtpm_state_store (state)->name);
+  return record->key_slots->len > 0;
+}
+
+static gboolean
+bind (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, GPtrArray *drop, GError **error)
+{
+  g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
+  return dek && wrap_with_all (config, state, drop, record, dek, error)
+         && vtpm_state_change_epoch (state, record, dek, TRUE, error);
 }
 
 gboolean
-vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid, GError **error)
+vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid, GPtrArray *drop,
+                    GError **error)
 {
+  char vm[VTPM_UUID_TEXT_SIZE];
+  g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmRecord) record = vtpm_record_copy (vtpm_state_record (state));
   g_ptr_array_set_size (record->key_slots, 0);
   record->epoch++;
   record->sequence = 1;
   record->has_vm_uuid = TRUE;
   record->vm_uuid = *vm_uuid;
-  g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
-  return dek && wrap_with_all (config, state, record, dek, error)
-         && vtpm_state_change_epoch (state, record, dek, TRUE, error);
+  gboolean bound = bind (config, state, record, drop, &cause);
+  g_autofree char *detail = g_strdup_printf ("to VM %s%s%s", vtpm_uuid_format (vm_uuid, vm), cause ? ": " : "",
+                                             cause ? cause->message : "");
+  vtpm_audit (&config->place, &(VtpmAudit){ .act = "bind",
+                                            .state = vtpm_state_store (state)->name,
+                                            .vtpm_id = &record->vtpm_id,
+                                            .outcome = vtpm_audit_outcome (cause),
+                                            .detail = detail });
+  if (!bound)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return bound;
 }

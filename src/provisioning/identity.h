@@ -19,16 +19,23 @@ typedef enum
 /** VM_UUID NULL: none was given. */
 VtpmIdentity vtpm_identity_of (const VtpmRecord *record, const VtpmUuid *vm_uuid);
 
-/** Sets identity-other, naming both UUIDs, the policy and the ways on. NAME: the file or blob. */
+/** The policy that counts: NAMED by the caller, over RECORD's, over the site's, over refuse. */
+VtpmPolicy vtpm_identity_policy (const VtpmConfig *config, VtpmPolicy named, const VtpmRecord *record);
+
+/** Sets identity-other, naming both UUIDs and the ways on. NAME: the file or blob. */
 void vtpm_identity_set_other (GError **error, const char *name, const VtpmRecord *record, const VtpmUuid *vm_uuid);
+
+/** Whether this host's libtpms is new enough for the state NAME of RECORD. FALSE: state-newer-version. */
+gboolean vtpm_identity_check_library (const char *name, const VtpmRecord *record,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * The first bind: a new epoch and DEK for VM_UUID, the same vTPM id and policy; wrapped by the
- * providers of the slots that were there and no other. STATE holds the owner lock and was
- * recovered. FALSE: the word of the provider that cannot wrap now, store-failed; the state
- * must be closed.
+ * providers of the slots that were there and no other, without those of DROP (of const
+ * VtpmProviderEntry; may be NULL). STATE holds the owner lock and was recovered. Tells the audit log. FALSE: the word
+ * of the provider that cannot wrap now, usage (no slot would be left), store-failed; the state must be closed.
  */
-gboolean vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid,
+gboolean vtpm_identity_bind (const VtpmConfig *config, VtpmState *state, const VtpmUuid *vm_uuid, GPtrArray *drop,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_identity_error_quark (void);

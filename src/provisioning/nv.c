@@ -58,6 +58,13 @@ vtpm_nv_store (guint32 index, GBytes *data, GError **error)
 }
 
 gboolean
+vtpm_nv_is_certificate (guint32 index)
+{
+  return (index >= FIRST_EK && index <= LAST_EK) || index == VTPM_NV_PLATFORM_CERTIFICATE || index == IDEVID_CERTIFICATE
+         || index == IAK_CERTIFICATE;
+}
+
+gboolean
 vtpm_nv_clear_certificates (GError **error)
 {
   g_autoptr (GArray) handles = vtpm_tpm_get_handles (FIRST_NV, error);
@@ -66,10 +73,9 @@ vtpm_nv_clear_certificates (GError **error)
       guint32 index = g_array_index (handles, guint32, i);
       guint8 command[VTPM_TPM_MAX_COMMAND];
       VtpmReader r;
-      gboolean ours = (index >= FIRST_EK && index <= LAST_EK) || index == VTPM_NV_PLATFORM_CERTIFICATE
-                      || index == IDEVID_CERTIFICATE || index == IAK_CERTIFICATE;
       gsize len = vtpm_tpm_nv_undefine (index, command);
-      if (ours && !vtpm_tpm_call (command, len, "undefine an old certificate", &r, NULL, error))
+      if (vtpm_nv_is_certificate (index)
+          && !vtpm_tpm_call (command, len, "undefine an old certificate", &r, NULL, error))
         return FALSE;
     }
   return handles != NULL;

@@ -17,3 +17,5 @@ gboolean vtpm_nv_store (guint32 index, GBytes *data, GError **error) G_GNUC_WARN
  * the platform certificate and for those of IDevID and IAK. FALSE: failed.
  */
 gboolean vtpm_nv_clear_certificates (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether INDEX is one of those. */
+gboolean vtpm_nv_is_certificate (guint32 index);

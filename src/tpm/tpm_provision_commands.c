@@ -8,6 +8,7 @@
 #define ST_SESSIONS 0x8002
 #define CC_EVICT_CONTROL 0x120
 #define CC_NV_UNDEFINE_SPACE 0x122
+#define CC_CHANGE_EPS 0x124
 #define CC_NV_DEFINE_SPACE 0x12a
 #define CC_PCR_ALLOCATE 0x12b
 #define CC_CREATE_PRIMARY 0x131
@@ -166,6 +167,15 @@ vtpm_tpm_nv_write_lock (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAND])
   VtpmWriter w = begin (out, ST_SESSIONS, CC_NV_WRITE_LOCK);
   vtpm_write_be32 (&w, VTPM_RH_PLATFORM);
   vtpm_write_be32 (&w, index);
+  write_empty_auth (&w);
+  return end (&w);
+}
+
+gsize
+vtpm_tpm_change_eps (guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  VtpmWriter w = begin (out, ST_SESSIONS, CC_CHANGE_EPS);
+  vtpm_write_be32 (&w, VTPM_RH_PLATFORM);
   write_empty_auth (&w);
   return end (&w);
 }

@@ -35,6 +35,8 @@ gsize vtpm_tpm_pcr_allocate (const guint16 *algs, gsize n_algs, guint selected,
                              guint8 out[static VTPM_TPM_MAX_COMMAND]);
 
 /* By the platform. */
+/** A new endorsement seed. */
+gsize vtpm_tpm_change_eps (guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_nv_define (guint32 index, guint16 size, guint32 attributes, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_nv_undefine (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 /** LEN at most VTPM_TPM_NV_CHUNK. */

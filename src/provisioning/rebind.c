@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/provisioning/rebind.h"
+
+#include "base/errors.h"
+#include "src/keys/backup.h"
+#include "src/provisioning/create.h"
+#include "src/provisioning/reidentify.h"
+#include "src/tpm/engine.h"
+#include "state/audit.h"
+#include "state/registry.h"
+#include "state/seal.h"
+
+G_DEFINE_QUARK (vtpm_rebind_error_quark, vtpm_rebind_error)
+
+#define MAX_ASIDE 1000
+
+/* All that is to be written; until then nothing is. */
+typedef struct
+{
+  VtpmRecord *record;
+  VtpmSecret *dek;
+  VtpmPayload *payload;
+} Next;
+
+static void
+next_clear (Next *next)
+{
+  g_clear_pointer (&next->record, vtpm_record_free);
+  g_clear_pointer (&next->dek, vtpm_secret_free);
+  g_clear_pointer (&next->payload, vtpm_payload_free);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Next, next_clear)
+
+static gboolean
+has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
+{
+  for (guint i = 0; i < record->key_slots->len; i++)
+    if (vtpm_uuid_equal (&((const VtpmKeySlot *) record->key_slots->pdata[i])->provider, provider))
+      return TRUE;
+  return FALSE;
+}
+
+static VtpmRecord *
+next_record (const VtpmRecord *source, const VtpmRebind *how)
+{
+  VtpmRecord *record = vtpm_record_copy (source);
+  g_ptr_array_set_size (record->key_slots, 0);
+  record->epoch++;
+  record->sequence = 1;
+  record->vtpm_id = vtpm_uuid_random ();
+  if (how->vm_uuid)
+    {
+      record->has_vm_uuid = TRUE;
+      record->vm_uuid = *how->vm_uuid;
+    }
+  record->has_parent = TRUE;
+  record->parent = (VtpmParent){ .vtpm_id = source->vtpm_id,
+                                 .time = (guint64) (g_get_real_time () / G_USEC_PER_SEC),
+                                 .policy = how->policy };
+  record->flags &= ~VTPM_RECORD_AWAITS_INCOMING;
+  if (how->policy == VTPM_POLICY_COPY)
+    return record;
+  record->library_version = vtpm_engine_version ();
+  g_clear_pointer (&record->public_part, g_bytes_unref);
+  if (how->policy == VTPM_POLICY_REPLACE)
+    g_byte_array_set_size (record->unknown, 0);
+  return record;
+}
+
+static gboolean
+wrap_with (const VtpmConfig *config, const VtpmRegistry *registry, const char *name, Next *next, GError **error)
+{
+  const VtpmProviderEntry *entry = vtpm_registry_find_name (registry, name, error);
+  if (!entry)
+    return FALSE;
+  return has_slot_of (next->record, &entry->uuid)
+         || (vtpm_backup_allows_create (&config->place, name, error)
+             && vtpm_create_add_key_slot (config, name, next->record, next->dek, error));
+}
+
+/* By the host's default provider, which need not be there when others are named. */
+static gboolean
+wrap (const VtpmConfig *config, const VtpmRebind *how, Next *next, GError **error)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
+  const char *const *name = how->providers;
+  if (!registry)
+    return FALSE;
+  gboolean has_default = vtpm_registry_find_name (registry, NULL, NULL) != NULL;
+  if ((has_default || !name || !*name) && !wrap_with (config, registry, NULL, next, error))
+    return FALSE;
+  for (; name && *name; name++)
+    if (!wrap_with (config, registry, *name, next, error))
+      return FALSE;
+  return TRUE;
+}
+
+static VtpmBlob *
+copy_blob (const VtpmBlob *blob)
+{
+  return blob ? vtpm_blob_copy (blob->data, blob->len) : NULL;
+}
+
+static VtpmBlob *
+blank_tpm (const VtpmConfig *config, const char *ca, const VtpmBlob *permanent, VtpmRecord *record, GError **error)
+{
+  VtpmManufacture how;
+  if (!vtpm_manufacture_like (permanent, ca, &how, error))
+    return NULL;
+  return vtpm_manufacture (config, &how, &record->vtpm_id, &record->public_part, error);
+}
+
+/* What of the TPM is carried over; former keys never are. */
+static VtpmPayload *
+next_payload (const VtpmConfig *config, const VtpmPayload *source, const VtpmRebind *how, VtpmRecord *record,
+              GError **error)
+{
+  const char *ca = how->ca ? how->ca : config->ca;
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  if (how->policy == VTPM_POLICY_COPY)
+    {
+      payload->permanent = copy_blob (source->permanent);
+      payload->volatile_state = copy_blob (source->volatile_state);
+    }
+  else if (how->policy == VTPM_POLICY_REIDENTIFY)
+    payload->permanent = vtpm_reidentify (config, ca, source->permanent, &record->vtpm_id, &record->public_part, error);
+  else
+    payload->permanent = blank_tpm (config, ca, source->permanent, record, error);
+  if (how->policy != VTPM_POLICY_REPLACE)
+    payload->unknown = copy_blob (source->unknown);
+  return payload->permanent ? g_steal_pointer (&payload) : NULL;
+}
+
+gboolean
+vtpm_rebind_discards (const VtpmState *source, const VtpmRebind *how, GError **error)
+{
+  if (how->policy == VTPM_POLICY_COPY || how->discard_suspended || !vtpm_state_payload (source)->volatile_state)
+    return FALSE;
+  vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                  "%s is the TPM of a VM that was suspended, and %s would discard that: the VM cannot be resumed with "
+                  "it. If it is to start cold, say 'vtpm %s STATE --vm-uuid UUID --discard-suspended'; if it is to be "
+                  "resumed, 'vtpm bind STATE --vm-uuid UUID' keeps all",
+                  vtpm_state_store ((VtpmState *) source)->name, vtpm_policy_name (how->policy),
+                  vtpm_policy_name (how->policy));
+  return TRUE;
+}
+
+static gboolean
+has_tpm (const VtpmState *source, GError **error)
+{
+  if (vtpm_state_payload (source)->permanent)
+    return TRUE;
+  vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_USAGE, "there is no TPM in %s yet; make one with 'vtpm create'",
+                  vtpm_state_store ((VtpmState *) source)->name);
+  return FALSE;
+}
+
+static gboolean
+prepare (const VtpmConfig *config, const VtpmState *source, const VtpmRebind *how, Next *next, GError **error)
+{
+  const VtpmRecord *record = vtpm_state_record (source);
+  if (!has_tpm (source, error) || vtpm_rebind_discards (source, how, error)
+      || !vtpm_identity_check_library (vtpm_state_store ((VtpmState *) source)->name, record, error))
+    return FALSE;
+  next->record = next_record (record, how);
+  next->dek = vtpm_seal_new_dek (error);
+  if (!next->dek || !wrap (config, how, next, error))
+    return FALSE;
+  next->payload = next_payload (config, vtpm_state_payload (source), how, next->record, error);
+  return next->payload != NULL;
+}
+
+/* A name of its own, which says how old it is. */
+static char *
+aside_name (const VtpmState *state, guint number)
+{
+  g_autofree char *again = number > 1 ? g_strdup_printf ("-%u", number) : g_strdup ("");
+  return g_strdup_printf ("%s.aside-%" G_GUINT64_FORMAT ".%" G_GUINT64_FORMAT "%s",
+                          vtpm_state_store ((VtpmState *) state)->name, vtpm_state_record (state)->epoch,
+                          vtpm_state_generation (state), again);
+}
+
+static char *
+set_aside_as (VtpmState *state, guint number, GError **error)
+{
+  g_autofree char *name = aside_name (state, number);
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (name, error);
+  return store && vtpm_set_aside (vtpm_state_store (state), store, error) ? g_steal_pointer (&name) : NULL;
+}
+
+/* Under a name that nothing has; else it says what can be done instead. */
+static char *
+set_aside (VtpmState *state, const VtpmRebind *how, GError **error)
+{
+  char *name = NULL;
+  g_autoptr (GError) cause = NULL;
+  for (guint number = 1; !name && number <= MAX_ASIDE; number++)
+    {
+      g_clear_error (&cause);
+      name = set_aside_as (state, number, &cause);
+      if (cause && vtpm_error_code (cause) != VTPM_ERROR_STATE_EXISTS)
+        break;
+    }
+  if (!name)
+    vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                    "%s belongs to another VM, and its policy is to %s it, but it cannot be set aside before: %s. "
+                    "Nothing was changed. 'vtpm %s STATE --vm-uuid UUID' does it without",
+                    vtpm_state_store (state)->name, vtpm_policy_name (how->policy), vtpm_error_text (cause),
+                    vtpm_policy_name (how->policy));
+  return name;
+}
+
+static const char *
+format_vm (const VtpmRecord *record, char text[static VTPM_UUID_TEXT_SIZE])
+{
+  return record->has_vm_uuid ? vtpm_uuid_format (&record->vm_uuid, text) : "unbound";
+}
+
+/* Of the vTPM that came of it, or of the source where none did. */
+static void
+tell_audit (const VtpmConfig *config, const char *path, const VtpmRecord *source, const char *source_path,
+            const VtpmRebind *how, const Next *next, const GError *cause)
+{
+  char id[VTPM_UUID_TEXT_SIZE], from[VTPM_UUID_TEXT_SIZE], to[VTPM_UUID_TEXT_SIZE];
+  const VtpmRecord *record = next->record && !cause ? next->record : source;
+  const VtpmKeySlot *slot = record->key_slots->len && !cause ? record->key_slots->pdata[0] : NULL;
+  g_autofree char *detail = g_strdup_printf (
+      "of vTPM %s (VM %s, %s) for VM %s%s%s", vtpm_uuid_format (&source->vtpm_id, id), format_vm (source, from),
+      source_path, how->vm_uuid ? vtpm_uuid_format (how->vm_uuid, to) : format_vm (source, to), cause ? ": " : "",
+      cause ? cause->message : "");
+  vtpm_audit (&config->place, &(VtpmAudit){ .act = how->policy == VTPM_POLICY_COPY ? "identity-duplicated"
+                                                                                   : vtpm_policy_name (how->policy),
+                                            .state = path,
+                                            .vtpm_id = &record->vtpm_id,
+                                            .provider = slot ? &slot->provider : NULL,
+                                            .key_version = slot ? slot->key_version : 0,
+                                            .outcome = vtpm_audit_outcome (cause),
+                                            .detail = detail });
+}
+
+static gboolean
+rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, Next *next, char **aside, GError **error)
+{
+  if (!prepare (config, state, how, next, error))
+    return FALSE;
+  if (aside && how->policy != VTPM_POLICY_COPY && !(*aside = set_aside (state, how, error)))
+    return FALSE;
+  return vtpm_state_rebind (state, next->record, next->dek, g_steal_pointer (&next->payload), error);
+}
+
+gboolean
+vtpm_rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, char **aside, GError **error)
+{
+  g_auto (Next) next = { 0 };
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRecord) before = vtpm_record_copy (vtpm_state_record (state));
+  const char *path = vtpm_state_store (state)->name;
+  if (aside)
+    *aside = NULL;
+  gboolean done = rebind (config, state, how, &next, aside, &cause);
+  tell_audit (config, path, before, aside && *aside ? *aside : path, how, &next, cause);
+  if (!done)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return done;
+}
+
+gboolean
+vtpm_clone (const VtpmConfig *config, const VtpmState *source, VtpmStore *target, const VtpmRebind *how, GError **error)
+{
+  g_auto (Next) next = { 0 };
+  g_autoptr (GError) cause = NULL;
+  gboolean done
+      = prepare (config, source, how, &next, &cause)
+        && vtpm_state_create (target, next.record, next.dek, next.payload, vtpm_state_generation (source) + 1, &cause);
+  tell_audit (config, target->name, vtpm_state_record (source), vtpm_state_store ((VtpmState *) source)->name, how,
+              &next, cause);
+  if (!done)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return done;
+}
+
+char *
+vtpm_rebind_left_out (const VtpmConfig *config, const VtpmRecord *before, const VtpmRecord *after)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
+  g_autoptr (GString) names = g_string_new (NULL);
+  for (guint i = 0; i < before->key_slots->len; i++)
+    {
+      const VtpmUuid *provider = &((const VtpmKeySlot *) before->key_slots->pdata[i])->provider;
+      char text[VTPM_UUID_TEXT_SIZE];
+      if (has_slot_of (after, provider))
+        continue;
+      const VtpmProviderEntry *entry = registry ? vtpm_registry_find (registry, provider, NULL) : NULL;
+      g_string_append_printf (names, "%s%s", names->len ? ", " : "",
+                              entry ? entry->name : vtpm_uuid_format (provider, text));
+    }
+  return names->len ? g_string_free (g_steal_pointer (&names), FALSE) : NULL;
+}
