@@ -235,7 +235,7 @@ sync_directory_of (const char *path)
 gboolean
 vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode, gid_t gid)
 {
-  g_autofree char *temporary = g_strdup_printf ("%s.XXXXXX", path);
+  g_autofree char *temporary = g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "XXXXXX", path);
   vtpm_autofd int fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0)
     return FALSE;

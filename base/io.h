@@ -52,6 +52,9 @@ VtpmBlob *vtpm_read_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT
 /** The same into the secure heap, for a file of keys; ENOMEM when that is exhausted. */
 VtpmSecret *vtpm_read_secret_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT;
 
+/** A temporary file beside PATH is called PATH, this, and six random characters. */
+#define VTPM_TEMPORARY_SUFFIX ".new."
+
 /**
  * Replaces the file PATH whole: temporary name beside it, mode MODE whatever the umask, group
  * GID (or (gid_t) -1), synced, renamed, directory synced. On FALSE (errno) PATH is as it was.

@@ -16,7 +16,7 @@
 #include "base/log.h"
 
 #define PASSWORD_FILE "password-file="
-#define TEMPORARY_SUFFIX 6 /* of mkstemp(3) */
+#define RANDOM_CHARACTERS 6 /* of mkstemp(3) */
 
 static const char *
 password_file (const VtpmNative *native)
@@ -109,12 +109,13 @@ vtpm_native_overwrite_leftovers (const VtpmNative *native)
   g_autofree char *path = vtpm_native_store_path (native);
   g_autofree char *folder = g_path_get_dirname (path);
   g_autofree char *store = g_path_get_basename (path);
+  g_autofree char *ours = g_strconcat (store, VTPM_TEMPORARY_SUFFIX, NULL);
   g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
-  gsize len = strlen (store);
   const char *name;
   while (dir && (name = g_dir_read_name (dir)))
     {
-      if (strncmp (name, store, len) != 0 || name[len] != '.' || strlen (name + len + 1) != TEMPORARY_SUFFIX)
+      /* Nothing else: a copy that somebody made, UUID.keys.backup say, is not ours to wipe. */
+      if (!g_str_has_prefix (name, ours) || strlen (name + strlen (ours)) != RANDOM_CHARACTERS)
         continue;
       g_autofree char *left = g_build_filename (folder, name, NULL);
       vtpm_autofd int fd = vtpm_native_open_to_overwrite (left);

@@ -366,14 +366,24 @@ test_leftovers (NativeFixture *f, gconstpointer unused)
 {
   (void) unused;
   native_create (f);
-  g_autofree char *left = g_strconcat (f->store, ".AbC123", NULL), *other = g_strconcat (f->store, ".backup7", NULL);
+  g_autofree char *left = g_strconcat (f->store, ".new.AbC123", NULL);
+  static const char *const copies[] = { ".backup", ".new", ".new.backup7", ".AbC123" };
   native_write (left, "keys", 4);
-  native_write (other, "mine", 4);
+  for (gsize i = 0; i < G_N_ELEMENTS (copies); i++)
+    {
+      g_autofree char *copy = g_strconcat (f->store, copies[i], NULL);
+      native_write (copy, "mine", 4);
+    }
   vtpm_autofd int fd = open (left, O_RDONLY | O_CLOEXEC);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, NULL), ==, 2);
   g_assert_false (g_file_test (left, G_FILE_TEST_EXISTS));
-  g_assert_true (g_file_test (other, G_FILE_TEST_EXISTS));
   g_assert_true (fd_is_zero (fd));
+  for (gsize i = 0; i < G_N_ELEMENTS (copies); i++)
+    {
+      g_autofree char *copy = g_strconcat (f->store, copies[i], NULL);
+      g_autoptr (VtpmBlob) bytes = native_read (copy);
+      g_assert_cmpmem (bytes->data, bytes->len, "mine", 4);
+    }
 }
 
 /* Who reads while versions are destroyed never finds the overwritten file. */
