@@ -210,10 +210,15 @@ reap (pid_t pid, int grace_ms, int *status, gboolean *killed)
   vtpm_autofd int pidfd = pidfd_open (pid, 0);
   if (pidfd >= 0)
     ends_within (pidfd, grace_ms); /* without a pidfd (a sandbox may forbid it) there is no grace */
-  pid_t reaped = waitpid (pid, status, WNOHANG);
-  *killed = reaped == 0;
+  siginfo_t info = { 0 };
+  gboolean ours = waitid (P_PID, (id_t) pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+  *killed = ours && info.si_pid == 0;
+  /* What it has started goes too, or whoever reads our standard error to its end would wait for that. Not after it is
+   * reaped: the number is another's then. */
+  if (ours)
+    kill (-pid, SIGKILL);
   if (!*killed)
-    return reaped;
+    return waitpid (pid, status, WNOHANG);
   kill (pid, SIGKILL);
   /* One that even SIGKILL does not end soon (it waits for a dead disk) is left behind. */
   gboolean gone = pidfd < 0 || ends_within (pidfd, KILL_MS);

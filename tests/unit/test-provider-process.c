@@ -37,6 +37,21 @@ assert_gone (ProviderFixture *f)
   g_unlink (path);
 }
 
+/* PID, which may be nobody's child, ends soon. */
+static void
+assert_ends (pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf ("/proc/%d/stat", (int) pid);
+  for (int i = 0; i < 100; i++)
+    {
+      g_autofree char *text = NULL;
+      if (!g_file_get_contents (path, &text, NULL, NULL) || strstr (text, ") Z "))
+        return;
+      g_usleep (20000);
+    }
+  g_assert_not_reached ();
+}
+
 /* One unwrap by a helper in MODE, bounded by TIMEOUT_MS, that must end as CODE. */
 static void
 assert_unwrap_fails (ProviderFixture *f, const char *mode, int timeout_ms, VtpmErrorCode code)
@@ -60,6 +75,24 @@ test_hanging (ProviderFixture *f, gconstpointer data)
   static const char *const modes[] = { "silent", "hang", "half" };
   for (gsize i = 0; i < G_N_ELEMENTS (modes); i++)
     assert_unwrap_fails (f, modes[i], BRIEF_MS, VTPM_ERROR_PROVIDER_TIMEOUT);
+}
+
+/* Nothing that a helper has started outlives it, and holds what the caller waits for. */
+static void
+test_children (ProviderFixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autofree char *path = g_build_filename (f->place.data_dir, "child", NULL);
+  static const char *const modes[] = { "parent", "orphan" };
+  for (gsize i = 0; i < G_N_ELEMENTS (modes); i++)
+    {
+      gboolean waits = i == 0;
+      g_autofree char *child = NULL;
+      assert_unwrap_fails (f, modes[i], waits ? 1000 : PATIENT_MS,
+                           waits ? VTPM_ERROR_PROVIDER_TIMEOUT : VTPM_ERROR_PROVIDER_FAILED);
+      g_assert_true (g_file_get_contents (path, &child, NULL, NULL));
+      assert_ends ((pid_t) g_ascii_strtoll (child, NULL, 10));
+    }
 }
 
 static void
@@ -246,6 +279,7 @@ main (int argc, char **argv)
 #define ADD(name, function)                                                                                            \
   g_test_add ("/provider-process/" name, ProviderFixture, NULL, provider_set_up, function, provider_tear_down)
   ADD ("hanging", test_hanging);
+  ADD ("children", test_children);
   ADD ("ending", test_ending);
   ADD ("broken-pipe", test_broken_pipe);
   ADD ("greeting", test_greeting);
