@@ -1,15 +1,18 @@
-EXTRA_PROGRAMS += bench/floor bench/client bench/fleet
+EXTRA_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
 bench_client_SOURCES = bench/client.c bench/commands.c bench/commands.h
 bench_client_LDADD = libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
+bench_create_floor_SOURCES = bench/create_floor.c
+bench_create_floor_LDADD = $(VTPM_LIBS)
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
-EXTRA_DIST += bench/run bench/fleet-run
-CLEANFILES += bench/floor bench/client bench/fleet
+EXTRA_DIST += bench/run bench/create-run bench/fleet-run
+CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet
 
-bench: vtpm bench/floor bench/client bench/fleet
+bench: vtpm vtpm-ca-local bench/floor bench/client bench/create_floor bench/fleet
 	$(srcdir)/bench/run
+	$(srcdir)/bench/create-run
 	$(srcdir)/bench/fleet-run
 .PHONY: bench
