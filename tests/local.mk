@@ -17,6 +17,7 @@ plain_tests = \
 doc_tests = tests/unit/test-errors tests/unit/test-state-format-doc
 state_tests = \
 	tests/unit/test-header \
+	tests/unit/test-header-epoch \
 	tests/unit/test-state \
 	tests/unit/test-state-damage \
 	tests/unit/test-state-disk \
@@ -27,7 +28,7 @@ registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
 provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part
-host_tests = tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
+host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
@@ -44,6 +45,8 @@ unlock_fixture = $(host_fixture) tests/unit/unlock_fixture.c tests/unit/unlock_f
 
 tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
 tests_unit_test_state_format_doc_SOURCES = tests/unit/test-state-format-doc.c $(doc_fixture)
+tests_unit_test_header_epoch_SOURCES = tests/unit/test-header-epoch.c $(state_fixture)
+tests_unit_test_keyring_SOURCES = tests/unit/test-keyring.c $(host_fixture)
 tests_unit_test_header_SOURCES = tests/unit/test-header.c $(state_fixture)
 tests_unit_test_state_SOURCES = tests/unit/test-state.c $(state_fixture)
 tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fixture)
