@@ -17,6 +17,7 @@ typedef struct
   VtpmPartStatus status; /* GOOD: it verified */
   gboolean foreign;
   VtpmSlotHeader header;
+  gboolean locked; /* it names an epoch of the header whose DEK is not at hand */
   VtpmPayload *payload;
   VtpmBlob *bytes;
 } FoundSlot;
@@ -103,6 +104,15 @@ belongs (const VtpmHeader *header, const VtpmSlotHeader *slot)
   return FALSE;
 }
 
+static gboolean
+names_a_record (const VtpmHeader *header, guint slot)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    if (vtpm_header_slot_names (header, slot, header->records->pdata[i]))
+      return TRUE;
+  return FALSE;
+}
+
 /* FALSE only for what no slot can make up for: I/O, or a payload of a newer version. */
 static gboolean
 look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const OpenEpoch epochs[static 2],
@@ -117,6 +127,7 @@ look_at_slot (VtpmStore *store, const VtpmHeader *header, guint slot, const Open
   const OpenEpoch *epoch = find_epoch (epochs, found->header.epoch);
   found->status = VTPM_PART_DAMAGED;
   found->foreign = !belongs (header, &found->header);
+  found->locked = !epoch && names_a_record (header, slot);
   if (found->foreign || !epoch)
     return TRUE;
   found->payload
@@ -166,6 +177,8 @@ note_damage (VtpmState *state, const FoundSlot found[static 2], guint current)
   const FoundSlot *other = &found[1 - current];
   if (other->status == VTPM_PART_GOOD || other->status == VTPM_PART_BLANK)
     return;
+  if (other->locked && other->header.epoch < found[current].header.epoch)
+    return; /* what a change of epoch had still to write over: older, and nothing is missing */
   state->damage = (VtpmSlotDamage){
     .found = TRUE, .slot = 1 - current, .final_survivor = found[current].header.final, .foreign = other->foreign
   };

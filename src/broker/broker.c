@@ -214,10 +214,7 @@ static VtpmState *
 open_state (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
 {
   g_autoptr (VtpmStore) store = taken;
-  VtpmEpochKey keys[2];
-  for (guint i = 0; i < unlocked->n; i++)
-    keys[i] = (VtpmEpochKey){ unlocked->epoch[i], unlocked->dek[i] };
-  g_autoptr (VtpmState) state = vtpm_state_open (store, header, keys, unlocked->n, error);
+  g_autoptr (VtpmState) state = vtpm_unlock_open (store, header, unlocked, error);
   if (!state)
     return NULL;
   store = NULL; /* the state's now */

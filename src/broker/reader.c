@@ -51,10 +51,7 @@ read_once (const VtpmConfig *config, const char *path, VtpmUnlocked *unlocked, V
       if (!vtpm_unlock_header (config, reading->header, unlocked, error))
         return FALSE;
     }
-  VtpmEpochKey keys[2];
-  for (guint i = 0; i < unlocked->n; i++)
-    keys[i] = (VtpmEpochKey){ unlocked->epoch[i], unlocked->dek[i] };
-  reading->state = vtpm_state_open (store, reading->header, keys, unlocked->n, error);
+  reading->state = vtpm_unlock_open (store, reading->header, unlocked, error);
   *busy |= owner_is_there (store);
   *again = *busy;
   if (!reading->state)

@@ -416,10 +416,16 @@ vtpm_unlock_header (const VtpmConfig *config, const VtpmHeader *header, VtpmUnlo
   *unlocked = (VtpmUnlocked){ 0 };
   for (guint i = 0; i < n; i++)
     {
-      VtpmSecret *dek = vtpm_unlock_epoch (config, header->records, epochs[i], error);
+      g_autoptr (GError) cause = NULL;
+      VtpmSecret *dek = vtpm_unlock_epoch (config, header->records, epochs[i], &cause);
+      if (!dek && i > 0)
+        {
+          unlocked->older = g_steal_pointer (&cause);
+          return TRUE;
+        }
       if (!dek)
         {
-          vtpm_unlocked_clear (unlocked);
+          g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;
         }
       unlocked->epoch[unlocked->n] = epochs[i];
@@ -428,9 +434,25 @@ vtpm_unlock_header (const VtpmConfig *config, const VtpmHeader *header, VtpmUnlo
   return TRUE;
 }
 
+VtpmState *
+vtpm_unlock_open (VtpmStore *store, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
+{
+  VtpmEpochKey keys[2];
+  g_autoptr (GError) cause = NULL;
+  for (guint i = 0; i < unlocked->n; i++)
+    keys[i] = (VtpmEpochKey){ unlocked->epoch[i], unlocked->dek[i] };
+  VtpmState *state = vtpm_state_open (store, header, keys, unlocked->n, &cause);
+  if (!state && unlocked->older && vtpm_error_code (cause) == VTPM_ERROR_STATE_DAMAGED)
+    g_propagate_error (error, g_error_copy (unlocked->older));
+  else if (!state)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return state;
+}
+
 void
 vtpm_unlocked_clear (VtpmUnlocked *unlocked)
 {
+  g_clear_error (&unlocked->older);
   for (guint i = 0; i < unlocked->n; i++)
     g_clear_pointer (&unlocked->dek[i], vtpm_secret_free);
   unlocked->n = 0;

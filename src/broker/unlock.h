@@ -8,7 +8,7 @@
 #pragma once
 
 #include "src/config.h"
-#include "state/header.h"
+#include "state/state.h"
 
 #define VTPM_UNLOCK_NEXT_MS 2000
 #define VTPM_UNLOCK_TOTAL_MS 20000
@@ -31,11 +31,21 @@ typedef struct
   guint n;
   guint64 epoch[2];
   VtpmSecret *dek[2];
+  GError *older; /* why the older of two epochs is not at hand; NULL where it is, or is not needed */
 } VtpmUnlocked;
 
-/** Unlocks all epochs that HEADER's slots name (vtpm_state_epochs). FALSE: locked is not absent; never falls back to an
- * older epoch. */
+/**
+ * Unlocks all epochs that HEADER's slots name (vtpm_state_epochs). FALSE: locked is not absent;
+ * never falls back to an older epoch. The older one may stay locked (a rescue was cut short: its
+ * keys are gone), which is for vtpm_unlock_open() to judge.
+ */
 gboolean vtpm_unlock_header (const VtpmConfig *config, const VtpmHeader *header, VtpmUnlocked *unlocked,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * vtpm_state_open() with the keys at hand. Where it fails for want of the older epoch's key, the
+ * error is that key's: the newer epoch's slot does not verify, and locked is not damaged.
+ */
+VtpmState *vtpm_unlock_open (VtpmStore *store, const VtpmHeader *header, const VtpmUnlocked *unlocked,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_unlocked_clear (VtpmUnlocked *unlocked);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmUnlocked, vtpm_unlocked_clear)

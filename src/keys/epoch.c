@@ -92,11 +92,15 @@ settle_owned (const Change *change, guint64 *epoch, GError **error)
   if (!header)
     return FALSE;
   guint n = vtpm_state_epochs (header, epochs);
-  if (!(dek0 = find_dek (change, header, epochs[0], error))
-      || (n == 2 && !(dek1 = find_dek (change, header, epochs[1], error))))
+  g_autoptr (GError) older = NULL, cause = NULL;
+  if (!(dek0 = find_dek (change, header, epochs[0], error)))
     return FALSE;
+  if (n == 2) /* after a rescue that was cut short its key is gone: vtpm_unlock_header() */
+    dek1 = find_dek (change, header, epochs[1], &older);
   const VtpmEpochKey keys[] = { { epochs[0], dek0 }, { n == 2 ? epochs[1] : 0, dek1 } };
-  g_autoptr (VtpmState) state = open_state (change, header, keys, n, error);
+  g_autoptr (VtpmState) state = open_state (change, header, keys, dek1 ? 2 : 1, &cause);
+  if (!state)
+    g_propagate_error (error, g_error_copy (older ? older : cause));
   if (!state || !vtpm_state_recover (state, error))
     return FALSE;
   *epoch = vtpm_state_record (state)->epoch;

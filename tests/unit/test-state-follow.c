@@ -83,6 +83,65 @@ test_follow (StateFixture *f, gconstpointer unused)
   vtpm_state_close (state);
 }
 
+/* SLOT as it was before, as after a cut between the two writes of a move. */
+static void
+put_slot_back (const StateFixture *f, guint slot, const char *before)
+{
+  g_autofree char *now = NULL;
+  gsize len;
+  g_assert_true (g_file_get_contents (f->path, &now, &len, NULL));
+  memcpy (now + VTPM_SLOT_OFFSET (slot), before + VTPM_SLOT_OFFSET (slot), VTPM_SLOT_AREA);
+  g_assert_true (g_file_set_contents (f->path, now, (gssize) len, NULL));
+}
+
+static VtpmState *
+open_with (const StateFixture *f, guint64 epoch, GError **error)
+{
+  const VtpmEpochKey key = { epoch, f->dek[epoch - 1] };
+  g_autoptr (VtpmHeader) header = fixture_read_header (f, NULL);
+  VtpmStore *store = vtpm_store_file_open (f->path, TRUE, NULL);
+  VtpmState *state = vtpm_state_open (store, header, &key, 1, error);
+  if (!state)
+    vtpm_store_close (store);
+  return state;
+}
+
+/* A rescue cut short: the keys of the older epoch are gone, and the newer one needs them not. */
+static void
+test_older_key_is_gone (StateFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *before = NULL;
+  gboolean pushed_out;
+  fixture_create (f, 1);
+  g_autoptr (VtpmHeader) header = fixture_read_header (f, NULL);
+  g_autoptr (VtpmRecord) next = next_record (header->records->pdata[0]);
+  VtpmState *state = open_with_next (f, next);
+  fixture_commit (state, 2);
+  fixture_commit (state, 3);
+  g_assert_true (g_file_get_contents (f->path, &before, NULL, NULL));
+  g_autoptr (VtpmHeader) written = fixture_read_header (f, NULL);
+  guint newest = written->slot_header[1].generation > written->slot_header[0].generation ? 1 : 0;
+  g_assert_true (vtpm_state_follow_epoch (state, 2, f->dek[1], TRUE, &pushed_out, &error));
+  vtpm_state_close (state);
+  put_slot_back (f, newest, before); /* the one that the move wrote last */
+  state = open_with (f, 2, &error);
+  g_assert_no_error (error);
+  fixture_assert_content (state, 3);
+  g_assert_false (vtpm_state_damage (state).found); /* nothing is missing */
+  g_assert_true (vtpm_state_recover (state, &error));
+  g_assert_no_error (error);
+  vtpm_state_close (state);
+  g_autoptr (VtpmHeader) after = fixture_read_header (f, NULL);
+  g_assert_cmpuint (after->records->len, ==, 1);
+  for (guint slot = 0; slot < 2; slot++)
+    g_assert_cmpuint (after->slot_header[slot].epoch, ==, 2);
+  state = open_with (f, 2, &error);
+  fixture_assert_content (state, 3);
+  vtpm_state_close (state);
+}
+
 static void
 test_forget (StateFixture *f, gconstpointer unused)
 {
@@ -311,6 +370,7 @@ main (int argc, char **argv)
 #define ADD(name, function)                                                                                            \
   g_test_add ("/state-follow/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("follow", test_follow);
+  ADD ("older-key-is-gone", test_older_key_is_gone);
   ADD ("forget", test_forget);
   ADD ("pushed-out", test_pushed_out);
   ADD ("old-ciphertext-is-gone", test_old_ciphertext_is_gone);

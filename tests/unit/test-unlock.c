@@ -289,7 +289,17 @@ test_header_needs_every_epoch (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_cmpuint (unlocked.n, ==, 2);
   g_assert_true (vtpm_secret_equal (unlocked.dek[unlocked.epoch[0] == 2 ? 0 : 1], new));
   vtpm_unlocked_clear (&unlocked);
+  g_assert_null (unlocked.older);
+  /* the older epoch is locked: whether it is needed shows when the newer one is opened */
+  g_ptr_array_set_size (first->key_slots, 0);
+  unlock_add_plain_slot (first, &hidden, old);
+  g_assert_true (vtpm_unlock_header (host->config, header, &unlocked, &error));
+  g_assert_cmpuint (unlocked.n, ==, 1);
+  host_assert_code (&unlocked.older, VTPM_ERROR_KEY_CLOSED);
+  vtpm_unlocked_clear (&unlocked);
   /* the newer epoch is locked: the older one is no way out */
+  g_ptr_array_set_size (first->key_slots, 0);
+  unlock_add_plain_slot (first, &plain, old);
   g_ptr_array_set_size (second->key_slots, 0);
   unlock_add_plain_slot (second, &hidden, new);
   g_assert_false (vtpm_unlock_header (host->config, header, &unlocked, &error));
