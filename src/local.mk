@@ -8,6 +8,7 @@ libvtpm_src_a_SOURCES = \
 	src/asker.c src/asker.h src/config.c src/config.h \
 	src/link.c src/link.h src/prompt.c src/prompt.h \
 	src/broker/broker.c src/broker/broker.h \
+	src/broker/owned.c src/broker/owned.h \
 	src/broker/reader.c src/broker/reader.h \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
 	src/ca/ca_client.c src/ca/ca_client.h \
@@ -62,6 +63,7 @@ vtpm_SOURCES = src/main.c \
 	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
 	src/commands/destroy.c src/commands/inspect.c src/commands/inspect_certificates.c src/commands/inspect_certificates.h \
+	src/commands/clone.c src/commands/rebind.c src/commands/rebind.h src/commands/rebind_tool.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
 	src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)

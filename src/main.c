@@ -13,6 +13,10 @@
 static const VtpmCommand commands[] = {
   { "create", vtpm_command_create, "make a state file with a new TPM in it" },
   { "run", vtpm_command_run, "serve a TPM to one virtual machine" },
+  { "clone", vtpm_command_clone, "make a state file for another VM of one that is there" },
+  { "replace", vtpm_command_replace, "put a blank TPM in the place of the one in a state file" },
+  { "reidentify", vtpm_command_reidentify, "a new endorsement identity; what was sealed still opens" },
+  { "bind", vtpm_command_bind, "bind a state file to a VM" },
   { "inspect", vtpm_command_inspect, "show what can be known without a key" },
   { "check", vtpm_command_check, "prove that key provider and state file are sound" },
   { "ctl", vtpm_command_ctl, "talk to the control channel of a running TPM" },
@@ -30,8 +34,8 @@ print_help (FILE *to)
          "provider.\n\nCommands:\n",
          to);
   for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
-    fprintf (to, "  %-9s %s\n", commands[i].name, commands[i].summary);
-  fputs ("  help      show the options of a command: vtpm help COMMAND\n\n"
+    fprintf (to, "  %-10s %s\n", commands[i].name, commands[i].summary);
+  fputs ("  help       show the options of a command: vtpm help COMMAND\n\n"
          "vtpm --version prints the version. The manual: man vtpm, man vtpm-run, man vtpm.conf\n",
          to);
 }

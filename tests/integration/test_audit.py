@@ -58,7 +58,7 @@ def test_acts(place):
     live(place)
     same([act for act in acts(place) if act[0] != "unlock"],
          [("provider-create", "ok"), ("provider-create", "ok"), ("provider-create", "usage"), ("create", "ok"),
-          ("test", "ok"), ("test", "wrong-passphrase"), ("rotate", "ok"), ("export", "ok"),
+          ("identity-unchecked", "ok"), ("test", "ok"), ("test", "wrong-passphrase"), ("rotate", "ok"), ("export", "ok"),
           ("import", "wrong-passphrase-or-damaged"), ("import", "ok"), ("retire", "key-in-use"),
           ("provider-default", "ok"), ("destroy", "ok"), ("destroy", "state-missing"), ("retire", "ok"),
           ("provider-remove", "ok")])
