@@ -10,7 +10,7 @@ import subprocess
 import uuid
 
 from device import HELPERS, LIMIT, SLOT_0, VTPM, read_file, same, write_file
-from tpm_bytes import nv_define, nv_write, startup
+from tpm_bytes import nv_define, nv_write
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 LIBEXEC = os.environ.get("VTPM_LIBEXEC_DIR", os.path.dirname(VTPM))
@@ -161,7 +161,3 @@ def audit(place, act):
 
 def random_name():
     return str(uuid.uuid4())
-
-
-def start_up(data):
-    same(data.rc(startup()), 0, "TPM2_Startup")

@@ -1,20 +1,24 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """vtpm rekey: between all providers, shallow and deep, of a file at rest and of a TPM that runs, and what can go wrong."""
+import errno
 import hashlib
 import itertools
 import os
 import struct
 import sys
+import threading
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (HEADER_B, PERMANENT, SLOT_0, STOP, change_file, contains, lacks, main, read_file,  # noqa: E402
+from device import (HEADER_B, LIMIT, PERMANENT, SLOT_0, STOP, change_file, contains, lacks, main, read_file,  # noqa: E402
                     same, true)
 from keyhost import (INDEX, add_example, add_native, add_passphrase, add_raw_key, ask_native, audit,  # noqa: E402
                      cold_start, destroy, epoch, header_only, make_state, manage_of, names, provider, rekey, rekey_lock,
                      running, slots, state_slots, unchanged, uuid_of, vtpm)
-from tpm_bytes import nv_write  # noqa: E402
+from test_store import Failing  # noqa: E402
+from tpm_bytes import create_primary_signing, nv_write, quote  # noqa: E402
 
 
 def test_matrix(place):
@@ -307,6 +311,89 @@ def test_other_tool(place):
         rekey(place, "state.vtpm", "--deep", *manage, status=1, word="rekey-pending")
         rekey(place, "state.vtpm", "--rescue", "--to", "native", *manage, status=1, word="rekey-pending")
     device.term()
+
+
+def test_failing_disk(place):
+    """the disk fails, whole or half way: its word, the TPM starts with what it held, and a rekey mends it"""
+    make_state(place)
+    add_native(place, "second")
+    failing = Failing(place)
+    place.env.update(failing.env)
+    for args in (["--to", "second"], ["--to", "native"], ["--deep"]):
+        for error, word in ((errno.ENOSPC, "store-full"), (errno.EIO, "store-failed"), (-errno.EIO, "store-failed")):
+            failing.break_store(error)
+            rekey(place, "state.vtpm", *args, status=1, word=word)
+            same(audit(place, "deep-rekey" if args == ["--deep"] else "rekey")[-1]["outcome"], word)
+            failing.mend()
+            cold_start(place)
+            rekey(place, "state.vtpm", *args, "--verify")
+            place.sound()
+
+
+def test_writes(place):
+    """a shallow rekey writes the header copies, synchronously, one after the other, and nothing else"""
+    make_state(place)
+    failing = Failing(place)
+    place.env.update(failing.env)
+    rekey(place, "state.vtpm")
+    written = failing.writes()
+    true(all(synchronous and offset in (0, HEADER_B) and length <= 4096 for offset, length, synchronous in written),
+         written)
+    same([offset for offset, _, _ in written][-2:], [0, HEADER_B])
+    true(len(written) <= 3, written)
+
+
+def test_guest_notices_nothing(place):
+    """a guest that writes NV and quotes in a loop sees no error while its keys are changed again and again"""
+    make_state(place)
+    add_native(place, "second")
+    device, _, data = running(place)
+    key = data.good(create_primary_signing())[10:14]
+    data.run(quote(key, b"nonce"))  # the TPM tests itself first: TPM_RC_RETRY
+    quiet = guest_loop(data, key, 1.5, lambda: None)
+    rekeys = []
+
+    def change_keys():
+        rekey(place, "state.vtpm", "--to", ("second", "native")[len(rekeys) % 2])
+        rekeys.append(1)
+
+    noisy = guest_loop(data, key, 1.5, change_keys)
+    same("error" in device.log() or "warning" in device.log(), False, device.log())
+    device.term()
+    cold_start(place, value=b"\7" * 8)
+    true(len(rekeys) > 3, "keys were changed %d times" % len(rekeys))
+    p99 = [1000 * sorted(times)[len(times) * 99 // 100] for times in (quiet, noisy)]
+    # a write waits for at most one other of the disk's, so this is far above it, on a loaded machine too
+    true(max(noisy) < max(0.1, 3 * max(quiet)), "longest %.1f ms, without rekey %.1f ms" % (1000 * max(noisy), 1000 * max(quiet)))
+    return "%d rekeys; p99 of NV_Write %.2f ms, %.2f ms without; longest %.1f ms, %.1f ms without" % (
+        len(rekeys), p99[1], p99[0], 1000 * max(noisy), 1000 * max(quiet))
+
+
+def guest_loop(data, key, seconds, beside):
+    """Times of NV_Write, with a quote between any two; BESIDE is called over and over by another thread."""
+    times, problems, going = [], [], [True]
+
+    def work():
+        try:
+            while going:
+                beside()
+                time.sleep(0.01)
+        except Exception as problem:  # told below
+            problems.append(problem)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not problems:
+        begin = time.monotonic()
+        data.good(nv_write(INDEX, b"\7" * 8))
+        times.append(time.monotonic() - begin)
+        data.good(quote(key, b"nonce"))
+    going.clear()
+    worker.join(LIMIT)
+    if problems:
+        raise problems[0]
+    return times
 
 
 def test_usage(place):

@@ -88,6 +88,18 @@ def create_primary_rsa(unique):
     return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
 
 
+def create_primary_signing():
+    """A restricted ECDSA P-256 key, as quotes want one."""
+    public = (struct.pack(">HHIH", 0x23, 0x0B, 0x00050072, 0) + struct.pack(">HHHHH", 0x10, 0x18, 0x0B, 3, 0x10)
+              + sized(b"") + sized(b""))
+    return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
+
+
+def quote(handle, nonce):
+    """Of the SHA-256 PCRs 0 to 7; HANDLE as bytes."""
+    return tpm_command(0x158, handle + EMPTY_AUTH + sized(nonce) + b"\0\x10" + words(1) + b"\0\x0b\3\xff\0\0", True)
+
+
 def flush(handle):
     return tpm_command(0x165, handle)
 
