@@ -36,6 +36,11 @@ class Canary:
                 word = int.from_bytes(window[shift:shift + WORD], sys.byteorder)
                 self.shifts.setdefault(word, set()).add(shift)
 
+    def leave_out(self, public):
+        """PUBLIC may stand anywhere (a certificate, which the plaintext holds too)."""
+        for start in range(len(public) - WINDOW + 1):
+            self.windows.discard(bytes(public[start:start + WINDOW]))
+
     def search_bytes(self, data, base=0):
         """The offsets in DATA (counted from BASE) where a window stands, in order."""
         whole = len(data) // WORD * WORD

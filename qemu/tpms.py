@@ -4,10 +4,12 @@
 Everything stands below one folder of the caller's; the host's own places are never touched.
 """
 import ctypes
+import json
 import os
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 import uuid
@@ -57,7 +59,8 @@ class Vtpm:
     name = "vtpm"
     seals = True
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options):
+        self.options = options  # of vtpm create
         self.program = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
         self.plainstate = os.path.abspath(os.environ.get("VTPM_PLAINSTATE", "./tests/plainstate"))
         self.state = os.path.join(folder, "guest.vtpm")
@@ -88,7 +91,8 @@ class Vtpm:
         os.makedirs(self.data, mode=0o700)
         with open(self.config, "x", encoding="utf-8"):
             pass
-        self._run(self.program, "create", self.state, "--vm-uuid", self.vm_uuid, "--config", self.config)
+        self._run(self.program, "create", self.state, "--vm-uuid", self.vm_uuid, "--config", self.config,
+                  *self.options)
 
     def command(self, ctrl, log, incoming):
         line = [self.program, "run", self.state, "--vm-uuid", self.vm_uuid, "--ctrl", f"unix:{ctrl}",
@@ -97,6 +101,12 @@ class Vtpm:
 
     def inspect(self):
         return self._run(self.program, "inspect", self.state).decode("utf-8", "replace")
+
+    def public(self):
+        """What the state file has in the clear by design: the certificates."""
+        told = json.loads(self._run(self.program, "inspect", "--certificates", "--json", self.state))
+        pems = [key["certificate"] for key in told["endorsement_keys"]] + [told["platform_certificate"]]
+        return [ssl.PEM_cert_to_DER_cert(pem) for pem in pems if pem]
 
     def plaintext(self):
         """The library's permanent state in the clear, as the provider in VTPM_DATA_DIR opens it."""
@@ -109,7 +119,7 @@ class Swtpm:
     name = "swtpm"
     seals = False
 
-    def __init__(self, folder):
+    def __init__(self, folder, *_):
         self.state = os.path.join(folder, "swtpm")
         self.key = os.path.join(folder, "migration.key")
         self.environment = dict(os.environ)
@@ -130,6 +140,9 @@ class Swtpm:
 
     def inspect(self):
         return f"swtpm state in {self.state}\n"
+
+    def public(self):
+        return []
 
     def plaintext(self):
         with open(os.path.join(self.state, "tpm2-00.permall"), "rb") as file:
