@@ -281,13 +281,12 @@ has_versions (const VtpmProviderEntry *entry)
 }
 
 static gboolean
-is_current (VtpmKeyring *keyring, const VtpmProviderEntry *entry, const VtpmKeySlot *slot, gboolean *current,
-            GError **error)
+is_current (VtpmKeyring *keyring, const VtpmProviderEntry *entry, guint32 version, gboolean *current, GError **error)
 {
-  guint32 version;
-  if (!vtpm_provider_pool_current (keyring->pool, entry, &version, error))
+  guint32 newest;
+  if (!vtpm_provider_pool_current (keyring->pool, entry, &newest, error))
     return FALSE;
-  *current = slot->key_version == version;
+  *current = version == newest;
   return TRUE;
 }
 
@@ -298,18 +297,20 @@ successor (VtpmKeyring *keyring, guint i, const VtpmProviderEntry *from, const V
            const VtpmProviderEntry **entry, GError **error)
 {
   const VtpmKeySlot *slot = slot_at (keyring->record, i);
-  const VtpmUuid *leaving = from ? &from->uuid : to ? &slot_at (keyring->record, 0)->provider : NULL;
+  VtpmUuid leaving = from ? from->uuid : slot_at (keyring->record, 0)->provider;
+  gboolean named = from || to;
   gboolean current = FALSE;
   *entry = NULL;
-  if (leaving && !vtpm_uuid_equal (leaving, &slot->provider))
+  if (named && !vtpm_uuid_equal (&leaving, &slot->provider))
     return TRUE;
   const VtpmProviderEntry *found
       = to ? to : vtpm_registry_find (vtpm_provider_pool_registry (keyring->pool), &slot->provider, error);
   if (!found)
     return FALSE;
-  if (!leaving && !has_versions (found))
+  if (!named && !has_versions (found))
     return TRUE;
-  if (stale && vtpm_uuid_equal (&found->uuid, &slot->provider) && !is_current (keyring, found, slot, &current, error))
+  gboolean may_stay = stale && vtpm_uuid_equal (&found->uuid, &slot->provider);
+  if (may_stay && !is_current (keyring, found, slot->key_version, &current, error))
     return FALSE;
   *entry = current ? NULL : found;
   return TRUE;

@@ -44,12 +44,11 @@ open_socket (const char *socket_path, GError **error)
 {
   struct sockaddr_un address = { .sun_family = AF_UNIX };
   vtpm_autofd int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (strlen (socket_path) >= sizeof address.sun_path)
+  if (g_strlcpy (address.sun_path, socket_path, sizeof address.sun_path) >= sizeof address.sun_path)
     {
       set_unanswered (error, socket_path, "its name is too long");
       return -1;
     }
-  strcpy (address.sun_path, socket_path);
   if (fd < 0 || connect (fd, (const struct sockaddr *) &address, sizeof address) != 0)
     {
       set_unanswered (error, socket_path, g_strerror (errno));

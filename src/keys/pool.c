@@ -278,7 +278,7 @@ static GError *
 choose_failure (GError *const *failures, guint n)
 {
   for (guint i = 0; i < n; i++)
-    if (failures[i]->domain == VTPM_POOL_ERROR)
+    if (failures[i] && failures[i]->domain == VTPM_POOL_ERROR)
       return failures[i];
   for (guint i = 0; i < n; i++)
     if (may_come_back (failures[i]))
@@ -296,7 +296,7 @@ is_late (VtpmProviderPool *pool, const VtpmKeySlot *slot)
 VtpmSecret *
 vtpm_provider_pool_unlock (VtpmProviderPool *pool, const VtpmRecord *record, GError **error)
 {
-  GError *failures[VTPM_MAX_KEY_SLOTS] = { NULL };
+  GError *failures[VTPM_MAX_KEY_SLOTS] = { NULL }; /* a record has one slot at least */
   gboolean late[VTPM_MAX_KEY_SLOTS];
   VtpmSecret *dek = NULL;
   guint n = record->key_slots->len;
