@@ -10,8 +10,10 @@ put_quoted (GString *text, const char *value)
     {
       if (*p == '"' || *p == '\\')
         g_string_append_printf (text, "\\%c", *p);
-      else if ((guchar) *p < 0x20)
+      else if ((guchar) *p < 0x20 || *p == 0x7f)
         g_string_append_printf (text, "\\u%04x", (guchar) *p);
+      else if ((guchar) *p == 0xc2 && (guchar) p[1] < 0xa0) /* C1: a terminal acts on it */
+        g_string_append_printf (text, "\\u%04x", (guchar) * (++p));
       else
         g_string_append_c (text, *p);
     }

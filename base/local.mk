@@ -8,4 +8,5 @@ libvtpm_base_a_SOURCES = \
 	base/json.c base/json.h \
 	base/log.c base/log.h \
 	base/secret.c base/secret.h \
+	base/text.c base/text.h \
 	base/uuid.c base/uuid.h

@@ -73,6 +73,8 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
   for (gsize i = text; i < len; i++)
     if ((guchar) line[i] < 0x20 || line[i] == 0x7f)
       line[i] = '?';
+    else if (i + 1 < len && (guchar) line[i] == 0xc2 && (guchar) line[i + 1] < 0xa0) /* C1 in UTF-8 */
+      line[i] = line[i + 1] = '?';
   line[len++] = '\n';
   if (log_fd != STDERR_FILENO)
     put_line (log_fd, line, len);

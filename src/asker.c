@@ -8,6 +8,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/text.h"
 #include "src/prompt.h"
 
 #define NEW "new "
@@ -79,17 +80,13 @@ ask_source (Caller *caller, GError **error)
   return NULL;
 }
 
-/* WHAT comes from a helper, and the terminal would act on what it cannot show (ECMA-48 control functions, C1 among
- * them). */
+/* WHAT comes from a helper, and the terminal would act on what it cannot show. */
 static char *
 question (const VtpmProviderEntry *entry, const char *what, gboolean is_new)
 {
-  g_autofree char *valid = g_utf8_make_valid (what, -1);
-  g_autoptr (GString) text = g_string_new (is_new && !g_str_has_prefix (what, NEW) ? NEW : NULL);
-  for (const char *c = valid; *c; c = g_utf8_next_char (c))
-    g_string_append_unichar (text, g_unichar_isprint (g_utf8_get_char (c)) ? g_utf8_get_char (c) : '?');
-  g_string_append_printf (text, " for key provider %s: ", entry->name);
-  return g_string_free (g_steal_pointer (&text), FALSE);
+  g_autofree char *shown = vtpm_text_show (what, -1, NULL);
+  return g_strdup_printf ("%s%s for key provider %s: ", is_new && !g_str_has_prefix (what, NEW) ? NEW : "", shown,
+                          entry->name);
 }
 
 static Answer *

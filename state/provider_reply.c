@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/text.h"
 #include "state/base64.h"
 #include "state/line.h"
 
@@ -26,11 +27,7 @@ vtpm_provider_set_error (GError **error, const VtpmProviderEntry *entry, VtpmErr
 char *
 vtpm_reply_text (const char *rest, gsize len)
 {
-  char *text = g_utf8_make_valid (rest, (gssize) len);
-  for (char *c = text; *c; c++)
-    if (g_ascii_iscntrl (*c))
-      *c = '?';
-  return text;
+  return vtpm_text_show (rest, (gssize) len, NULL);
 }
 
 static gboolean

@@ -9,6 +9,7 @@
 #include "base/errors.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "src/config.h"
 #include "src/keys/census.h"
 
@@ -103,25 +104,11 @@ print_json (const View *view)
   puts (text);
 }
 
-/* Names and key ids come from files that anybody may have made: no control characters reach the terminal. */
-static char *
-clean (const char *raw)
-{
-  g_autofree char *valid = g_utf8_make_valid (raw, -1);
-  GString *text = g_string_new (NULL);
-  for (const char *c = valid; *c; c = g_utf8_next_char (c))
-    if (g_unichar_isprint (g_utf8_get_char (c)))
-      g_string_append_unichar (text, g_utf8_get_char (c));
-    else
-      g_string_append_c (text, '?');
-  return g_string_free (text, FALSE);
-}
-
 static void
 print_use (const VtpmCensusUse *use)
 {
   char id[VTPM_UUID_TEXT_SIZE];
-  g_autofree char *path = clean (use->path);
+  g_autofree char *path = vtpm_text_show (use->path, -1, NULL);
   printf ("    %s", path);
   if (use->what == VTPM_CENSUS_IMAGE)
     printf (", at byte %" G_GUINT64_FORMAT, use->offset);
@@ -136,7 +123,7 @@ print_key (const View *view, const VtpmCensusKey *key)
 {
   char uuid[VTPM_UUID_TEXT_SIZE];
   const VtpmProviderEntry *entry = entry_of (view, key);
-  g_autofree char *id = clean (key->key_id), *version = g_strdup_printf ("%u", key->key_version),
+  g_autofree char *id = vtpm_text_show (key->key_id, -1, NULL), *version = g_strdup_printf ("%u", key->key_version),
                   *uses = g_strdup_printf ("%u", key->uses->len);
   printf (ROW, entry ? entry->name : vtpm_uuid_format (&key->provider, uuid), entry ? entry->kind : "?", version, uses,
           status_of (entry, key->key_version), id);
@@ -159,7 +146,7 @@ print_text (const View *view)
   fflush (stdout);
   for (guint i = 0; i < census->unreadable->len; i++)
     {
-      g_autofree char *text = clean (census->unreadable->pdata[i]);
+      g_autofree char *text = vtpm_text_show (census->unreadable->pdata[i], -1, NULL);
       fprintf (stderr, "vtpm keys census: not readable: %s\n", text);
     }
 }

@@ -4,13 +4,15 @@
 #include <stdio.h>
 
 #include "base/errors.h"
+#include "base/text.h"
 
 G_DEFINE_QUARK (vtpm_command_error_quark, vtpm_command_error)
 
 int
 vtpm_command_fail (const char *command, const GError *error)
 {
-  fprintf (stderr, "vtpm %s: %s\n", command, error->message);
+  g_autofree char *text = vtpm_text_show (error->message, -1, "\n"); /* names of files are in it */
+  fprintf (stderr, "vtpm %s: %s\n", command, text);
   return vtpm_error_row (vtpm_error_code (error))->exit_status;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/errors.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "src/keys/upkeep.h"
 
 static gboolean
@@ -202,7 +203,10 @@ print_finding (const VtpmRegistry *registry, const Finding *finding)
   if (finding->status)
     printf ("  Status        %s\n", finding->status);
   if (finding->error)
-    printf ("  Problem       %s\n", finding->error->message);
+    {
+      g_autofree char *problem = vtpm_text_show (finding->error->message, -1, NULL);
+      printf ("  Problem       %s\n", problem);
+    }
   print_versions (finding);
   print_backup (entry);
 }

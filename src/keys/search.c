@@ -3,6 +3,7 @@
  * Whether files of this host need a key: the census, put as a refusal.
  */
 #include "base/errors.h"
+#include "base/text.h"
 #include "src/keys/census.h"
 #include "src/keys/upkeep.h"
 
@@ -27,7 +28,8 @@ vtpm_search_dirs (const VtpmConfig *config, const VtpmSearch *search, GError **e
 static void
 add_use (GString *list, const VtpmCensusUse *use)
 {
-  g_string_append_printf (list, "\n  %s", use->path);
+  g_autofree char *path = vtpm_text_show (use->path, -1, NULL);
+  g_string_append_printf (list, "\n  %s", path);
   if (use->what == VTPM_CENSUS_IMAGE)
     g_string_append_printf (list, " (at byte %" G_GUINT64_FORMAT ")", use->offset);
   if (use->n_slots == 1)
@@ -71,7 +73,10 @@ set_unreadable (const GPtrArray *unreadable, GError **error)
 {
   g_autoptr (GString) list = g_string_new (NULL);
   for (guint i = 0; i < unreadable->len && i < MAX_NAMED; i++)
-    g_string_append_printf (list, "\n  %s", (const char *) unreadable->pdata[i]);
+    {
+      g_autofree char *text = vtpm_text_show (unreadable->pdata[i], -1, NULL);
+      g_string_append_printf (list, "\n  %s", text);
+    }
   if (unreadable->len > MAX_NAMED)
     g_string_append_printf (list, "\n  and %u more", unreadable->len - MAX_NAMED);
   vtpm_error_set (error, VTPM_UPKEEP_ERROR, VTPM_ERROR_KEY_IN_USE,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The small things everything else stands on: cursor, errors, UUIDs, secrets, JSON. test-io.c has I/O and log.
+ * The small things everything else stands on: cursor, errors, UUIDs, secrets, JSON, text. test-io.c has I/O and log.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,6 +11,7 @@
 #include "base/errors.h"
 #include "base/json.h"
 #include "base/secret.h"
+#include "base/text.h"
 #include "base/uuid.h"
 
 static void
@@ -245,7 +246,7 @@ test_json (void)
   VtpmJson json;
   vtpm_json_init (&json);
   vtpm_json_begin_object (&json, NULL);
-  vtpm_json_string (&json, "text", "a\"b\\c\n\x01\x7f\xc3\xa4");
+  vtpm_json_string (&json, "text", "a\"b\\c\n\x01\x7f\xc2\x9b\xc3\xa4\xc2\xa0");
   vtpm_json_string (&json, "none", NULL);
   vtpm_json_string (&json, "key \"quoted\"", "");
   vtpm_json_number (&json, "most", G_MAXUINT64);
@@ -260,14 +261,29 @@ test_json (void)
   vtpm_json_bool (&json, "last", FALSE);
   vtpm_json_end_object (&json);
   g_autofree char *text = vtpm_json_finish (&json);
-  g_assert_cmpstr (text, ==,
-                   "{\"text\":\"a\\\"b\\\\c\\u000a\\u0001\x7f\xc3\xa4\",\"none\":null,\"key \\\"quoted\\\"\":\"\","
-                   "\"most\":18446744073709551615,\"list\":[1,{},[],true],\"last\":false}");
+  g_assert_cmpstr (
+      text, ==,
+      "{\"text\":\"a\\\"b\\\\c\\u000a\\u0001\\u007f\\u009b\xc3\xa4\xc2\xa0\",\"none\":null,\"key \\\"quoted\\\"\":\"\","
+      "\"most\":18446744073709551615,\"list\":[1,{},[],true],\"last\":false}");
   vtpm_json_init (&json);
   vtpm_json_string (&json, NULL, "bad \xff utf-8");
   g_autofree char *replaced = vtpm_json_finish (&json);
   g_assert_true (g_utf8_validate (replaced, -1, NULL));
   g_assert_true (g_str_has_prefix (replaced, "\"bad "));
+}
+
+/* No text of others steers a terminal: C0, DEL, C1 (CSI is U+009B), marks that turn text around. */
+static void
+test_text (void)
+{
+  static const char hostile[] = "a\x1b[2J\x7f\xc2\x9b"
+                                "2J\xe2\x80\xae\n\xc3\xa4\xff";
+  g_autofree char *shown = vtpm_text_show (hostile, -1, NULL);
+  g_assert_cmpstr (shown, ==, "a?[2J??2J??\xc3\xa4\xef\xbf\xbd");
+  g_autofree char *lines = vtpm_text_show (hostile, -1, "\n");
+  g_assert_cmpstr (lines, ==, "a?[2J??2J?\n\xc3\xa4\xef\xbf\xbd");
+  g_autofree char *start = vtpm_text_show (hostile, 2, NULL);
+  g_assert_cmpstr (start, ==, "a?");
 }
 
 int
@@ -284,5 +300,6 @@ main (int argc, char **argv)
   g_test_add_func ("/base/errors", test_errors);
   g_test_add_func ("/base/uuid", test_uuid);
   g_test_add_func ("/base/json", test_json);
+  g_test_add_func ("/base/text", test_text);
   return g_test_run ();
 }

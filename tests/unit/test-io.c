@@ -218,12 +218,14 @@ test_log (Files *f, gconstpointer unused)
   g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
   g_clear_error (&error);
   g_assert_true (vtpm_log_open (f->path, VTPM_LOG_INFO, &error));
-  vtpm_log (VTPM_LOG_INFO, "one line\nof %s", "control\x1b[31m characters");
+  vtpm_log (VTPM_LOG_INFO, "one line\nof %s",
+            "control\x1b[31m characters\xc2\x9b"
+            "2J \xc3\xa4");
   vtpm_log (VTPM_LOG_DEBUG, "not this one");
   g_autofree char *text = NULL;
   gsize len;
   g_assert_true (g_file_get_contents (f->path, &text, &len, NULL));
-  g_assert_true (g_str_has_suffix (text, " info: one line?of control?[31m characters\n"));
+  g_assert_true (g_str_has_suffix (text, " info: one line?of control?[31m characters??2J \xc3\xa4\n"));
   g_assert_cmpuint (text[4], ==, '-');            /* the time comes first */
   g_assert_cmpint (truncate (f->path, 0), ==, 0); /* copytruncate */
   g_autofree char *long_text = g_strnfill (10000, 'x');

@@ -224,6 +224,9 @@ test_replies (Fixture *f, gconstpointer data)
     { REPLY ("error\n"), VTPM_ERROR_PROVIDER_FAILED, "" },
     { REPLY ("error \n"), VTPM_ERROR_PROVIDER_FAILED, "" },
     { REPLY ("error failed a\033[2Jb\0c\xff\n"), VTPM_ERROR_FAILED, "a?[2Jb" },
+    { REPLY ("error failed a\xc2\x9b"
+             "2Jb\n"),
+      VTPM_ERROR_FAILED, "a?2Jb" },
     { REPLY ("error access-denied-not really\n"), VTPM_ERROR_PROVIDER_FAILED, "really" },
     { REPLY ("error %s%n%s %s%n\n"), VTPM_ERROR_PROVIDER_FAILED, "%s%n" },
   };
