@@ -184,6 +184,14 @@ save (const VtpmPlace *place, GKeyFile *text, GError **error)
 {
   gsize len;
   g_autofree char *data = g_key_file_to_data (text, &len, NULL);
+  if (len > MAX_FILE) /* nobody could read it any more */
+    {
+      vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE,
+                      "the list of key providers would be larger than %d KiB: use shorter options, or remove providers "
+                      "that are not used",
+                      MAX_FILE / 1024);
+      return FALSE;
+    }
   return vtpm_place_replace (place, FILE_NAME, data, len, error);
 }
 

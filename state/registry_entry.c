@@ -127,6 +127,8 @@ vtpm_registry_entry_fault (const VtpmProviderEntry *entry)
   for (char **option = entry->options; *option; option++)
     if (!is_option (*option))
       return "an option is not KEY=VALUE in one line";
+  if (entry->closed->len > MAX_CLOSED)
+    return "more than " G_STRINGIFY (MAX_CLOSED) " of its key versions are closed and not destroyed";
   return NULL;
 }
 

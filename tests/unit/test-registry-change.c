@@ -116,6 +116,53 @@ test_change_refused (RegistryHost *f, gconstpointer data)
   g_assert_cmpstr (before, ==, after);
 }
 
+static gboolean
+close_many (VtpmProviderEntry *entry, gpointer count, GError **error G_GNUC_UNUSED)
+{
+  g_array_set_size (entry->closed, 0);
+  for (guint32 v = 1; v <= *(const guint32 *) count; v++)
+    {
+      VtpmClosedVersion closed = { v, 1700000000 };
+      g_array_append_val (entry->closed, closed);
+    }
+  return TRUE;
+}
+
+static gboolean
+add_options (VtpmProviderEntry *entry, gpointer value, GError **error G_GNUC_UNUSED)
+{
+  g_autofree char *option = g_strdup_printf ("a=%s", (const char *) value);
+  const char *const many[] = { option, option, option, option, NULL };
+  g_strfreev (entry->options);
+  entry->options = g_strdupv ((char **) many);
+  return TRUE;
+}
+
+/* What could not be read again is not written. */
+static void
+test_limits (RegistryHost *f, gconstpointer data)
+{
+  (void) data;
+  g_autoptr (GError) error = NULL;
+  VtpmUuid a = uuid_of (UUID_A);
+  guint32 most = 256, more = most + 1;
+  g_autofree char *huge = g_strnfill (256 * 1024, 'x');
+  registry_write (f, "[provider " UUID_A "]\nname=a\nkind=native\n", -1);
+  g_assert_true (vtpm_registry_change (&f->place, &a, close_many, &most, &error));
+  g_autofree char *before = registry_read (f);
+  g_assert_false (vtpm_registry_change (&f->place, &a, close_many, &more, &error));
+  registry_assert_code (error, VTPM_ERROR_USAGE);
+  g_clear_error (&error);
+  g_assert_false (vtpm_registry_change (&f->place, &a, add_options, huge, &error));
+  registry_assert_code (error, VTPM_ERROR_USAGE);
+  g_clear_error (&error);
+  g_autofree char *after = registry_read (f);
+  g_assert_cmpstr (before, ==, after);
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (vtpm_registry_find (registry, &a, &error)->closed->len, ==, most);
+}
+
 static void
 test_default_and_remove (RegistryHost *f, gconstpointer data)
 {
@@ -169,6 +216,7 @@ main (int argc, char **argv)
   g_test_add ("/registry-change/" name, RegistryHost, NULL, registry_set_up, function, registry_tear_down)
   ADD ("all", test_change);
   ADD ("refused", test_change_refused);
+  ADD ("limits", test_limits);
   ADD ("default-and-remove", test_default_and_remove);
   ADD ("backup-states", test_backup_states);
   return g_test_run ();
