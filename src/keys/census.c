@@ -39,6 +39,7 @@ typedef struct
   int fd;
   guint64 size;
   gboolean found; /* something that counts, or cannot be read */
+  int failed;     /* errno of a read */
 } File;
 
 static guint
@@ -153,16 +154,20 @@ read_at (int fd, guint8 *buf, gsize len, guint64 offset)
 }
 
 static gboolean
-has_magic (const File *file, guint64 offset, const char *magic)
+has_magic (File *file, guint64 offset, const char *magic)
 {
   guint8 start[VTPM_MAGIC_SIZE];
-  return file->size >= offset + VTPM_MAGIC_SIZE && read_at (file->fd, start, VTPM_MAGIC_SIZE, offset) == VTPM_MAGIC_SIZE
-         && memcmp (start, magic, VTPM_MAGIC_SIZE) == 0;
+  if (file->size < offset + VTPM_MAGIC_SIZE)
+    return FALSE;
+  gssize n = read_at (file->fd, start, VTPM_MAGIC_SIZE, offset);
+  if (n < 0)
+    file->failed = errno;
+  return n == VTPM_MAGIC_SIZE && memcmp (start, magic, VTPM_MAGIC_SIZE) == 0;
 }
 
 /* The last two for a file whose header is gone. */
 static gboolean
-is_state (const File *file)
+is_state (File *file)
 {
   return has_magic (file, VTPM_HEADER_OFFSET (0), VTPM_HEADER_MAGIC)
          || has_magic (file, VTPM_HEADER_OFFSET (1), VTPM_HEADER_MAGIC)
@@ -299,6 +304,8 @@ look (File *file)
     look_at_state (file);
   else if (has_magic (file, 0, VTPM_ENVELOPE_MAGIC))
     look_at_export (file);
+  else if (file->failed)
+    unreadable (file->walk, file->path, "%s", g_strerror (file->failed));
   else if (file->walk->images && file->size > VTPM_ENVELOPE_HEADER_SIZE)
     search (file);
 }

@@ -23,7 +23,8 @@
 #define MAX_L1_SIZE (4u << 20) /* QEMU's own limits: 32 MiB, 65536 snapshots */
 #define MAX_SNAPSHOTS 65536
 
-/* L2 tables and seams looked at, for each cluster of the file and in all: tables may be made to refer to each other. */
+/* Clusters of tables and seams looked at, for each cluster of the file and in all: tables may be made to refer to each
+ * other. */
 #define WORK_EACH 64
 #define WORK_SPARE 16384
 #define MAX_WORK (1u << 24)
@@ -195,6 +196,9 @@ read_l1 (Image *image, guint64 offset, guint64 size, GError **error)
   g_clear_pointer (&image->l1, g_free);
   if (size > MAX_L1_SIZE)
     return set_damaged (error, "its table is too large");
+  for (guint64 read = 0; read < size * 8; read += image->cluster)
+    if (!work (image, error))
+      return FALSE;
   g_autofree guint8 *bytes = g_malloc (size * 8 + 1);
   if (!read_at (image->fd, bytes, size * 8, offset, error))
     return FALSE;

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -188,6 +189,19 @@ def test_qcow2_snapshot(place):
     same([name for name, _, _, _ in seen[("native", 1)]], ["d.qcow2"])
 
 
+def test_qcow2_hostile(place):
+    """a qcow2 file with 65536 snapshots that share a large table: given up in time, and told"""
+    os.mkdir("disks")
+    table, entries, snapshots = CLUSTER, 512 * 1024, 65536
+    listed = table + entries * 8
+    with open("disks/d.qcow2", "wb") as disk:
+        disk.write(struct.pack(">IIQIIQIIQQIIQQQQII", 0x514649fb, 3, 0, 0, 16, 1 << 40, 0, 1, table, 0, 0, snapshots,
+                               listed, 0, 0, 0, 4, 104))
+        disk.seek(listed)
+        disk.write(struct.pack(">QIHHIIQII", table, entries, 0, 0, 0, 0, 0, 0, 0) * snapshots)
+    contains(census(place, "disks", "--images", status=1).stderr, "d.qcow2: a qcow2 file: too many pieces")
+
+
 def test_split_elsewhere(place):
     """a blob in pieces that nothing joins is told, not passed over"""
     states(place)
@@ -262,6 +276,21 @@ def test_damaged(place):
     contains(done.stderr, "a.vtpm: a state file, and neither", "[failed] the census is not complete: 1 ")
     seen = view(place, "vms", status=1)
     same((seen["states"], len(seen["unreadable"])), (2, 1))
+
+
+def test_read_error(place):
+    """a file that cannot be read is not passed over as none of ours"""
+    states(place)
+    path = "/sys/class/net/lo/speed"  # the loopback device has none: EINVAL
+    try:
+        with open(path, "rb") as file:
+            file.read()
+        raise Skip("%s can be read" % path)
+    except FileNotFoundError as error:
+        raise Skip(str(error)) from error
+    except OSError:
+        pass
+    contains(census(place, "vms", path, status=1).stderr, "lo/speed: ", "not complete")
 
 
 def test_hostile_names(place):
