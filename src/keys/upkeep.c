@@ -229,6 +229,24 @@ may_remove (const VtpmConfig *config, const VtpmProviderEntry *entry, const Vtpm
   return vtpm_search_finds_none (config, search, entry, 0, error);
 }
 
+/* Off the list first, so that nobody begins to wrap under it; then once more: who had it on his list may have made a
+ * file while we looked, or while a person was asked. */
+static gboolean
+leave_list (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmSearch *search, GError **error)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
+  const VtpmProviderEntry *now = registry ? vtpm_registry_find (registry, &entry->uuid, error) : NULL;
+  g_autoptr (GError) cause = NULL;
+  if (!now || !vtpm_registry_remove (&config->place, &entry->uuid, error))
+    return FALSE;
+  if (vtpm_search_finds_none (config, search, entry, 0, error))
+    return TRUE;
+  if (!vtpm_registry_add (&config->place, now, &cause))
+    vtpm_log (VTPM_LOG_ERROR, "key provider \"%s\" is off the list, and could not be put back: %s", entry->name,
+              cause->message);
+  return FALSE;
+}
+
 static char *
 where_keys_are (const VtpmConfig *config, const VtpmProviderEntry *entry)
 {
@@ -246,7 +264,7 @@ remove_provider (const VtpmConfig *config, const VtpmProviderEntry *entry, const
 {
   *stay = NULL;
   if (!may_remove (config, entry, search, error) || (confirm && !confirm (entry, data, error))
-      || !vtpm_registry_remove (&config->place, &entry->uuid, error))
+      || !leave_list (config, entry, search, error))
     return FALSE;
   g_autoptr (GError) cause = NULL;
   g_autofree char *reply = request (config, entry, "remove", MAKE_MS, &cause);

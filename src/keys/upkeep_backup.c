@@ -39,7 +39,7 @@ note_backup (VtpmProviderEntry *entry, gpointer data, GError **error)
   (void) error;
   guint32 version = *(const guint32 *) data;
   entry->newest_version = MAX (entry->newest_version, version);
-  if (version >= entry->backup_version)
+  if (version > 0 && version >= entry->backup_version)
     {
       entry->backup_version = version;
       entry->backup_time = (guint64) time (NULL);

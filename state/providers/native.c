@@ -150,7 +150,8 @@ vtpm_native_rotate (const VtpmNative *native, char **key_id, GError **error)
   g_auto (VtpmNativeStore) store = { 0 }, next = { 0 };
   if (!vtpm_native_begin_change (native, &lock, &store, error))
     return 0;
-  guint32 newest = vtpm_native_store_key (&store, store.count - 1).version;
+  /* The registry may know of newer ones that a store from a backup lacks: a number is never given to another key. */
+  guint32 newest = MAX (vtpm_native_store_key (&store, store.count - 1).version, native->entry->newest_version);
   if (store.count == VTPM_NATIVE_MAX_VERSIONS || newest == G_MAXUINT32)
     {
       vtpm_native_set_full (native, store.count, error);

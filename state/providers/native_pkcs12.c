@@ -178,6 +178,8 @@ add_keys (const VtpmNative *native, VtpmNativeStore *here, VtpmNativeBags *bags,
       return FALSE;
     }
   import->added = count - here->count;
+  if (count > bags->store.count)
+    import->newest_there = 0;
   if (!vtpm_native_store_new (&next, count, here->passphrase, error))
     return FALSE;
   merge (here, &bags->store, &next, &version);

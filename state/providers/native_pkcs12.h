@@ -24,11 +24,12 @@ gboolean vtpm_native_export (const VtpmNative *native, const char *path, const V
 typedef struct
 {
   VtpmUuid uuid;
-  char *name;           /* the label of the provider where it was exported; a valid provider name */
-  guint32 newest;       /* key version in the key store now */
-  guint32 newest_there; /* in the file: what the registry may take for backed up */
-  guint32 added;        /* key versions that were not here before */
-  gboolean created;     /* the key store was made */
+  char *name;     /* the label of the provider where it was exported; a valid provider name */
+  guint32 newest; /* key version in the key store now */
+  guint32
+      newest_there; /* in the file: what the registry may take for backed up; 0: keys are here that the file lacks */
+  guint32 added;    /* key versions that were not here before */
+  gboolean created; /* the key store was made */
 } VtpmNativeImport;
 
 void vtpm_native_import_clear (VtpmNativeImport *import);

@@ -231,6 +231,80 @@ def test_remove(place):
     add_helper(place, "example", "#!/bin/sh\nexit 1\n")
 
 
+def test_remove_late(place):
+    """remove: a file made while a person thinks it over is found too, and the provider is as it was"""
+    good(place, "create", "keep", "--kind", "native")
+    good(place, "create", "go", "--kind", "native", "--require-backup")
+    exported(place, "go")
+    before = listed(place)["go"]
+    os.makedirs("states")
+    terminal, side = pty.openpty()
+    with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--config", place.config],
+                          env=place.env, stdin=side, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        said = b""
+        while b"Type yes" not in said:
+            said += os.read(command.stderr.fileno(), 4096)
+        path = state(place, "late", "--provider", "go")
+        os.write(terminal, b"yes\n")
+        err = command.communicate(timeout=30)[1]
+    os.close(side)
+    os.close(terminal)
+    same(command.returncode, 1, err)
+    contains(err.decode(), "[key-in-use]", "states/late")
+    same(listed(place)["go"], before)
+    place.sound(path)
+
+
+def test_restored_store(place):
+    """a key store from a backup that lacks a version: the number is not given to another key"""
+    good(place, "create", "site", "--kind", "native")
+    path = exported(place, "site")
+    good(place, "rotate", "site")
+    lost = state(place, "lost")  # under version 2
+    later = exported(place, "site", "later.p12")
+    os.unlink(key_store(place, "site"))
+    good(place, "import", "site", "--pkcs12", path, "--password-file", "pw")
+    contains(good(place, "rotate", "site"), "key version 3")
+    contains(place.check(lost).stderr, "[key-destroyed]")
+    good(place, "import", "site", "--pkcs12", later, "--password-file", "pw")  # it is found after all
+    same([v["version"] for v in status_of(place, "site")["versions"]], [1, 2, 3])
+    place.sound(lost)
+
+
+def test_part_of_a_backup(place):
+    """import: a file that lacks keys of this host is no backup of it"""
+    good(place, "create", "site", "--kind", "native")
+    path = exported(place, "site")
+    other_host(place)
+    good(place, "import", "site", "--pkcs12", path, "--password-file", "pw")
+    good(place, "rotate", "site")
+    os.makedirs("nothing")
+    good(place, "retire", "site", "1", "--search", "nothing", "--grace", "0")
+    newer = exported(place, "site", "newer.p12")  # version 2 alone
+    place.env["VTPM_DATA_DIR"] = place.data_dir = os.path.join(place.folder, "data")
+    os.unlink(path)
+    edit_registry(place, r"^backup-version=1$", "")
+    same(listed(place)["site"]["backup"], "not-backed-up")
+    contains(good(place, "import", "site", "--pkcs12", newer, "--password-file", "pw"), "1 key version added")
+    same([v["version"] for v in status_of(place, "site")["versions"]], [1, 2])
+    same(listed(place)["site"]["backup"], "not-backed-up")
+    whole = exported(place, "site", "whole.p12")
+    same(listed(place)["site"]["backup"], "active")
+    edit_registry(place, r"^backup-version=2$", "")
+    good(place, "import", "site", "--pkcs12", whole, "--password-file", "pw")
+    same(listed(place)["site"]["backup"], "active")
+
+
+def test_hostile_names(place):
+    """names of files in a refusal reach no terminal as control characters or lines of their own"""
+    good(place, "create", "site", "--kind", "native")
+    state(place, "\x1b[2J\u009b2J\n  lies")
+    good(place, "rotate", "site")
+    message = bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "states")
+    lacks(message, "\x1b", "\u009b", "\n  lies")
+    contains(message, "states/?[2J?2J?  lies")
+
+
 def test_remove_asks(place):
     """remove asks on a terminal: only yes is yes"""
     good(place, "create", "keep", "--kind", "native")
