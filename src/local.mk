@@ -19,6 +19,7 @@ libvtpm_src_a_SOURCES = \
 	src/keys/backup.c src/keys/backup.h \
 	src/keys/epoch.c src/keys/epoch.h \
 	src/keys/fleet.c src/keys/fleet.h \
+	src/keys/glance.c src/keys/glance.h \
 	src/keys/keyring.c src/keys/keyring.h \
 	src/keys/management_client.c src/keys/management_client.h \
 	src/keys/pool.c src/keys/pool.h \
@@ -45,6 +46,7 @@ libvtpm_src_a_SOURCES = \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/endorsement.c src/provisioning/endorsement.h \
 	src/provisioning/identity.c src/provisioning/identity.h \
+	src/provisioning/lineage.c src/provisioning/lineage.h \
 	src/provisioning/manufacture.c src/provisioning/manufacture.h \
 	src/provisioning/nv.c src/provisioning/nv.h \
 	src/provisioning/public_part.c src/provisioning/public_part.h \
@@ -62,6 +64,7 @@ vtpm_SOURCES = src/main.c \
 	src/commands/key_tool.c src/commands/key_tool.h \
 	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
+	src/commands/list.c \
 	src/commands/destroy.c src/commands/inspect.c src/commands/inspect_certificates.c src/commands/inspect_certificates.h \
 	src/commands/clone.c src/commands/rebind.c src/commands/rebind.h src/commands/rebind_tool.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \

@@ -90,6 +90,7 @@ tap_cases += \
 	tests/integration/test_blobs.py \
 	tests/integration/test_certificates.py \
 	tests/integration/test_census.py \
+	tests/integration/test_clone.py \
 	tests/integration/test_commands.py \
 	tests/integration/test_control.py \
 	tests/integration/test_ctl.py \

@@ -28,6 +28,7 @@ int vtpm_command_clone (int argc, char **argv);
 int vtpm_command_replace (int argc, char **argv);
 int vtpm_command_reidentify (int argc, char **argv);
 int vtpm_command_bind (int argc, char **argv);
+int vtpm_command_list (int argc, char **argv);
 int vtpm_command_provider (int argc, char **argv);
 
 /** Prints ERROR as one line "vtpm COMMAND: [word] ..." on standard error and gives the exit status of its word. */

@@ -1,35 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/keys/census.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/cursor.h"
 #include "base/errors.h"
-#include "base/io.h"
+#include "src/keys/glance.h"
 #include "src/keys/image_search.h"
 #include "src/keys/walk.h"
 #include "state/header.h"
 
 G_DEFINE_QUARK (vtpm_census_error_quark, vtpm_census_error)
 
-#define FIRST_READ 4096 /* of a header copy: one with two key slots has 1 KiB */
-
 typedef struct
 {
   VtpmCensus *census;
   gboolean images;
-  GHashTable *seen; /* of Place: files in which something was found, which may have several names */
+  GHashTable *seen; /* vtpm_glance_seen_new(): files in which something was found, which may have several names */
 } Walk;
-
-typedef struct
-{
-  dev_t device;
-  ino_t number;
-} Place;
 
 /* One file that is looked at. */
 typedef struct
@@ -41,21 +28,6 @@ typedef struct
   gboolean found; /* something that counts, or cannot be read */
   int failed;     /* errno of a read */
 } File;
-
-static guint
-place_hash (gconstpointer place)
-{
-  const Place *p = place;
-  guint64 mixed = (guint64) p->number ^ ((guint64) p->device << 32);
-  return (guint) (mixed ^ mixed >> 32);
-}
-
-static gboolean
-place_equal (gconstpointer a, gconstpointer b)
-{
-  const Place *left = a, *right = b;
-  return left->device == right->device && left->number == right->number;
-}
 
 static void
 use_free (gpointer data)
@@ -134,107 +106,15 @@ add_record (File *file, guint64 offset, int what, const VtpmRecord *record)
   file->found = TRUE;
 }
 
-/* Up to LEN bytes; -1 with errno. */
-static gssize
-read_at (int fd, guint8 *buf, gsize len, guint64 offset)
-{
-  gsize done = 0;
-  while (done < len)
-    {
-      ssize_t n = pread (fd, buf + done, len - done, (off_t) (offset + done));
-      if (n < 0 && errno == EINTR)
-        continue;
-      if (n < 0)
-        return -1;
-      if (n == 0)
-        break;
-      done += (gsize) n;
-    }
-  return (gssize) done;
-}
-
-static gboolean
-has_magic (File *file, guint64 offset, const char *magic)
-{
-  guint8 start[VTPM_MAGIC_SIZE];
-  if (file->size < offset + VTPM_MAGIC_SIZE)
-    return FALSE;
-  gssize n = read_at (file->fd, start, VTPM_MAGIC_SIZE, offset);
-  if (n < 0)
-    file->failed = errno;
-  return n == VTPM_MAGIC_SIZE && memcmp (start, magic, VTPM_MAGIC_SIZE) == 0;
-}
-
-/* The last two for a file whose header is gone. */
-static gboolean
-is_state (File *file)
-{
-  return has_magic (file, VTPM_HEADER_OFFSET (0), VTPM_HEADER_MAGIC)
-         || has_magic (file, VTPM_HEADER_OFFSET (1), VTPM_HEADER_MAGIC)
-         || has_magic (file, VTPM_SLOT_OFFSET (0), VTPM_SLOT_MAGIC)
-         || has_magic (file, VTPM_SLOT_OFFSET (1), VTPM_SLOT_MAGIC);
-}
-
-static VtpmPartStatus
-read_copy (const File *file, guint copy, GPtrArray **records)
-{
-  g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
-  gssize len = read_at (file->fd, buf, FIRST_READ, VTPM_HEADER_OFFSET (copy));
-  *records = NULL;
-  if (len < 16)
-    return VTPM_PART_DAMAGED;
-  VtpmReader r = vtpm_reader (buf + 12, 4); /* docs/state-format.md, "Header copy": its length */
-  if (vtpm_read_le32 (&r) > len)
-    len = read_at (file->fd, buf, VTPM_HEADER_AREA, VTPM_HEADER_OFFSET (copy));
-  return len < 0 ? VTPM_PART_DAMAGED : vtpm_header_decode (buf, (gsize) len, records);
-}
-
-typedef struct
-{
-  VtpmPartStatus status[2];
-  GPtrArray *records[2];
-} Copies;
-
-static void
-copies_clear (Copies *copies)
-{
-  g_clear_pointer (&copies->records[0], g_ptr_array_unref);
-  g_clear_pointer (&copies->records[1], g_ptr_array_unref);
-}
-
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Copies, copies_clear)
-
-/* TRUE: both are good. */
-static gboolean
-read_copies (const File *file, Copies *copies)
-{
-  copies_clear (copies);
-  for (guint c = 0; c < 2; c++)
-    copies->status[c] = read_copy (file, c, &copies->records[c]);
-  return copies->status[0] == VTPM_PART_GOOD && copies->status[1] == VTPM_PART_GOOD;
-}
-
-/* A copy that does not read may be one that is being written. FALSE: the lock was not to be had. */
-static gboolean
-read_copies_locked (const File *file, Copies *copies, GError **error)
-{
-  int fd = fcntl (file->fd, F_DUPFD_CLOEXEC, 0);
-  g_autoptr (VtpmStore) store = fd >= 0 ? vtpm_store_file_adopt (fd, file->path) : NULL;
-  if (!store || !vtpm_store_lock (store, VTPM_LOCK_HEADER, FALSE, VTPM_HEADER_LOCK_WAIT_MS, error))
-    return FALSE;
-  read_copies (file, copies);
-  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
-  return TRUE;
-}
-
 static void
 look_at_state (File *file)
 {
-  g_auto (Copies) copies = { 0 };
+  g_auto (VtpmCopies) copies = { 0 };
   g_autoptr (GError) error = NULL;
   gboolean newer = FALSE, good = FALSE;
   file->found = TRUE;
-  gboolean sure = read_copies (file, &copies) || read_copies_locked (file, &copies, &error);
+  gboolean sure
+      = vtpm_glance_copies (file->fd, &copies) || vtpm_glance_copies_locked (file->fd, file->path, &copies, &error);
   for (guint c = 0; c < 2; c++)
     {
       for (guint i = 0; copies.records[c] && i < copies.records[c]->len; i++)
@@ -283,7 +163,7 @@ look_at_export (File *file)
 {
   g_autofree guint8 *data = g_malloc (VTPM_MAX_ENVELOPE);
   VtpmEnvelope envelope;
-  gssize len = file->size <= VTPM_MAX_ENVELOPE ? read_at (file->fd, data, VTPM_MAX_ENVELOPE, 0) : -1;
+  gssize len = file->size <= VTPM_MAX_ENVELOPE ? vtpm_glance_read (file->fd, data, VTPM_MAX_ENVELOPE, 0) : -1;
   g_autoptr (VtpmRecord) record = len >= 0 && vtpm_envelope_decode (data, (gsize) len, &envelope, NULL)
                                       ? vtpm_record_decode (envelope.record, envelope.record_length, NULL)
                                       : NULL;
@@ -300,9 +180,9 @@ static void
 look (File *file)
 {
   file->walk->census->files++;
-  if (is_state (file))
+  if (vtpm_glance_is_state (file->fd, file->size, &file->failed))
     look_at_state (file);
-  else if (has_magic (file, 0, VTPM_ENVELOPE_MAGIC))
+  else if (vtpm_glance_magic (file->fd, file->size, 0, VTPM_ENVELOPE_MAGIC, &file->failed))
     look_at_export (file);
   else if (file->failed)
     unreadable (file->walk, file->path, "%s", g_strerror (file->failed));
@@ -314,13 +194,12 @@ static void
 on_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
   Walk *walk = data;
-  Place place = { info->st_dev, info->st_ino };
-  if (g_hash_table_contains (walk->seen, &place))
+  if (vtpm_glance_was_seen (walk->seen, info))
     return;
   File file = { .walk = walk, .path = path, .fd = fd, .size = (guint64) info->st_size };
   look (&file);
   if (file.found)
-    g_hash_table_add (walk->seen, g_memdup2 (&place, sizeof place));
+    vtpm_glance_add_seen (walk->seen, info);
 }
 
 static void
@@ -357,8 +236,7 @@ vtpm_census_take (const char *const *paths, gboolean images, GError **error)
   g_autoptr (VtpmCensus) census = g_new0 (VtpmCensus, 1);
   census->keys = g_ptr_array_new_with_free_func (key_free);
   census->unreadable = g_ptr_array_new_with_free_func (g_free);
-  Walk walk
-      = { .census = census, .images = images, .seen = g_hash_table_new_full (place_hash, place_equal, g_free, NULL) };
+  Walk walk = { .census = census, .images = images, .seen = vtpm_glance_seen_new () };
   VtpmWalk files = { on_file, on_trouble, &walk };
   gboolean fine = vtpm_walk (&files, paths, error);
   g_hash_table_unref (walk.seen);

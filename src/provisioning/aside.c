@@ -4,7 +4,7 @@
  */
 #include "src/provisioning/rebind.h"
 
-#define CHUNK (16u * 1024)
+#define CHUNK VTPM_BLANK_SIZE
 
 static gboolean
 is_zero (const guint8 *bytes, gsize len)
@@ -15,6 +15,13 @@ is_zero (const guint8 *bytes, gsize len)
   return TRUE;
 }
 
+static gboolean
+is_start (guint64 offset)
+{
+  return offset == VTPM_HEADER_OFFSET (0) || offset == VTPM_HEADER_OFFSET (1) || offset == VTPM_SLOT_OFFSET (0)
+         || offset == VTPM_SLOT_OFFSET (1);
+}
+
 /* Holes stay holes, but for the start of each part, which is written once (docs/state-format.md). */
 static gboolean
 copy_bytes (VtpmStore *from, VtpmStore *to, GError **error)
@@ -23,10 +30,10 @@ copy_bytes (VtpmStore *from, VtpmStore *to, GError **error)
   for (guint64 offset = 0; offset < VTPM_FILE_SIZE; offset += CHUNK)
     {
       gsize got;
-      gboolean is_start = offset % VTPM_HEADER_AREA == 0;
       if (!vtpm_store_read (from, offset, chunk->data, CHUNK, &got, error))
         return FALSE;
-      if ((is_start || !is_zero (chunk->data, got)) && !vtpm_store_write (to, offset, chunk->data, got, FALSE, error))
+      if ((is_start (offset) || !is_zero (chunk->data, got))
+          && !vtpm_store_write (to, offset, chunk->data, got, FALSE, error))
         return FALSE;
     }
   return vtpm_store_sync (to, error);
