@@ -142,17 +142,42 @@ vtpm_registry_load (const VtpmPlace *place, GError **error)
   return text ? read_registry (place, text, error) : NULL;
 }
 
+/* The kinds whose slots need no key of a host; NULL: KEY_ID is not one of theirs. */
+static const char *
+kind_without_keys (const char *key_id)
+{
+  static const char *const kinds[] = { "passphrase", "raw-key" }; /* each is its own key id */
+  for (gsize i = 0; key_id && i < G_N_ELEMENTS (kinds); i++)
+    if (g_str_equal (key_id, kinds[i]))
+      return kinds[i];
+  return NULL;
+}
+
+const VtpmProviderEntry *
+vtpm_registry_find_for_slot (const VtpmRegistry *registry, const VtpmUuid *uuid, const char *key_id, GError **error)
+{
+  const VtpmProviderEntry *entry = look_up (registry, uuid, NULL);
+  const char *kind = kind_without_keys (key_id);
+  char text[VTPM_UUID_TEXT_SIZE];
+  vtpm_uuid_format (uuid, text);
+  if (!entry && kind)
+    vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
+                    "the key provider %s is not known on this host. Its key slot needs a %s and nothing else: vtpm "
+                    "provider create NAME --kind %s --uuid %s",
+                    text, g_str_equal (kind, "raw-key") ? "raw key" : kind, kind, text);
+  else if (!entry)
+    vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
+                    "the key provider %s is not known on this host. Import its keys (vtpm provider import NAME "
+                    "--pkcs12 FILE), or where it keeps them elsewhere, make it known: vtpm provider create NAME --kind "
+                    "KIND --uuid %s",
+                    text, text);
+  return entry;
+}
+
 const VtpmProviderEntry *
 vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError **error)
 {
-  const VtpmProviderEntry *entry = look_up (registry, uuid, NULL);
-  char text[VTPM_UUID_TEXT_SIZE];
-  if (!entry)
-    vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
-                    "the key provider %s is not known on this host. Import its keys (vtpm provider import NAME "
-                    "--pkcs12 FILE), or bring its entry in providers.conf from the host that made it; see vtpm.conf(5)",
-                    vtpm_uuid_format (uuid, text));
-  return entry;
+  return vtpm_registry_find_for_slot (registry, uuid, NULL, error);
 }
 
 const VtpmProviderEntry *

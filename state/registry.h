@@ -72,6 +72,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmRegistry, vtpm_registry_free)
 
 /** The entry with UUID, or NULL (provider-unknown, the message names the UUID and how to import it). */
 const VtpmProviderEntry *vtpm_registry_find (const VtpmRegistry *registry, const VtpmUuid *uuid, GError **error);
+/** Likewise for a key slot of UUID: the message says how the kind is made known that KEY_ID tells of. */
+const VtpmProviderEntry *vtpm_registry_find_for_slot (const VtpmRegistry *registry, const VtpmUuid *uuid,
+                                                      const char *key_id, GError **error);
 /** The entry called NAME (or whose UUID text is NAME); NAME NULL: the default. NULL: provider-unknown. */
 const VtpmProviderEntry *vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError **error);
 

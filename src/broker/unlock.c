@@ -123,7 +123,8 @@ ask_next (Unlock *unlock)
 {
   Attempt *attempt = unlock->attempts->pdata[unlock->asked++];
   unlock->next_at = vtpm_now_ms () + unlock->times->next_ms;
-  const VtpmProviderEntry *entry = vtpm_registry_find (unlock->registry, &attempt->slot->provider, &attempt->error);
+  const VtpmProviderEntry *entry = vtpm_registry_find_for_slot (unlock->registry, &attempt->slot->provider,
+                                                                attempt->slot->key_id, &attempt->error);
   if (entry)
     attempt->provider = vtpm_provider_open (&unlock->config->place, entry, unlock->config->asker, &attempt->error);
   gboolean begun = attempt->provider

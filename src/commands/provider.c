@@ -56,20 +56,40 @@ options_are_open (char **options, GError **error)
   return TRUE;
 }
 
+/* Of a provider that was there before: TEXT is its UUID, else it gets a new one. */
+static gboolean
+choose_uuid (const char *text, gboolean protect, VtpmUuid *uuid, GError **error)
+{
+  *uuid = vtpm_uuid_random ();
+  if (text && (!vtpm_uuid_parse (text, uuid) || !vtpm_uuid_is_identity (uuid)))
+    vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                    "--uuid wants the UUID that the key slots name: vtpm keys list STATE");
+  else if (text && protect)
+    vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                    "--uuid takes a key store as it is; --protect is for a new one");
+  else
+    return TRUE;
+  return FALSE;
+}
+
 static void
 print_created (const VtpmProviderSession *session, const VtpmProviderEntry *entry, const char *key_id)
 {
   char uuid[VTPM_UUID_TEXT_SIZE];
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&session->config->place, NULL);
   gboolean is_default = registry && registry->has_default && vtpm_uuid_equal (&registry->default_uuid, &entry->uuid);
-  printf ("provider %s, UUID %s, key version %u (%s)%s\n", entry->name, vtpm_uuid_format (&entry->uuid, uuid),
-          entry->newest_version, key_id, is_default ? ", the default" : "");
+  printf ("provider %s, UUID %s, ", entry->name, vtpm_uuid_format (&entry->uuid, uuid));
+  if (key_id)
+    printf ("key version %u (%s)", entry->newest_version, key_id);
+  else
+    fputs ("known again, no key was made", stdout);
+  puts (is_default ? ", the default" : "");
 }
 
 static int
 command_create (int argc, char **argv)
 {
-  g_autofree char *kind = NULL, *config = NULL;
+  g_autofree char *kind = NULL, *config = NULL, *uuid_text = NULL;
   g_auto (GStrv) options = NULL;
   g_auto (VtpmAskerOptions) secrets = { 0 };
   gboolean require_backup = FALSE, protect = FALSE;
@@ -78,6 +98,9 @@ command_create (int argc, char **argv)
       "KIND" },
     { "option", 0, 0, G_OPTION_ARG_STRING_ARRAY, &options, "for its helper; may be given several times. Never a secret",
       "KEY=VALUE" },
+    { "uuid", 0, 0, G_OPTION_ARG_STRING, &uuid_text,
+      "that of a provider whose keys, or key slots, are there and which this host does not know: no key is made",
+      "UUID" },
     { "require-backup", 0, 0, G_OPTION_ARG_NONE, &require_backup,
       "make no vTPM under it before its keys have a backup (native)", NULL },
     { "protect", 0, 0, G_OPTION_ARG_NONE, &protect,
@@ -89,20 +112,22 @@ command_create (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_auto (VtpmProviderSession) session = { 0 };
   g_autofree char *key_id = NULL;
+  VtpmUuid uuid;
   if (!vtpm_command_parse (entries, "NAME", "Makes the key provider NAME with its first key.", 1, 1, &argc, &argv,
                            &error))
     return vtpm_command_fail ("provider create", error);
   if (!kind)
     vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
                     "which kind? --kind native, passphrase or raw-key, or KIND of a program vtpm-provider-KIND");
-  if (!kind || !options_are_open (options, &error) || !vtpm_provider_session_begin (&session, config, &secrets, &error))
+  if (!kind || !choose_uuid (uuid_text, protect, &uuid, &error) || !options_are_open (options, &error)
+      || !vtpm_provider_session_begin (&session, config, &secrets, &error))
     return vtpm_command_fail ("provider create", error);
-  VtpmUuid uuid = vtpm_uuid_random ();
   g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&uuid, argv[1], kind, (const char *const *) options);
   entry->require_backup = require_backup;
   /* what is given to other kinds is for their own questions */
   protect = protect || (g_str_equal (kind, VTPM_NATIVE_KIND) && (secrets.file || secrets.fd));
-  if (!vtpm_upkeep_create (session.config, entry, protect, &key_id, &error))
+  if (uuid_text ? !vtpm_upkeep_declare (session.config, entry, &error)
+                : !vtpm_upkeep_create (session.config, entry, protect, &key_id, &error))
     return vtpm_command_fail ("provider create", error);
   print_created (&session, entry, key_id);
   vtpm_backup_warn (&session.config->place, entry);

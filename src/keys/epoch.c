@@ -217,10 +217,10 @@ static const VtpmProviderEntry *
 successor (VtpmProviderPool *pool, const VtpmRecord *record, guint i, const VtpmDeepRekey *how, GError **error)
 {
   const VtpmUuid *first = &((const VtpmKeySlot *) record->key_slots->pdata[0])->provider;
-  const VtpmUuid *provider = &((const VtpmKeySlot *) record->key_slots->pdata[i])->provider;
-  if (how->to && vtpm_uuid_equal (provider, how->from ? &how->from->uuid : first))
+  const VtpmKeySlot *slot = record->key_slots->pdata[i];
+  if (how->to && vtpm_uuid_equal (&slot->provider, how->from ? &how->from->uuid : first))
     return how->to;
-  return vtpm_registry_find (vtpm_provider_pool_registry (pool), provider, error);
+  return vtpm_registry_find_for_slot (vtpm_provider_pool_registry (pool), &slot->provider, slot->key_id, error);
 }
 
 /* Adds to FAILURES who could not, and keeps the first's code. */

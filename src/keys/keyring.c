@@ -303,8 +303,9 @@ successor (VtpmKeyring *keyring, guint i, const VtpmProviderEntry *from, const V
   *entry = NULL;
   if (named && !vtpm_uuid_equal (&leaving, &slot->provider))
     return TRUE;
-  const VtpmProviderEntry *found
-      = to ? to : vtpm_registry_find (vtpm_provider_pool_registry (keyring->pool), &slot->provider, error);
+  const VtpmProviderEntry *found = to ? to
+                                      : vtpm_registry_find_for_slot (vtpm_provider_pool_registry (keyring->pool),
+                                                                     &slot->provider, slot->key_id, error);
   if (!found)
     return FALSE;
   if (!named && !has_versions (found))

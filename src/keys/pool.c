@@ -49,9 +49,9 @@ typedef struct
 } Turn;
 
 static Member *
-find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, GError **error)
+find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, const char *key_id, GError **error)
 {
-  const VtpmProviderEntry *entry = vtpm_registry_find (pool->registry, uuid, error);
+  const VtpmProviderEntry *entry = vtpm_registry_find_for_slot (pool->registry, uuid, key_id, error);
   for (guint i = 0; entry && i < pool->registry->entries->len; i++)
     if (pool->members[i].entry == entry)
       return &pool->members[i];
@@ -63,7 +63,7 @@ ask_caller (gpointer data, const VtpmProviderEntry *entry, const char *what, gbo
 {
   VtpmProviderPool *pool = data;
   const VtpmAsker *asker = pool->config->asker;
-  Member *member = find_member (pool, &entry->uuid, error);
+  Member *member = find_member (pool, &entry->uuid, NULL, error);
   if (!member)
     return NULL;
   g_mutex_lock (&member->asker_lock);
@@ -200,7 +200,7 @@ vtpm_provider_pool_prove (VtpmProviderPool *pool, const VtpmRecord *record, cons
 {
   Turn turn;
   GError *cause = NULL;
-  Member *member = find_member (pool, &slot->provider, error);
+  Member *member = find_member (pool, &slot->provider, slot->key_id, error);
   if (!member || !begin_turn (pool, member, &member->prove, &turn, error))
     return FALSE;
   gboolean proved = vtpm_keyslot_prove (turn.provider, record, slot, dek, patience (&turn), &cause);
@@ -216,7 +216,7 @@ vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry,
 {
   Turn turn;
   GError *cause = NULL;
-  Member *member = find_member (pool, &entry->uuid, error);
+  Member *member = find_member (pool, &entry->uuid, NULL, error);
   if (!member || !begin_turn (pool, member, &member->ask, &turn, error))
     return NULL;
   g_autoptr (VtpmKeySlot) slot = vtpm_keyslot_wrap (turn.provider, record, dek, patience (&turn), &cause);
@@ -259,7 +259,7 @@ open_slot (VtpmProviderPool *pool, Member *member, Seat *seat, const VtpmRecord 
 gboolean
 vtpm_provider_pool_verify (VtpmProviderPool *pool, const VtpmRecord *record, const VtpmKeySlot *slot, GError **error)
 {
-  Member *member = find_member (pool, &slot->provider, error);
+  Member *member = find_member (pool, &slot->provider, slot->key_id, error);
   g_autoptr (VtpmSecret) dek = member ? open_slot (pool, member, NULL, record, slot, error) : NULL;
   return dek != NULL;
 }
@@ -289,7 +289,7 @@ choose_failure (GError *const *failures, guint n)
 static gboolean
 is_late (VtpmProviderPool *pool, const VtpmKeySlot *slot)
 {
-  Member *member = find_member (pool, &slot->provider, NULL);
+  Member *member = find_member (pool, &slot->provider, slot->key_id, NULL);
   return member && g_atomic_int_get (&member->late);
 }
 
@@ -307,7 +307,7 @@ vtpm_provider_pool_unlock (VtpmProviderPool *pool, const VtpmRecord *record, GEr
     if (late[i % n] == (i >= n))
       {
         const VtpmKeySlot *slot = record->key_slots->pdata[i % n];
-        Member *member = find_member (pool, &slot->provider, &failures[i % n]);
+        Member *member = find_member (pool, &slot->provider, slot->key_id, &failures[i % n]);
         dek = member ? open_slot (pool, member, &member->ask, record, slot, &failures[i % n]) : NULL;
       }
   for (guint i = 0; i < n && (dek || n > 1); i++)
@@ -359,7 +359,7 @@ ask_current (VtpmProviderPool *pool, Member *member, GError **error)
 gboolean
 vtpm_provider_pool_current (VtpmProviderPool *pool, const VtpmProviderEntry *entry, guint32 *version, GError **error)
 {
-  Member *member = find_member (pool, &entry->uuid, error);
+  Member *member = find_member (pool, &entry->uuid, NULL, error);
   if (!member)
     return FALSE;
   g_mutex_lock (&member->current_lock);

@@ -196,15 +196,55 @@ read_versions (const VtpmProviderEntry *entry, const char *reply, GError **error
   return g_steal_pointer (&versions);
 }
 
+static GArray *
+ask_versions (const VtpmConfig *config, const VtpmProviderEntry *entry, GError **error)
+{
+  g_autofree char *reply = request (config, entry, "versions", ASK_MS, error);
+  return reply ? read_versions (entry, reply, error) : NULL;
+}
+
+static guint32
+newest_of (const GArray *versions)
+{
+  return versions->len > 0 ? g_array_index (versions, VtpmKeyVersion, versions->len - 1).version : 0;
+}
+
+/* No request that makes a key: a second key of the same version would be taken for the one that is lost. */
+static gboolean
+declare (const VtpmConfig *config, VtpmProviderEntry *entry, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
+  gboolean has_room = registry && vtpm_registry_has_room (registry, entry, error);
+  g_autofree char *status = has_room ? request (config, entry, "status", ASK_MS, error) : NULL;
+  if (!status)
+    return FALSE;
+  g_autoptr (GArray) versions = ask_versions (config, entry, &cause);
+  if (!versions && vtpm_error_code (cause) != VTPM_ERROR_USAGE) /* a kind without key versions */
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
+  entry->newest_version = versions ? newest_of (versions) : 0;
+  return vtpm_registry_add (&config->place, entry, error);
+}
+
+gboolean
+vtpm_upkeep_declare (const VtpmConfig *config, VtpmProviderEntry *entry, GError **error)
+{
+  GError *cause = NULL;
+  (void) !declare (config, entry, &cause);
+  return tell_audit (config, "provider-declare", entry, entry->newest_version, cause, error);
+}
+
 GArray *
 vtpm_upkeep_versions (const VtpmConfig *config, const VtpmProviderEntry *entry, GError **error)
 {
   g_autoptr (GError) cause = NULL;
-  g_autofree char *reply = request (config, entry, "versions", ASK_MS, error);
-  g_autoptr (GArray) versions = reply ? read_versions (entry, reply, error) : NULL;
+  g_autoptr (GArray) versions = ask_versions (config, entry, error);
   if (!versions)
     return NULL;
-  guint32 newest = versions->len > 0 ? g_array_index (versions, VtpmKeyVersion, versions->len - 1).version : 0;
+  guint32 newest = newest_of (versions);
   if (newest > entry->newest_version
       && !vtpm_registry_change (&config->place, &entry->uuid, raise_newest, &newest, &cause))
     vtpm_log (VTPM_LOG_WARNING, "the list of key providers does not know of key version %u: %s", newest,

@@ -31,6 +31,13 @@ typedef struct
  */
 gboolean vtpm_upkeep_create (const VtpmConfig *config, VtpmProviderEntry *entry, gboolean protect, char **key_id,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
+ * Registers ENTRY, whose UUID has keys or key slots already, on a host that does not know it (any more): no key is made
+ * or changed. Its helper must say that all is well. FALSE: as vtpm_upkeep_create(); key-destroyed where a native key
+ * store is not there.
+ */
+gboolean vtpm_upkeep_declare (const VtpmConfig *config, VtpmProviderEntry *entry,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A new key version, which wraps from then on; gives its number, *KEY_ID its name. 0: the provider's word; or
  * store-full and the like where only the registry could not be told. */
 guint32 vtpm_upkeep_rotate (const VtpmConfig *config, const VtpmProviderEntry *entry, char **key_id,

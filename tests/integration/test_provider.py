@@ -119,6 +119,67 @@ def test_bad_input(place):
     same(sorted(os.listdir(os.path.join(place.data_dir, "native"))), before, "keys for a name that is taken")
 
 
+def test_known_again(place):
+    """create --uuid makes no key: a key store or a key server is known again, and nothing that is lost is made anew"""
+    add_example(place)
+    good(place, "create", "one", "--kind", "native")
+    good(place, "rotate", "one")
+    good(place, "create", "shell", "--kind", "example")
+    same([new_vtpm(place, name, "--provider", name).returncode for name in ("one", "shell")], [0, 0])
+    uuid = {name: entry["uuid"] for name, entry in listed(place).items()}
+    before = read_file(key_store(place, "one"))
+    bad(place, 2, "usage", "create", "two", "--kind", "native", "--uuid", uuid["one"])
+    os.unlink(registry(place))
+    for text in ("", "7d444840", "0" * 8 + UUID[8:] + "0", "00000000-0000-0000-0000-000000000000"):
+        bad(place, 2, "usage", "create", "one", "--kind", "native", "--uuid", text)
+    bad(place, 2, "usage", "create", "one", "--kind", "native", "--uuid", uuid["one"], "--protect")
+    contains(good(place, "create", "one", "--kind", "native", "--uuid", uuid["one"].upper()), uuid["one"], "no key was made")
+    good(place, "create", "shell", "--kind", "example", "--uuid", uuid["shell"])
+    same(read_file(key_store(place, "one")), before, "the key store")
+    same(listed(place)["one"]["newest-version"], 2)
+    for name in ("one", "shell"):
+        place.sound(name)
+    # Keys that are gone are not made again under their name: a start says what is missing, an import brings it.
+    store = key_store(place, "one")
+    os.unlink(registry(place))
+    os.rename(store, "kept")
+    contains(bad(place, 4, "key-destroyed", "create", "one", "--kind", "native", "--uuid", uuid["one"]), store)
+    same((os.path.exists(store), listed(place)), (False, {}))
+    write_file(store, b"\0" * 64)
+    bad(place, 3, "state-damaged", "create", "one", "--kind", "native", "--uuid", uuid["one"])
+    same((read_file(store), listed(place)), (b"\0" * 64, {}), "what could not be read is left, and not listed")
+
+
+def test_passphrase_alone(place):
+    """state file and passphrase are enough on a host that knows nothing: the message says how"""
+    add_example(place)
+    word = secret_file("word", "correct horse battery\n")
+    write_file("key", os.urandom(32))
+    os.chmod("key", 0o600)
+    good(place, "create", "site", "--kind", "example")
+    good(place, "create", "spare", "--kind", "passphrase", "--option", "scrypt-n=14")
+    good(place, "create", "raw", "--kind", "raw-key", "--option", "key-file=" + os.path.abspath("key"))
+    same(new_vtpm(place, "a", "--provider", "spare", "--password-file", word).returncode, 0)
+    same(new_vtpm(place, "b", "--provider", "raw").returncode, 0)
+    same(new_vtpm(place, "c", "--provider", "site").returncode, 0)
+    ids = {name: listed(place)[name]["uuid"] for name in ("spare", "raw", "site")}
+    os.rename(place.data_dir, "lost")
+    for name, provider_name, said in (("a", "spare", "--kind passphrase --uuid "), ("b", "raw", "--kind raw-key --uuid "),
+                                      ("c", "site", "--kind KIND --uuid ")):
+        for command in (["check", name], ["run", name, "--ctrl", "unix:sock"]):
+            done = place.vtpm(*command, "--config", place.config)
+            same(done.returncode, 4, done.stderr)
+            contains(done.stderr, "[provider-unknown]", "vtpm provider create NAME " + said + ids[provider_name])
+    good(place, "create", "other-name", "--kind", "passphrase", "--uuid", ids["spare"])
+    good(place, "create", "r", "--kind", "raw-key", "--uuid", ids["raw"], "--option", "key-file=" + os.path.abspath("key"))
+    same(listed(place)["other-name"]["uuid"], ids["spare"])
+    for name, args in (("a", ["--password-file", word]), ("b", [])):
+        same(place.vtpm("check", name, "--config", place.config, *args).returncode, 0, name)
+    wrong = secret_file("wrong", "no\n")
+    done = place.vtpm("check", "a", "--config", place.config, "--password-file", wrong)
+    contains(done.stderr, "[wrong-passphrase]")
+
+
 ANSWERS = """#!/bin/sh
 echo "vtpm-provider 1 liar $1 create wrap unwrap"
 while read -r op rest; do
