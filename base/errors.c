@@ -15,44 +15,44 @@ enum
 };
 
 static const VtpmErrorRow rows[VTPM_N_ERRORS] = {
-  [VTPM_ERROR_FAILED] = { "failed", 1, INIT_FAILURE },
-  [VTPM_ERROR_STORE_FULL] = { "store-full", 1, INIT_FAILURE },
-  [VTPM_ERROR_STORE_FAILED] = { "store-failed", 1, INIT_FAILURE },
-  [VTPM_ERROR_REKEY_PENDING] = { "rekey-pending", 1, INIT_FAILURE },
-  [VTPM_ERROR_BLOB_NEEDS_PROVIDER] = { "blob-needs-provider", 1, INIT_FAILURE },
-  [VTPM_ERROR_STATE_TAKEN_OVER] = { "state-taken-over", 1, INIT_FAILURE },
-  [VTPM_ERROR_NOT_BACKED_UP] = { "not-backed-up", 1, INIT_FAILURE },
-  [VTPM_ERROR_KEY_IN_USE] = { "key-in-use", 1, INIT_FAILURE },
-  [VTPM_ERROR_USAGE] = { "usage", 2, INIT_FAILURE },
-  [VTPM_ERROR_STATE_MISSING] = { "state-missing", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_TRUNCATED] = { "state-truncated", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_DAMAGED] = { "state-damaged", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_SLOT_UNREADABLE] = { "state-slot-unreadable", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_NEWER_VERSION] = { "state-newer-version", 3, INIT_BAD_VERSION },
-  [VTPM_ERROR_STATE_FOREIGN_SLOT] = { "state-foreign-slot", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_EXISTS] = { "state-exists", 3, INIT_FAILURE },
-  [VTPM_ERROR_STATE_OLDER] = { "state-older", 3, INIT_FAILURE },
-  [VTPM_ERROR_BLOB_MISMATCH] = { "blob-mismatch", 3, INIT_FAILURE },
-  [VTPM_ERROR_KEY_DESTROYED] = { "key-destroyed", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_KEY_DISABLED] = { "key-disabled", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_KEY_CLOSED] = { "key-closed", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_ACCESS_DENIED] = { "access-denied", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PROVIDER_UNREACHABLE] = { "provider-unreachable", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PROVIDER_UNKNOWN] = { "provider-unknown", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PROVIDER_FAILED] = { "provider-failed", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PROVIDER_TIMEOUT] = { "provider-timeout", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_TLS_REFUSED] = { "tls-refused", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_TOKEN_MISSING] = { "token-missing", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PIN_WRONG] = { "pin-wrong", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_TPM_CHANGED] = { "tpm-changed", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_PCR_CHANGED] = { "pcr-changed", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_WRONG_PASSPHRASE] = { "wrong-passphrase", 4, INIT_DECRYPT_ERROR },
-  [VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED] = { "wrong-passphrase-or-damaged", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_KEY_SLOT_DAMAGED] = { "key-slot-damaged", 4, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_IDENTITY_OTHER] = { "identity-other", 5, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_TEMPLATE] = { "template", 5, INIT_KEYNOTFOUND },
-  [VTPM_ERROR_IN_USE] = { "in-use", 6, INIT_IOERROR },
-  [VTPM_ERROR_SOCKET_IN_USE] = { "socket-in-use", 6, INIT_IOERROR },
+  [VTPM_ERROR_FAILED] = { "failed", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STORE_FULL] = { "store-full", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STORE_FAILED] = { "store-failed", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_REKEY_PENDING] = { "rekey-pending", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_BLOB_NEEDS_PROVIDER] = { "blob-needs-provider", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_TAKEN_OVER] = { "state-taken-over", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_NOT_BACKED_UP] = { "not-backed-up", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_KEY_IN_USE] = { "key-in-use", 1, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_USAGE] = { "usage", 2, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_MISSING] = { "state-missing", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_TRUNCATED] = { "state-truncated", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_DAMAGED] = { "state-damaged", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_SLOT_UNREADABLE] = { "state-slot-unreadable", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_NEWER_VERSION] = { "state-newer-version", 3, INIT_BAD_VERSION, FALSE },
+  [VTPM_ERROR_STATE_FOREIGN_SLOT] = { "state-foreign-slot", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_EXISTS] = { "state-exists", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_STATE_OLDER] = { "state-older", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_BLOB_MISMATCH] = { "blob-mismatch", 3, INIT_FAILURE, FALSE },
+  [VTPM_ERROR_KEY_DESTROYED] = { "key-destroyed", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_KEY_DISABLED] = { "key-disabled", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_KEY_CLOSED] = { "key-closed", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_ACCESS_DENIED] = { "access-denied", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_PROVIDER_UNREACHABLE] = { "provider-unreachable", 4, INIT_KEYNOTFOUND, TRUE },
+  [VTPM_ERROR_PROVIDER_UNKNOWN] = { "provider-unknown", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_PROVIDER_FAILED] = { "provider-failed", 4, INIT_KEYNOTFOUND, TRUE },
+  [VTPM_ERROR_PROVIDER_TIMEOUT] = { "provider-timeout", 4, INIT_KEYNOTFOUND, TRUE },
+  [VTPM_ERROR_TLS_REFUSED] = { "tls-refused", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_TOKEN_MISSING] = { "token-missing", 4, INIT_KEYNOTFOUND, TRUE },
+  [VTPM_ERROR_PIN_WRONG] = { "pin-wrong", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_TPM_CHANGED] = { "tpm-changed", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_PCR_CHANGED] = { "pcr-changed", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_WRONG_PASSPHRASE] = { "wrong-passphrase", 4, INIT_DECRYPT_ERROR, FALSE },
+  [VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED] = { "wrong-passphrase-or-damaged", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_KEY_SLOT_DAMAGED] = { "key-slot-damaged", 4, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_IDENTITY_OTHER] = { "identity-other", 5, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_TEMPLATE] = { "template", 5, INIT_KEYNOTFOUND, FALSE },
+  [VTPM_ERROR_IN_USE] = { "in-use", 6, INIT_IOERROR, FALSE },
+  [VTPM_ERROR_SOCKET_IN_USE] = { "socket-in-use", 6, INIT_IOERROR, FALSE },
 };
 
 G_DEFINE_QUARK (vtpm_base_error_quark, vtpm_base_error)
@@ -111,6 +111,12 @@ vtpm_error_code (const GError *error)
       && g_str_has_prefix (g_quark_to_string (error->domain), "vtpm_"))
     return error->code;
   return VTPM_ERROR_FAILED;
+}
+
+gboolean
+vtpm_error_may_come_back (const GError *error)
+{
+  return vtpm_error_row (vtpm_error_code (error))->may_come_back;
 }
 
 const char *

@@ -53,9 +53,10 @@ typedef enum
 /** One row of the table; rows stand in the order of VtpmErrorCode. */
 typedef struct
 {
-  const char *word;    /* what scripts match, printed in brackets */
-  int exit_status;     /* of the vtpm program */
-  guint32 init_result; /* what CMD_INIT answers (TPM 1.2 result codes, as QEMU prints them) */
+  const char *word;       /* what scripts match, printed in brackets */
+  int exit_status;        /* of the vtpm program */
+  guint32 init_result;    /* what CMD_INIT answers (TPM 1.2 result codes, as QEMU prints them) */
+  gboolean may_come_back; /* of a provider that may come back by itself: it stands for all slots that did not open */
 } VtpmErrorRow;
 
 /** The row of CODE. Static, never NULL. */
@@ -77,6 +78,9 @@ void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, in
 
 /** The code of ERROR; VTPM_ERROR_FAILED for a domain that is not ours. */
 VtpmErrorCode vtpm_error_code (const GError *error);
+
+/** Whether the provider that ERROR tells of may come back by itself (DESIGN section 7). */
+gboolean vtpm_error_may_come_back (const GError *error);
 
 /** What ERROR says behind its word in brackets. */
 const char *vtpm_error_text (const GError *error);

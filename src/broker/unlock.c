@@ -277,21 +277,6 @@ walk (Unlock *unlock)
     }
 }
 
-static gboolean
-may_come_back (const GError *error)
-{
-  switch (vtpm_error_code (error))
-    {
-    case VTPM_ERROR_PROVIDER_UNREACHABLE:
-    case VTPM_ERROR_PROVIDER_TIMEOUT:
-    case VTPM_ERROR_PROVIDER_FAILED:
-    case VTPM_ERROR_TOKEN_MISSING:
-      return TRUE;
-    default:
-      return FALSE;
-    }
-}
-
 /* The failure that stands for all. */
 static const Attempt *
 choose_failure (const Unlock *unlock)
@@ -300,7 +285,7 @@ choose_failure (const Unlock *unlock)
   for (guint i = unlock->attempts->len; i-- > 0;)
     {
       const Attempt *attempt = unlock->attempts->pdata[i];
-      if (may_come_back (attempt->error))
+      if (vtpm_error_may_come_back (attempt->error))
         chosen = attempt;
     }
   /* No provider that comes back makes a changed header good. */

@@ -264,14 +264,6 @@ vtpm_provider_pool_verify (VtpmProviderPool *pool, const VtpmRecord *record, con
   return dek != NULL;
 }
 
-static gboolean
-may_come_back (const GError *error)
-{
-  VtpmErrorCode code = vtpm_error_code (error);
-  return code == VTPM_ERROR_PROVIDER_UNREACHABLE || code == VTPM_ERROR_PROVIDER_TIMEOUT
-         || code == VTPM_ERROR_PROVIDER_FAILED || code == VTPM_ERROR_TOKEN_MISSING;
-}
-
 /* The failure that stands for all: as at a start (DESIGN section 7); a header changed without its key is mended by no
  * provider that comes back. */
 static GError *
@@ -281,7 +273,7 @@ choose_failure (GError *const *failures, guint n)
     if (failures[i] && failures[i]->domain == VTPM_POOL_ERROR)
       return failures[i];
   for (guint i = 0; i < n; i++)
-    if (may_come_back (failures[i]))
+    if (vtpm_error_may_come_back (failures[i]))
       return failures[i];
   return failures[0];
 }

@@ -117,20 +117,12 @@ vtpm_preflight_ask (VtpmProviderPool *pool, GPtrArray *records)
   return slots;
 }
 
-static gboolean
-may_come_back (const GError *error)
-{
-  VtpmErrorCode code = vtpm_error_code (error);
-  return code == VTPM_ERROR_PROVIDER_UNREACHABLE || code == VTPM_ERROR_PROVIDER_TIMEOUT
-         || code == VTPM_ERROR_PROVIDER_FAILED || code == VTPM_ERROR_TOKEN_MISSING;
-}
-
 /* 2: no provider that comes back mends a header that was changed without its key. */
 static int
 weight_of (const GError *error)
 {
   return error->domain == VTPM_POOL_ERROR && vtpm_error_code (error) == VTPM_ERROR_STATE_DAMAGED ? 2
-         : may_come_back (error)                                                                 ? 1
+         : vtpm_error_may_come_back (error)                                                      ? 1
                                                                                                  : 0;
 }
 

@@ -62,6 +62,27 @@ test_document (void)
     }
 }
 
+/* Whose provider may come back stands in the page's sentence on key slots. */
+static void
+test_who_comes_back (void)
+{
+  g_auto (GStrv) lines = doc_read_lines ("errors.md");
+  g_autofree char *page = g_strjoinv (" ", lines);
+  const char *sentence = strstr (page, "whose provider may come back (");
+  g_assert_nonnull (sentence);
+  g_autofree char *told = g_strndup (sentence, strcspn (sentence, ")"));
+  for (guint i = 0; i < VTPM_N_ERRORS; i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *word = g_strdup_printf ("`%s`", vtpm_error_row (i)->word);
+      g_test_message ("%s", word);
+      vtpm_error_set (&error, VTPM_BASE_ERROR, i, "of a slot");
+      g_assert_cmpint (vtpm_error_may_come_back (error), ==, strstr (told, word) != NULL);
+    }
+  g_autoptr (GError) foreign = g_error_new (G_FILE_ERROR, VTPM_ERROR_PROVIDER_TIMEOUT, "not ours");
+  g_assert_false (vtpm_error_may_come_back (foreign));
+}
+
 /* The table itself: every code has a word of its own, and one status for the group it stands in. */
 static void
 test_table (void)
@@ -88,6 +109,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/errors/document", test_document);
+  g_test_add_func ("/errors/who-comes-back", test_who_comes_back);
   g_test_add_func ("/errors/table", test_table);
   return g_test_run ();
 }
