@@ -28,7 +28,7 @@ registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
 provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part
-host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
+host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
@@ -66,6 +66,7 @@ tests_crash_test_native_store_SOURCES = tests/crash/test-native-store.c $(native
 tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
 tests_unit_test_manufacture_SOURCES = tests/unit/test-manufacture.c $(host_fixture)
 tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
+tests_unit_test_rebind_SOURCES = tests/unit/test-rebind.c $(host_fixture)
 tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
 tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(unlock_fixture)
 tests_unit_test_unlock_ask_SOURCES = tests/unit/test-unlock-ask.c $(unlock_fixture)
