@@ -33,7 +33,7 @@ native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/t
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(provisioning_tests) $(src_tests) \
-	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online
+	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online tests/crash/test-rebind
 
 doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
 state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
@@ -75,6 +75,7 @@ tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
 crash_world = tests/crash/world.c tests/crash/world.h tests/crash/disk.c tests/crash/disk.h
 tests_crash_test_crash_SOURCES = tests/crash/test-crash.c $(crash_world)
 tests_crash_test_online_SOURCES = tests/crash/test-online.c $(crash_world)
+tests_crash_test_rebind_SOURCES = tests/crash/test-rebind.c $(crash_world)
 
 tests_crash_test_lives_SOURCES = tests/crash/test-lives.c tests/crash/disk.c tests/crash/disk.h
 

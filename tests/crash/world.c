@@ -78,8 +78,20 @@ world_open (World *world, Disk *disk, GError **error)
   return state;
 }
 
+/* The old vTPM with what it held, or the finished new one: never one's content under the other's id. */
 static void
-check_opened (World *world, VtpmState *state)
+check_rebound (const World *world, const VtpmRecord *record, guint number)
+{
+  const Promise *promise = &world->promise;
+  gboolean is_new = promise->rebound_epoch && record->epoch >= promise->rebound_epoch;
+  if (!vtpm_uuid_equal (&record->vtpm_id, is_new ? &world->next_id : &world->vtpm_id))
+    g_error ("%s: epoch %" G_GUINT64_FORMAT " has the other vTPM's id", world->where, record->epoch);
+  if (promise->rebound_epoch && (number >= promise->rebound_content) != is_new)
+    g_error ("%s: content %u in epoch %" G_GUINT64_FORMAT, world->where, number, record->epoch);
+}
+
+void
+world_check (World *world, VtpmState *state)
 {
   const Promise *promise = &world->promise;
   const VtpmRecord *record = vtpm_state_record (state);
@@ -93,6 +105,7 @@ check_opened (World *world, VtpmState *state)
     g_error ("%s: %u key slots", world->where, record->key_slots->len);
   if (record->epoch < promise->epoch_acked || record->epoch > promise->epoch_attempted)
     g_error ("%s: epoch %" G_GUINT64_FORMAT, world->where, record->epoch);
+  check_rebound (world, record, number);
 }
 
 /* Mended: one record, and no slot of another epoch. */
@@ -125,11 +138,11 @@ check_after_cut (Disk *after, gpointer data)
   g_autoptr (VtpmState) state = world_open (world, after, &error);
   if (!state)
     g_error ("%s: %s", world->where, error->message);
-  check_opened (world, state);
+  world_check (world, state);
   guint number = number_in (vtpm_state_payload (state));
   if (!vtpm_state_recover (state, &error))
     g_error ("%s: recover: %s", world->where, error->message);
-  check_opened (world, state);
+  world_check (world, state);
   check_one_epoch (world, state);
   g_assert_cmpuint (vtpm_state_record (state)->epoch, <=, MAX_EPOCHS);
   vtpm_state_take (state, world_content (number + 100), NULL);
@@ -173,7 +186,7 @@ world_create (World *world, Disk *disk)
   return world->promise.created;
 }
 
-static World *
+World *
 world_new (void)
 {
   World *world = g_new0 (World, 1);
@@ -181,12 +194,13 @@ world_new (void)
     world->dek[i] = vtpm_seal_new_dek (NULL);
   world->vtpm_id = vtpm_uuid_random ();
   world->vm_uuid = vtpm_uuid_random ();
+  world->next_id = vtpm_uuid_random ();
   world->promise.slots_acked = world->promise.slots_attempted = 1;
   world->promise.epoch_acked = world->promise.epoch_attempted = 1;
   return world;
 }
 
-static void
+void
 world_free (World *world)
 {
   for (guint i = 0; i < MAX_EPOCHS; i++)
@@ -194,8 +208,8 @@ world_free (World *world)
   g_free (world);
 }
 
-static Disk *
-start_disk (World *world, Start start)
+Disk *
+world_disk (World *world, Start start)
 {
   Disk *disk = disk_new ();
   if (start == START_NOTHING)
@@ -285,7 +299,7 @@ two_lives (World *world, const Disk *start, Life first, Life second)
             world->where = "between two lives";
             g_autoptr (VtpmState) state = world_open (world, reopened, NULL);
             g_assert_nonnull (state);
-            check_opened (world, state);
+            world_check (world, state);
             world->where = "second life";
             cut_everywhere (world, reopened, second);
           }
@@ -298,7 +312,7 @@ void
 world_run (Start start, Life life, const char *name)
 {
   World *world = world_new ();
-  g_autoptr (Disk) disk = start_disk (world, start);
+  g_autoptr (Disk) disk = world_disk (world, start);
   world->where = name;
   cut_everywhere (world, disk, life);
   g_test_message ("%s: %u crash states", name, world->states);
@@ -311,7 +325,7 @@ void
 world_run_failing (Start start, Life life, const char *name)
 {
   World *world = world_new ();
-  g_autoptr (Disk) disk = start_disk (world, start);
+  g_autoptr (Disk) disk = world_disk (world, start);
   world->where = name;
   fail_everywhere (world, disk, life);
   g_assert_cmpuint (world->states, >, 100);
@@ -323,7 +337,7 @@ void
 world_run_two (Start start, Life first, Life second, const char *name)
 {
   World *world = world_new ();
-  g_autoptr (Disk) disk = start_disk (world, start);
+  g_autoptr (Disk) disk = world_disk (world, start);
   world->where = name;
   two_lives (world, disk, first, second);
   g_assert_cmpuint (world->states, >, 100);

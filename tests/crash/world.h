@@ -18,12 +18,14 @@ typedef struct
   gboolean bind_acked, bind_attempted;
   guint slots_acked, slots_attempted; /* number of key slots */
   guint64 epoch_acked, epoch_attempted;
+  guint64 rebound_epoch; /* from this epoch on it is vTPM next_id, with this content or a later one; 0: never */
+  guint rebound_content;
 } Promise;
 
 typedef struct
 {
   VtpmSecret *dek[MAX_EPOCHS]; /* by epoch - 1 */
-  VtpmUuid vtpm_id, vm_uuid;
+  VtpmUuid vtpm_id, vm_uuid, next_id;
   Promise promise;
   guint states;
   const char *where; /* for messages */
@@ -51,8 +53,16 @@ void world_stop (World *world, VtpmState *state);
 /** A key slot long enough that a header copy spans sectors and can be torn. */
 VtpmKeySlot *world_key_slot (const World *world, guint32 version, const char *key_id);
 
+/** Fails the test where STATE is not what was promised. */
+void world_check (World *world, VtpmState *state);
+
 /** A life of its own: creates the file. */
 gboolean world_create (World *world, Disk *disk);
+
+World *world_new (void);
+void world_free (World *world);
+/** A disk as START says. */
+Disk *world_disk (World *world, Start start);
 
 /** A power cut at each operation of LIFE, in each state it can leave. */
 void world_run (Start start, Life life, const char *name);
