@@ -109,6 +109,7 @@ tap_cases += \
 	tests/integration/test_mistakes.py \
 	tests/integration/test_preflight.py \
 	tests/integration/test_rekey.py \
+	tests/integration/test_rekey_guest.py \
 	tests/integration/test_provider.py \
 	tests/integration/test_provider_keys.py \
 	tests/integration/test_rubbish.py \

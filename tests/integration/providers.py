@@ -58,11 +58,22 @@ def add_helper(place, kind, text):
     write_file(place.config, "[vtpm]\ninit-wait=2\nhelper-dirs=%s;\n" % folder, "w")
 
 
-def add_example(place):
+def example():
     """The complete provider of the protocol's page."""
     page = read_file(os.path.join(TOP, "docs", "provider-protocol.md")).decode()
-    program = re.search(r"^```sh\n(#!/bin/sh\n# vtpm-provider-example .*?)^```", page, re.M | re.S).group(1)
-    add_helper(place, "example", program)
+    return re.search(r"^```sh\n(#!/bin/sh\n# vtpm-provider-example .*?)^```", page, re.M | re.S).group(1)
+
+
+def add_example(place):
+    add_helper(place, "example", example())
+
+
+def add_slow(place, seconds):
+    """It as the kind slow: it sleeps before each request."""
+    program = example().replace("provider-example", "provider-slow").replace("vtpm-provider 1 example", "vtpm-provider 1 slow")
+    program, loops = re.subn(r"^while read .*\ndo$", r"\g<0>\n  sleep %g" % seconds, program, flags=re.M)
+    same(loops, 1, "the loop of the example")
+    add_helper(place, "slow", program)
 
 
 def key_store(place, name):
