@@ -103,8 +103,8 @@ vtpm_place_make_file (const VtpmPlace *place, const char *path)
   return made;
 }
 
-int
-vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error)
+static int
+lock_file (const VtpmPlace *place, const char *name, short type, GError **error)
 {
   g_autofree char *path = g_strdup_printf ("%s/%s.lock", place->data_dir, name);
   vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY);
@@ -116,7 +116,7 @@ vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error)
       return -1;
     }
   gint64 deadline = vtpm_now_ms () + LOCK_WAIT_MS;
-  struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+  struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
   while (fcntl (fd, F_OFD_SETLK, &whole) != 0)
     {
       if (errno != EAGAIN && errno != EACCES && errno != EINTR)
@@ -136,4 +136,16 @@ vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error)
       nanosleep (&pause, NULL);
     }
   return vtpm_fd_steal (&fd);
+}
+
+int
+vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error)
+{
+  return lock_file (place, name, F_WRLCK, error);
+}
+
+int
+vtpm_place_share (const VtpmPlace *place, const char *name, GError **error)
+{
+  return lock_file (place, name, F_RDLCK, error);
 }

@@ -31,3 +31,5 @@ gboolean vtpm_place_make_file (const VtpmPlace *place, const char *path) G_GNUC_
 /** Takes the write lock DATA_DIR/NAME.lock, waiting up to 10 s (rekey-pending after). Gives a descriptor whose close
  * ends it, or -1. */
 int vtpm_place_lock (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Likewise a read lock: several may hold it, but nobody the write lock meanwhile. */
+int vtpm_place_share (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "state/audit.h"
 #include "state/provider.h"
+#include "state/wraps.h"
 
 #define DESTROY_MS 60000
 
@@ -75,23 +76,33 @@ destroy_version (const VtpmConfig *config, const VtpmProviderEntry *entry, guint
   return reply != NULL;
 }
 
+/* Closes VERSION, and looks for files that need it. *DUE: whether it is to be destroyed if there are none. */
+static gboolean
+close_and_search (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmSearch *search, guint64 grace_s,
+                  VtpmClosedVersion *closed, gboolean *due, GError **error)
+{
+  if (!vtpm_registry_change (&config->place, &entry->uuid, close_version, closed, error))
+    return FALSE;
+  *due = closed->time + grace_s <= (guint64) time (NULL);
+  return (!*due || vtpm_wraps_wait (&config->place, error))
+         && vtpm_search_finds_none (config, search, entry, closed->version, error);
+}
+
 static gboolean
 retire (const VtpmConfig *config, const VtpmProviderEntry *entry, guint32 version, const VtpmSearch *search,
         guint64 grace_s, VtpmRetired *retired, GError **error)
 {
   VtpmClosedVersion closed = { .version = version, .time = (guint64) time (NULL) };
-  gboolean there;
+  gboolean there, due = FALSE;
   g_auto (GStrv) dirs = vtpm_search_dirs (config, search, error); /* before anything is closed */
   g_autoptr (GArray) versions = dirs ? vtpm_upkeep_versions (config, entry, error) : NULL;
   if (!versions || !look_up (entry, versions, version, &there, error))
     return FALSE;
-  if (there
-      && (!vtpm_registry_change (&config->place, &entry->uuid, close_version, &closed, error)
-          || !vtpm_search_finds_none (config, search, entry, version, error)))
+  if (there && !close_and_search (config, entry, search, grace_s, &closed, &due, error))
     return FALSE;
   retired->closed = closed.time;
   retired->due = closed.time + grace_s;
-  if (there && retired->due > (guint64) time (NULL))
+  if (there && !due)
     return TRUE;
   /* where it is not there any more, an earlier try got this far */
   retired->destroyed = !there || destroy_version (config, entry, version, error);

@@ -11,6 +11,7 @@
 #include "state/provider_reply.h"
 #include "state/providers/native_ops.h"
 #include "state/seal.h"
+#include "state/wraps.h"
 
 #define ASK_MS 20000
 #define MAKE_MS 60000 /* a token takes its time over a key */
@@ -279,7 +280,7 @@ leave_list (const VtpmConfig *config, const VtpmProviderEntry *entry, const Vtpm
   g_autoptr (GError) cause = NULL;
   if (!now || !vtpm_registry_remove (&config->place, &entry->uuid, error))
     return FALSE;
-  if (vtpm_search_finds_none (config, search, entry, 0, error))
+  if (vtpm_wraps_wait (&config->place, error) && vtpm_search_finds_none (config, search, entry, 0, error))
     return TRUE;
   if (!vtpm_registry_add (&config->place, now, &cause))
     vtpm_log (VTPM_LOG_ERROR, "key provider \"%s\" is off the list, and could not be put back: %s", entry->name,

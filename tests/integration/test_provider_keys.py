@@ -10,7 +10,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import VTPM, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
 from providers import (DAY, add_example, add_helper, bad, edit_registry, good, key_store, listed, provider,  # noqa: E402
                        registry, secret_file, status_of)
 
@@ -253,6 +253,36 @@ def test_remove_late(place):
     contains(err.decode(), "[key-in-use]", "states/late")
     same(listed(place)["go"], before)
     place.sound(path)
+
+
+def test_beside_create(place):
+    """retire and remove wait for a create that has wrapped and not written yet: what it makes opens"""
+    add_helper(place, "late", """#!/bin/sh
+echo "vtpm-provider 1 late $1 create versions destroy remove wrap unwrap"
+at=$VTPM_DATA_DIR/late
+while read -r op vtpm a b c d; do
+  case $op in
+    create) echo "ok k1 1" ;;
+    versions) echo "ok 1:k1:0 2:k2:0" ;;
+    destroy | remove) : >"$at.gone"; echo ok ;;
+    wrap) echo "ok k1 1 $b"; : >"$at.wrapped" ;;
+    unwrap) if [ -e "$at.gone" ]; then echo "error key-destroyed it is gone"; else echo "ok $d"; fi ;;
+  esac
+done
+""")
+    good(place, "create", "keep", "--kind", "native")
+    good(place, "create", "late", "--kind", "late")
+    wrapped = os.path.join(place.data_dir, "late.wrapped")
+    os.makedirs("states")
+    for number, command in enumerate((["remove", "late", "--yes"], ["retire", "late", "1", "--grace", "0"])):
+        path = "states/%d" % number
+        with subprocess.Popen([VTPM, "create", path, "--provider", "late", "--config", place.config], env=place.env,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as making:
+            wait_until(lambda: os.path.exists(wrapped), "the wrap")
+            contains(bad(place, 1, "key-in-use", *command, "--search", "states"), path)
+            same((making.wait(30), making.stderr.read()), (0, b""))
+        os.unlink(wrapped)
+        place.sound(path)
 
 
 def test_restored_store(place):
