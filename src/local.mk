@@ -6,7 +6,7 @@ libvtpm_tpm_a_SOURCES = \
 	src/tpm/tpm_provision_commands.c src/tpm/tpm_provision_commands.h
 libvtpm_src_a_SOURCES = \
 	src/asker.c src/asker.h src/config.c src/config.h \
-	src/link.c src/link.h src/prompt.c src/prompt.h \
+	src/link.c src/link.h src/prompt.c src/prompt.h src/serve.c src/serve.h \
 	src/broker/broker.c src/broker/broker.h \
 	src/broker/owned.c src/broker/owned.h \
 	src/broker/reader.c src/broker/reader.h \

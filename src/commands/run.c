@@ -2,26 +2,15 @@
  *
  * vtpm run: serves a TPM to one virtual machine.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
-#include "base/harden.h"
-#include "base/io.h"
 #include "base/log.h"
 #include "src/asker.h"
-#include "src/broker/broker.h"
 #include "src/commands/command.h"
-#include "src/device/server.h"
-#include "src/tpm/engine.h"
+#include "src/serve.h"
 #include "src/tpm/tpm_commands.h"
-#include "state/seal.h"
 
 /* The command line as it was given. */
 typedef struct
@@ -43,13 +32,6 @@ arguments_clear (Arguments *arguments)
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Arguments, arguments_clear)
-
-typedef struct
-{
-  int notify;         /* a daemon's first process waits there for its exit status; -1: not a daemon */
-  VtpmAsker **asker;  /* the broker's alone, once that is forked */
-  VtpmConfig *config; /* names it */
-} Start;
 
 static gboolean
 usage (GError **error, const char *what)
@@ -127,97 +109,6 @@ parse_log (const Arguments *arguments, GError **error)
 }
 
 static void
-write_status (int fd, guint8 status)
-{
-  if (!vtpm_write_full (fd, &status, 1))
-    vtpm_log (VTPM_LOG_WARNING, "the process that started the daemon is gone");
-}
-
-/* Told by the server once: the daemon's parent may go. After a failure it waits until all is cleared away. */
-static void
-on_started (gpointer data, const GError *failure)
-{
-  Start *start = data;
-  if (start->notify < 0)
-    return;
-  if (failure)
-    fprintf (stderr, "vtpm run: %s\n", failure->message);
-  vtpm_detach_stdio ();
-  if (failure)
-    return;
-  write_status (start->notify, 0);
-  vtpm_fd_clear (&start->notify);
-}
-
-/* The parent waits for the status and ends with it; the child goes on. */
-static gboolean
-become_daemon (Start *start, GError **error)
-{
-  int ends[2];
-  guint8 status = 1;
-  if (pipe2 (ends, O_CLOEXEC) != 0)
-    {
-      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe");
-      return FALSE;
-    }
-  pid_t child = fork ();
-  if (child < 0)
-    {
-      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot start the daemon");
-      return FALSE;
-    }
-  if (child > 0)
-    {
-      close (ends[1]);
-      if (vtpm_read_full (ends[0], &status, 1) != 1)
-        status = 1; /* it died before it could tell; its own message is on stderr */
-      _exit (status);
-    }
-  close (ends[0]);
-  setsid ();
-  start->notify = ends[1];
-  return TRUE;
-}
-
-/* What is open for clients is the device's alone. */
-static void
-close_endpoints (const VtpmServerOptions *server)
-{
-  const VtpmEndpoint *const endpoints[] = { &server->ctrl, &server->data, &server->manage };
-  for (gsize i = 0; i < G_N_ELEMENTS (endpoints); i++)
-    if (endpoints[i]->kind != VTPM_ENDPOINT_NONE && endpoints[i]->fd >= 0)
-      close (endpoints[i]->fd);
-}
-
-/* Forks the broker before anything secret exists. Gives the device's end of the link, or -1. */
-static int
-start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server, GError **error)
-{
-  int ends[2];
-  if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-    {
-      vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a socketpair");
-      return -1;
-    }
-  signal (SIGCHLD, SIG_IGN); /* the broker is not waited for */
-  pid_t child = fork ();
-  if (child == 0)
-    {
-      close (ends[0]);
-      close_endpoints (server);
-      if (!vtpm_secret_init (NULL))
-        _exit (1);
-      vtpm_broker_run (options, ends[1]);
-    }
-  close (ends[1]);
-  if (child > 0)
-    return ends[0];
-  vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot start the broker");
-  close (ends[0]);
-  return -1;
-}
-
-static void
 print_qemu_options (const VtpmServerOptions *server)
 {
   if (!isatty (STDOUT_FILENO) || server->ctrl.kind != VTPM_ENDPOINT_UNIX || server->init)
@@ -226,41 +117,6 @@ print_qemu_options (const VtpmServerOptions *server)
           "  -chardev socket,id=chrtpm,path=%s -tpmdev emulator,id=tpm0,chardev=chrtpm -device tpm-crb,tpmdev=tpm0\n",
           server->path, server->ctrl.path);
   fflush (stdout);
-}
-
-static int
-serve (const Arguments *arguments, Start *start, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
-{
-  if (arguments->daemon && !become_daemon (start, error))
-    return -1;
-  options->leave_on_failure = arguments->daemon || options->init;
-  vtpm_seal_warm_up ();
-  /* The sockets first: a broker that is killed because they fail may have made a file by then, or half of one. */
-  VtpmServer *server = vtpm_server_listen (options, error);
-  vtpm_autofd int link = server ? start_broker (broker, options, error) : -1;
-  start->config->asker = NULL;
-  g_clear_pointer (start->asker, vtpm_asker_free); /* the device never sees what opens a key */
-  int status = -1;
-  if (link >= 0 && vtpm_secret_init (error) && vtpm_engine_open (error))
-    {
-      print_qemu_options (options);
-      status = vtpm_server_run (server, vtpm_fd_steal (&link));
-    }
-  vtpm_server_free (server);
-  if (start->notify >= 0)
-    write_status (start->notify, status < 0 ? (guint8) vtpm_error_row (vtpm_error_code (*error))->exit_status
-                                            : (guint8) MAX (status, 1)); /* 0 here: told to end before it had started */
-  return status;
-}
-
-static gboolean
-harden (GError **error)
-{
-  umask (077);
-  signal (SIGPIPE, SIG_IGN);
-  vtpm_harden_no_dump ();
-  mallopt (M_ARENA_MAX, 1); /* two threads that seldom run at once need no heap each */
-  return vtpm_harden_no_new_privileges (error);
 }
 
 static void
@@ -272,17 +128,18 @@ server_options_clear (VtpmServerOptions *options)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmServerOptions, server_options_clear)
 
+static void
+forget_asker (gpointer secret)
+{
+  g_clear_pointer ((VtpmAsker **) secret, vtpm_asker_free);
+}
+
 static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
-  Start start = { .notify = -1 };
-  g_auto (VtpmServerOptions) server = { .path = path,
-                                        .terminate = arguments->terminate,
-                                        .pid_file = arguments->pid_file,
-                                        .started = on_started,
-                                        .started_data = &start };
-  VtpmBrokerOptions broker
-      = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .daemon = arguments->daemon };
+  g_auto (VtpmServerOptions) server
+      = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
+  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming };
   if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
       || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;
@@ -290,16 +147,21 @@ run (const Arguments *arguments, const char *path, GError **error)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
   /* Before anything of ours is opened: it could have the number that --password-fd gives. */
   g_autoptr (VtpmAsker) asker = vtpm_asker_new (&arguments->secrets, error);
-  if (!asker || !harden (error) || !parse_log (arguments, error))
+  if (!asker || !vtpm_serve_harden (error) || !parse_log (arguments, error))
     return -1;
   g_autoptr (VtpmConfig) config = vtpm_config_load (arguments->config, error);
   if (!config)
     return -1;
   config->asker = asker;
-  start.asker = &asker;
-  start.config = config;
   broker.config = server.config = config;
-  return serve (arguments, &start, &broker, &server, error);
+  const VtpmServe serve = { .program = "vtpm run",
+                            .daemon = arguments->daemon,
+                            .pid_fd = -1,
+                            .config = config,
+                            .forget = forget_asker,
+                            .secret = &asker,
+                            .serving = print_qemu_options };
+  return vtpm_serve (&serve, &broker, &server, error);
 }
 
 int
