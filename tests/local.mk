@@ -114,6 +114,7 @@ tap_cases += \
 	tests/integration/test_provider_keys.py \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_secrets.py \
+	tests/integration/test_slot_faults.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
 	tests/integration/test_storm.py \
