@@ -308,6 +308,26 @@ vtpm_header_begin_epoch (VtpmStore *store, const VtpmSecret *dek, const VtpmReco
   return fine;
 }
 
+/* Whether a state slot is in the epoch of a record that would go: then it is the caller who is wrong, whatever a device
+ * has told it. */
+static gboolean
+is_needed (VtpmStore *store, const VtpmHeader *header, guint64 epoch, GError **error)
+{
+  for (guint i = 0; i < header->records->len; i++)
+    {
+      const VtpmRecord *record = header->records->pdata[i];
+      if (record->epoch == epoch
+          || (!vtpm_header_slot_names (header, 0, record) && !vtpm_header_slot_names (header, 1, record)))
+        continue;
+      vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_REKEY_PENDING,
+                      "a state slot of %s is in epoch %" G_GUINT64_FORMAT ", and was said to be in %" G_GUINT64_FORMAT
+                      ": the records of both were kept; see that it is this file's TPM that was asked",
+                      store->name, record->epoch, epoch);
+      return TRUE;
+    }
+  return FALSE;
+}
+
 static gboolean
 keep_epoch_locked (VtpmStore *store, guint64 epoch, const VtpmSecret *dek, GError **error)
 {
@@ -318,7 +338,8 @@ keep_epoch_locked (VtpmStore *store, guint64 epoch, const VtpmSecret *dek, GErro
                     "%s has no record of epoch %" G_GUINT64_FORMAT
                     " any more: its keys were changed meanwhile; try again",
                     store->name, epoch);
-  return record && may_rewrite (store, record, error) && write_records (store, header, record, NULL, error);
+  return record && !is_needed (store, header, epoch, error) && may_rewrite (store, record, error)
+         && write_records (store, header, record, NULL, error);
 }
 
 gboolean

@@ -64,7 +64,7 @@ gboolean vtpm_header_begin_epoch (VtpmStore *store, const VtpmSecret *dek, const
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * The last one, or the way back: the record of EPOCH (whose MAC fits DEK; DEK NULL: the newest) stands alone in both
- * copies after. The caller knows that no state slot needs another. FALSE: rekey-pending (there is no such record),
+ * copies after. FALSE: rekey-pending (there is no such record, or a state slot is in the epoch of another one),
  * state-newer-version, store-failed.
  */
 gboolean vtpm_header_keep_epoch (VtpmStore *store, guint64 epoch, const VtpmSecret *dek,

@@ -79,9 +79,6 @@ test_there_and_back (StateFixture *f, gconstpointer unused G_GNUC_UNUSED)
       g_autoptr (VtpmRecord) back = stored (f, 1);
       g_assert_true (g_bytes_equal (back->bytes, base->bytes));
     }
-  must_begin (f, f->dek[0], base);
-  g_assert_true (keep (f, 2, f->dek[1], NULL));
-  assert_epochs (f, 2, 0);
 }
 
 static void
@@ -91,6 +88,36 @@ assert_pending (const StateFixture *f, gboolean fine, GError **error, GBytes *be
   g_assert_false (fine);
   fixture_assert_code (error, VTPM_ERROR_REKEY_PENDING);
   g_assert_true (g_bytes_equal (before, after));
+}
+
+/* As the owner of the file does it between the two steps of a tool. */
+static void
+follow (const StateFixture *f, guint64 epoch)
+{
+  gboolean pushed_out;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmState) state = fixture_must_open (f);
+  gboolean followed = vtpm_state_follow_epoch (state, epoch, f->dek[epoch - 1], TRUE, &pushed_out, &error);
+  g_assert_no_error (error);
+  g_assert_true (followed);
+}
+
+/* A record that a state slot needs stays, whatever was said: without it nothing would open the file again. */
+static void
+test_needed (StateFixture *f, gconstpointer unused G_GNUC_UNUSED)
+{
+  g_autoptr (GError) error = NULL;
+  fixture_create (f, 1);
+  g_autoptr (VtpmRecord) base = stored (f, 1);
+  must_begin (f, f->dek[0], base);
+  g_autoptr (GBytes) before = fixture_bytes (f);
+  assert_pending (f, keep (f, 2, f->dek[1], &error), &error, before);
+  follow (f, 2);
+  g_autoptr (GBytes) after = fixture_bytes (f);
+  assert_pending (f, keep (f, 1, f->dek[0], &error), &error, after);
+  assert_pending (f, keep (f, 1, NULL, &error), &error, after);
+  g_assert_true (keep (f, 2, f->dek[1], NULL));
+  assert_epochs (f, 2, 0);
 }
 
 /* What was read is not what stands there, or a change is unfinished: nothing is written. */
@@ -152,6 +179,7 @@ main (int argc, char **argv)
   g_assert_true (vtpm_secret_init (NULL));
 #define ADD(name, function) g_test_add (name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("/header-epoch/there-and-back", test_there_and_back);
+  ADD ("/header-epoch/needed", test_needed);
   ADD ("/header-epoch/refused", test_refused);
   ADD ("/header-epoch/forged", test_forged);
   ADD ("/header-epoch/padding", test_padding);
