@@ -104,6 +104,7 @@ tap_cases += \
 	tests/integration/test_full_disk.py \
 	tests/integration/test_incoming.py \
 	tests/integration/test_key.py \
+	tests/integration/test_key_faults.py \
 	tests/integration/test_keys.py \
 	tests/integration/test_life.py \
 	tests/integration/test_mistakes.py \

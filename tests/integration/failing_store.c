@@ -2,7 +2,8 @@
  *
  * A library for LD_PRELOAD: while the file FAILING_STORE_FLAG exists, writes into the file that
  * FAILING_STORE_FILE names fail with the errno that stands in it, in decimal (5 when it is empty).
- * A minus before it: the first half of the bytes is written before the failure. Each write that
+ * A minus before it: the first half of the bytes is written before the failure. A second number: so many writes of
+ * the process succeed first. Each write that
  * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2); each fdatasync(2)
  * of it too, as "-1 0 0".
  */
@@ -16,6 +17,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+static int writes;
+
 static int
 is_state_file (int fd)
 {
@@ -25,11 +28,12 @@ is_state_file (int fd)
          && named.st_dev == opened.st_dev;
 }
 
-/* 0, or what to fail with. */
+/* 0, or what to fail with; WRITES of this process succeeded before. */
 static int
 failure (int fd)
 {
   char text[16] = "";
+  int error = EIO, spared = 0;
   const char *flag = getenv ("FAILING_STORE_FLAG");
   if (!flag || !is_state_file (fd))
     return 0;
@@ -38,7 +42,9 @@ failure (int fd)
     return 0;
   ssize_t n = read (file, text, sizeof text - 1);
   close (file);
-  return n > 0 ? atoi (text) : EIO;
+  if (n > 0)
+    sscanf (text, "%d %d", &error, &spared);
+  return writes < spared ? 0 : error;
 }
 
 static void
@@ -62,6 +68,7 @@ pwritev2 (int fd, const struct iovec *iov, int count, off_t offset, int flags)
   if (error == 0)
     {
       ssize_t n = next (fd, iov, count, offset, flags);
+      writes += is_state_file (fd);
       note (fd, offset, n > 0 ? (size_t) n : 0, flags);
       return n;
     }
@@ -80,6 +87,7 @@ pwrite (int fd, const void *buf, size_t len, off_t offset)
   if (error == 0)
     {
       ssize_t n = next (fd, buf, len, offset);
+      writes += is_state_file (fd);
       note (fd, offset, n > 0 ? (size_t) n : 0, 0);
       return n;
     }

@@ -57,8 +57,9 @@ class Failing:
     def start(self, *args, **options):
         return self.place.start(self.name, *args, env=self.env, **options)
 
-    def break_store(self, error=errno.EIO):
-        write_file(self.flag + ".new", "%d" % error, "w")
+    def break_store(self, error=errno.EIO, spared=0):
+        """SPARED writes of each process succeed."""
+        write_file(self.flag + ".new", "%d %d" % (error, spared), "w")
         os.rename(self.flag + ".new", self.flag)
 
     def writes(self):

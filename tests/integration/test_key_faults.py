@@ -1,0 +1,166 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Disks that fail or are full while key slots change, and key slots that do not open beside one that does."""
+import errno
+import json
+import os
+import shutil
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from keyhost import (add_native, add_passphrase, add_raw_key, audit, cold_start, make_state, uuid_of,  # noqa: E402
+                     vtpm)
+from test_full_disk import fill, small_disk  # noqa: E402
+from test_store import Failing  # noqa: E402
+
+NATIVE, SPARE = "native", "spare"
+WRITES = 3  # of the header: what was read of one copy is written back, then the one copy, then the other
+
+
+def names(place, path="state.vtpm"):
+    """Of the providers whose key slots count: those of the newest record, where a change was cut short."""
+    listed = json.loads(vtpm(place, "keys", "list", path, "--json").stdout)["records"]
+    newest = max(listed, key=lambda record: (record["epoch"], record["sequence"]))
+    return [slot["provider_name"] for slot in newest["key_slots"]]
+
+
+def header_copies(place, path="state.vtpm"):
+    return place.inspect(path)["header_copies"]
+
+
+def fails_once(place, failing, fault, args, before, after):
+    """One command on a disk that fails, then on one that works; the names of the slots before and after it."""
+    error, spared, word = fault
+    what = "%s with errno %d after %d writes" % (args, error, spared)
+    same(names(place), before, what)
+    failing.break_store(error, spared)
+    done = vtpm(place, *args, status=1, word=word)
+    failing.mend()
+    act = "rekey" if args[0] == "rekey" else args[1]
+    same(audit(place, act)[-1]["outcome"], word, what + done.stderr)
+    copies = header_copies(place)
+    true("good" in copies, "%s: header copies %s" % (what, copies))
+    if spared == 0 and error > 0:
+        same((copies, names(place)), (["good"] * 2, before), what)
+    true(names(place) in (before, after), "%s: %s" % (what, names(place)))
+    cold_start(place)
+    same(header_copies(place), ["good"] * 2, what + ", after a start")
+    if names(place) == before:
+        vtpm(place, *args)
+    same((header_copies(place), names(place)), (["good"] * 2, after), what + ", then again")
+    place.sound()
+
+
+def test_failing_disk(place):
+    """keys add, keys drop and rekey on a disk that fails at any write, whole or half way: as before or as after, never between"""
+    make_state(place)
+    add_native(place, SPARE)
+    failing = Failing(place)
+    place.env.update(failing.env)
+    for spared in range(WRITES):
+        for error, word in ((errno.EIO, "store-failed"), (-errno.EIO, "store-failed"), (errno.ENOSPC, "store-full")):
+            fault = error, spared, word
+            fails_once(place, failing, fault, ["keys", "add", "state.vtpm", "--provider", SPARE], [NATIVE], [NATIVE, SPARE])
+            fails_once(place, failing, fault, ["rekey", "state.vtpm"], [NATIVE, SPARE], [NATIVE, SPARE])
+            fails_once(place, failing, fault, ["keys", "drop", "state.vtpm", "--provider", SPARE], [NATIVE, SPARE], [NATIVE])
+
+
+def full_disk(place, kind):
+    """State file, key stores and audit log: all of them on it."""
+    with small_disk(place, kind, 2 << 20):
+        place.data_dir = os.path.abspath("disk/data")
+        place.env["VTPM_DATA_DIR"] = place.data_dir
+        state = make_state(place, "disk/state.vtpm")
+        add_native(place, SPARE)
+        fill()
+        for args, after in ((["keys", "add", state, "--provider", SPARE], [NATIVE, SPARE]),
+                            (["rekey", state], [NATIVE, SPARE]), (["rekey", state, "--deep"], [NATIVE, SPARE]),
+                            (["keys", "drop", state, "--provider", SPARE], [NATIVE])):
+            vtpm(place, *args)  # the header has its blocks since the file was made
+            same((header_copies(place, state), names(place, state)), (["good"] * 2, after), args)
+        cold_start(place, state)
+        done = vtpm(place, "provider", "rotate", NATIVE, status=1, word="store-full")
+        contains(done.stderr, "disk/data/native/")
+        os.remove("disk/filler")
+        vtpm(place, "provider", "rotate", NATIVE)
+        vtpm(place, "rekey", state, "--stale", "--verify")
+        cold_start(place, state)
+
+
+def test_full_ext4(place):
+    """a full ext4: key slots change all the same, a rotation does not and leaves the keys that were; with room it does"""
+    full_disk(place, "ext4")
+
+
+def test_full_tmpfs(place):
+    """a full tmpfs: the same"""
+    full_disk(place, "tmpfs")
+
+
+def starts_by_the_second(place, first, word):
+    """A cold start tells the FIRST slot's WORD and opens by the next one."""
+    state = "state.vtpm"
+    names_before = names(place)
+    data = read_file(state)
+    device = place.start(state, log="told")
+    _, tpm = device.powered()
+    same(tpm.nv(0x01500010), b"\1" * 8, "NV")
+    told = [line for line in device.log().splitlines() if "key slot 1 of %d" % len(names_before) in line]
+    same(len(told), 1, device.log())
+    contains(told[0], "[%s]" % word, first)
+    device.term()
+    os.remove("told")
+    same((names(place), data[:128]), (names_before, read_file(state)[:128]), "the header")
+
+
+def test_broken_first_slot(place):
+    """a key store that is missing, damaged, cut short, a folder, or another's: its word is told and the next slot opens"""
+    make_state(place)
+    add_native(place, "second")
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "second")
+    store = os.path.join(place.data_dir, "native", uuid_of(place, NATIVE) + ".keys")
+    other = os.path.join(place.data_dir, "native", uuid_of(place, "second") + ".keys")
+    kept = read_file(store)
+    flipped = bytearray(kept)
+    flipped[len(kept) // 2] ^= 1
+    for text, word in ((None, "key-destroyed"), (b"", "state-damaged"), (bytes(flipped), "state-damaged"),
+                       (kept[:-1], "state-damaged"), (b"x" * 100000, "state-damaged"), (read_file(other), "state-damaged")):
+        if text is None:
+            os.remove(store)
+        else:
+            write_file(store, text)
+        starts_by_the_second(place, NATIVE, word)
+    os.remove(store)
+    os.mkdir(store)
+    starts_by_the_second(place, NATIVE, "state-damaged")
+    os.rmdir(store)
+    write_file(store, kept)
+    os.chmod(store, 0o600)
+    cold_start(place)
+    lacks(read_file("log").decode(), "key slot 1")
+
+
+def test_wrong_secret_first(place):
+    """a first slot with a wrong passphrase, a wrong raw key, or a file of it that is not there: told, and the next opens"""
+    for kind, add in (("passphrase", add_passphrase), ("raw-key", add_raw_key)):
+        name = kind + "-first"
+        add(place, name)
+        secret = name + (".word" if kind == "passphrase" else ".key")
+        if not os.path.exists(os.path.join(place.data_dir, "native")):
+            add_native(place, NATIVE)
+        make_state(place, provider=name)
+        vtpm(place, "keys", "add", "state.vtpm", "--provider", NATIVE)
+        shutil.copy(secret, "right")
+        write_file(secret, b"w" * 32)
+        starts_by_the_second(place, name, "wrong-passphrase")
+        os.remove(secret)
+        starts_by_the_second(place, name, "key-closed")
+        os.rename("right", secret)
+        cold_start(place)
+        os.remove("state.vtpm")
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
