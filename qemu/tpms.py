@@ -67,6 +67,7 @@ class Vtpm:
         self.config = os.path.join(folder, "vtpm.conf")
         self.data = os.path.join(folder, "data")
         self.vm_uuid = str(uuid.uuid4())
+        self.on_clone = None
         self.environment = dict(os.environ, VTPM_DATA_DIR=self.data)
         # should a path ever be taken from elsewhere, it is below our folder too
         for name in ("CONFIG", "DATA", "STATE", "CACHE"):
@@ -97,7 +98,20 @@ class Vtpm:
     def command(self, ctrl, log, incoming):
         line = [self.program, "run", self.state, "--vm-uuid", self.vm_uuid, "--ctrl", f"unix:{ctrl}",
                 "--manage", "none", "--terminate", "--config", self.config, "--log", log]
+        line += ["--on-clone", self.on_clone] if self.on_clone else []
         return line + ["--incoming"] if incoming else line
+
+    def copied(self, folder, on_clone):
+        """For another VM of the same host, whose state file is a copy of this one, put into FOLDER."""
+        other = Vtpm(folder)
+        other.config, other.data, other.environment = self.config, self.data, self.environment
+        other.on_clone = on_clone
+        shutil.copy(self.state, other.state)
+        return other
+
+    def authority(self):
+        """What a verifier of its certificates trusts, PEM."""
+        return self._run(self.program, "ca", "export", "--config", self.config)
 
     def inspect(self):
         return self._run(self.program, "inspect", self.state).decode("utf-8", "replace")
