@@ -6,6 +6,7 @@
 #pragma once
 
 #include <glib.h>
+#include <sys/types.h>
 
 /** Bytes of the file that are locked (open file description locks), DESIGN section 4. */
 typedef enum
@@ -77,6 +78,8 @@ int vtpm_store_file_fd (VtpmStore *store);
 /** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing).
  * After the last fork. */
 void vtpm_store_file_tell_pid (VtpmStore *store);
+/** The process that is marked so. 0: none; -1: it cannot be seen from here (another pid namespace). */
+pid_t vtpm_store_file_owner (VtpmStore *store);
 
 GQuark vtpm_store_error_quark (void);
 #define VTPM_STORE_ERROR (vtpm_store_error_quark ())

@@ -192,11 +192,10 @@ set_locked (VtpmStore *store, VtpmLockByte byte, GError **error)
                       "another tool is changing the keys of %s; try again when it is done", store->name);
       return;
     }
-  struct flock owner = lock_of (F_WRLCK, PID_BYTE);
-  if (byte == VTPM_LOCK_OWNER && fcntl (file_store (store)->fd, F_GETLK, &owner) == 0 && owner.l_type != F_UNLCK
-      && owner.l_pid > 0)
+  pid_t owner = byte == VTPM_LOCK_OWNER ? vtpm_store_file_owner (store) : 0;
+  if (owner > 0)
     vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first",
-                    store->name, (int) owner.l_pid);
+                    store->name, (int) owner);
   else
     vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE,
                     "%s is in use by another process (lock on byte %d); stop it, or try again", store->name,
@@ -360,4 +359,13 @@ vtpm_store_file_tell_pid (VtpmStore *store)
 {
   struct flock lock = lock_of (F_WRLCK, PID_BYTE);
   fcntl (file_store (store)->fd, F_SETLK, &lock);
+}
+
+pid_t
+vtpm_store_file_owner (VtpmStore *store)
+{
+  struct flock lock = lock_of (F_WRLCK, PID_BYTE);
+  if (fcntl (file_store (store)->fd, F_GETLK, &lock) == 0 && lock.l_type == F_UNLCK)
+    return 0;
+  return lock.l_pid > 0 ? lock.l_pid : -1;
 }

@@ -154,7 +154,7 @@ settle (const Change *change, guint64 *epoch, GError **error)
           vtpm_store_unlock (change->store, VTPM_LOCK_OWNER);
           return settled;
         }
-      gboolean answered = vtpm_management_status (change->socket_path, &status, &cause);
+      gboolean answered = vtpm_management_status (change->store, change->socket_path, &status, &cause);
       if (answered && !status.busy && status.settled)
         {
           *epoch = status.epoch;
@@ -298,7 +298,7 @@ check_device (const Change *change, const VtpmRecord *base, GError **error)
   gint64 deadline = vtpm_now_ms () + SETTLE_MS;
   while (status.busy)
     {
-      if (!vtpm_management_status (change->socket_path, &status, error))
+      if (!vtpm_management_status (change->store, change->socket_path, &status, error))
         return FALSE;
       if (status.busy && vtpm_now_ms () > deadline)
         {
@@ -331,7 +331,8 @@ change_running (Change *change, const VtpmRecord *base, const VtpmSecret *dek, V
     return FALSE;
   change->known[0] = (VtpmEpochKey){ next->epoch, next_dek };
   change->known[1] = (VtpmEpochKey){ base->epoch, dek };
-  gboolean done = vtpm_management_rekey (change->socket_path, next->epoch, next_dek, keep, pushed_out, &refused);
+  gboolean done
+      = vtpm_management_rekey (change->store, change->socket_path, next->epoch, next_dek, keep, pushed_out, &refused);
   gboolean settled = settle (change, &epoch, &unsettled);
   if (settled && epoch == next->epoch)
     return TRUE;

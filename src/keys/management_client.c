@@ -14,6 +14,7 @@
 #include "state/base64.h"
 
 #define ANSWER_MS 60000 /* a device tries a commit for 10 s before it gives up, two of them for an epoch */
+#define CONNECT_S 15
 #define MAX_ANSWER 4096
 
 G_DEFINE_QUARK (vtpm_management_error_quark, vtpm_management_error)
@@ -39,11 +40,36 @@ set_unanswered (GError **error, const char *socket_path, const char *cause)
                   socket_path, cause);
 }
 
+/* Who answers has to be who holds the file: a socket that was named wrongly may be that of a copy's TPM, or nobody's
+ * that should ever get a key. NOBODY: fine where no process holds the file (yet). */
+static gboolean
+check_peer (VtpmStore *store, const char *socket_path, int fd, gboolean nobody, GError **error)
+{
+  struct ucred peer = { 0 };
+  socklen_t len = sizeof peer;
+  pid_t owner = vtpm_store_file_owner (store);
+  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
+    {
+      set_unanswered (error, socket_path, g_strerror (errno));
+      return FALSE;
+    }
+  if (owner > 0 ? peer.pid == owner : owner < 0 || nobody)
+    return TRUE;
+  g_autofree char *cause
+      = owner ? g_strdup_printf ("it is process %d's, and process %d runs the TPM of %s", (int) peer.pid, (int) owner,
+                                 store->name)
+              : g_strdup_printf ("it is process %d's, and no process holds %s", (int) peer.pid, store->name);
+  set_unanswered (error, socket_path, cause);
+  return FALSE;
+}
+
 static int
 open_socket (const char *socket_path, GError **error)
 {
   struct sockaddr_un address = { .sun_family = AF_UNIX };
+  struct timeval limit = { .tv_sec = CONNECT_S };
   vtpm_autofd int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  setsockopt (fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* connect waits where too many wait already */
   if (g_strlcpy (address.sun_path, socket_path, sizeof address.sun_path) >= sizeof address.sun_path)
     {
       set_unanswered (error, socket_path, "its name is too long");
@@ -100,10 +126,10 @@ set_refused (GError **error, const char *answer)
 
 /* The words behind "ok"; NULL for anything else. */
 static GStrv
-ask (const char *socket_path, const void *request, gsize len, GError **error)
+ask (VtpmStore *store, const char *socket_path, const void *request, gsize len, gboolean nobody, GError **error)
 {
   vtpm_autofd int fd = open_socket (socket_path, error);
-  if (fd < 0)
+  if (fd < 0 || !check_peer (store, socket_path, fd, nobody, error))
     return NULL;
   g_autofree char *answer = vtpm_write_full (fd, request, len) ? read_line (fd) : NULL;
   if (!answer)
@@ -133,10 +159,10 @@ is (GStrv words, const char *key, const char *value)
 }
 
 gboolean
-vtpm_management_status (const char *socket_path, VtpmManagementStatus *status, GError **error)
+vtpm_management_status (VtpmStore *store, const char *socket_path, VtpmManagementStatus *status, GError **error)
 {
   *status = (VtpmManagementStatus){ 0 };
-  g_auto (GStrv) words = ask (socket_path, "status\n", strlen ("status\n"), error);
+  g_auto (GStrv) words = ask (store, socket_path, "status\n", strlen ("status\n"), TRUE, error);
   if (!words)
     return FALSE;
   status->busy = is (words, "busy", "yes") || (value_of (words, "state") && !is (words, "state", "open"));
@@ -153,8 +179,8 @@ vtpm_management_status (const char *socket_path, VtpmManagementStatus *status, G
 }
 
 gboolean
-vtpm_management_rekey (const char *socket_path, guint64 epoch, const VtpmSecret *dek, gboolean keep_former,
-                       gboolean *pushed_out, GError **error)
+vtpm_management_rekey (VtpmStore *store, const char *socket_path, guint64 epoch, const VtpmSecret *dek,
+                       gboolean keep_former, gboolean *pushed_out, GError **error)
 {
   g_autoptr (VtpmSecret) line = vtpm_secret_new (128, error);
   if (!line)
@@ -167,7 +193,7 @@ vtpm_management_rekey (const char *socket_path, guint64 epoch, const VtpmSecret 
   vtpm_base64_write (&w, dek->data, dek->len);
   vtpm_write_bytes (&w, end, strlen (end));
   g_assert (!w.full);
-  g_auto (GStrv) words = ask (socket_path, line->data, w.pos, error);
+  g_auto (GStrv) words = ask (store, socket_path, line->data, w.pos, FALSE, error);
   if (words)
     *pushed_out = is (words, "pushed-out", "yes");
   return words != NULL;

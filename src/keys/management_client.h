@@ -20,15 +20,16 @@ typedef struct
   gboolean settled; /* no commit is open, and both state slots are in EPOCH */
 } VtpmManagementStatus;
 
-/** FALSE: access-denied (no such socket, nobody answers, or not to us), failed (it speaks nonsense). */
-gboolean vtpm_management_status (const char *socket_path, VtpmManagementStatus *status,
+/** FALSE: access-denied (no such socket, nobody answers, or not to us, or it is not the process that holds STORE's
+ * file), failed (it speaks nonsense). */
+gboolean vtpm_management_status (VtpmStore *store, const char *socket_path, VtpmManagementStatus *status,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * Hands over EPOCH's DEK; the record stands in the file. FALSE: the device's word, or as above. After FALSE it may have
  * gone on all the same: ask for its status.
  */
-gboolean vtpm_management_rekey (const char *socket_path, guint64 epoch, const VtpmSecret *dek, gboolean keep_former,
-                                gboolean *pushed_out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_management_rekey (VtpmStore *store, const char *socket_path, guint64 epoch, const VtpmSecret *dek,
+                                gboolean keep_former, gboolean *pushed_out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_management_error_quark (void);
 #define VTPM_MANAGEMENT_ERROR (vtpm_management_error_quark ())

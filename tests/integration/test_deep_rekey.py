@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import shutil
+import socket
 import struct
 import sys
 import threading
@@ -13,8 +14,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (GET_CAPABILITY, KEY_NOT_FOUND, LIMIT, PERMANENT, STOP, STORE_VOLATILE, VOLATILE,  # noqa: E402
-                    connect, contains, lacks, main, read_file, receive, same, true, wait_until)
+from device import (GET_CAPABILITY, HEADER_B, KEY_NOT_FOUND, LIMIT, PERMANENT, STOP, STORE_VOLATILE,  # noqa: E402
+                    VOLATILE, change_file, connect, contains, lacks, main, read_file, receive, same, true, wait_until)
 from keyhost import add_native, vtpm  # noqa: E402
 from test_store import Failing  # noqa: E402
 from tpm_bytes import (NV_COUNTER, RC_RETRY, create_primary_rsa, get_random, nv_define, nv_increment,  # noqa: E402
@@ -315,6 +316,46 @@ def test_failing_disk(place):
     device.term()
     in_epoch(place, 2)
     place.ended_well()
+
+
+def test_another_ones_socket(place):
+    """--manage names the socket of a copy's TPM, or nobody's: it gets no key, its word counts for nothing"""
+    device, control, data = prepared(place)
+    device.term()
+    shutil.copy("state.vtpm", "copy.vtpm")
+    device, control, data = restarted(place)
+    copy = place.start("copy.vtpm", "--manage", "unix:copy.m", log="copy")
+    before = read_file("state.vtpm")
+    deep(place, "--manage", "unix:copy.m", status=4, word="access-denied")
+    same(read_file("state.vtpm"), before)
+    heard = []
+    with socket.socket(socket.AF_UNIX) as liar:
+        liar.bind("liar")
+        liar.listen()
+
+        def lie():
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = liar.accept()
+                    with sock:
+                        sock.settimeout(1)
+                        heard.append(sock.recv(500))
+                        sock.sendall(b"ok state=open vtpm-id=%s epoch=1 settled=yes\n"
+                                     % place.inspect()["records"][0]["vtpm_id"].encode())
+        threading.Thread(target=lie, daemon=True).start()
+        deep(place, "--manage", "unix:liar", status=4, word="access-denied")
+        true(not [line for line in heard if line.startswith(b"rekey")], "it was given a key")
+        deep(place)
+        change_file("state.vtpm", 0, before[:HEADER_B])  # as a tool leaves it that is killed while it drops the old one
+        for path in ("unix:copy.m", "unix:liar"):
+            vtpm(place, "rekey", "state.vtpm", "--manage", path, status=4, word="access-denied")
+            same([record["epoch"] for record in place.inspect()["records"]], [2, 1])
+        liar.shutdown(socket.SHUT_RDWR)
+    vtpm(place, "rekey", "state.vtpm", "--manage", "unix:m")
+    in_epoch(place, 2)
+    copy.term()
+    device.term()
+    place.sound()
 
 
 def test_newer_epoch_comes_in(place):
