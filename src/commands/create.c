@@ -15,7 +15,6 @@
 #include "src/commands/command.h"
 #include "src/tpm/key_kinds.h"
 #include "state/registry.h"
-#include "state/wraps.h"
 
 /* What the command line says of the new TPM; NULL: nothing. */
 typedef struct
@@ -132,8 +131,6 @@ create (const char *config_path, const char *path, const VtpmCreateOptions *opti
     return FALSE;
   VtpmCreateOptions whole = *options;
   whole.manufacture = &how;
-  vtpm_autofd int wraps = vtpm_wraps_begin (&config->place);
-  (void) wraps; /* held until the file is written */
   return vtpm_create (config, path, &whole, &store, error) && print_created (config, store, error);
 }
 

@@ -4,10 +4,12 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "state/keyslots.h"
 #include "state/provider_reply.h"
 #include "state/seal.h"
+#include "state/wraps.h"
 
 G_DEFINE_QUARK (vtpm_pool_error_quark, vtpm_pool_error)
 
@@ -36,6 +38,7 @@ struct VtpmProviderPool
 {
   const VtpmConfig *config;
   VtpmRegistry *registry;
+  int wraps; /* no key is destroyed before what was wrapped is written */
   Member *members; /* as registry->entries */
   VtpmAsker asker; /* config's; what was not answered for one file is not asked again for the next */
 };
@@ -77,10 +80,12 @@ ask_caller (gpointer data, const VtpmProviderEntry *entry, const char *what, gbo
 VtpmProviderPool *
 vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
 {
+  vtpm_autofd int wraps = vtpm_wraps_begin (&config->place);
   VtpmRegistry *registry = vtpm_registry_load (&config->place, error);
   if (!registry)
     return NULL;
   VtpmProviderPool *pool = g_new0 (VtpmProviderPool, 1);
+  pool->wraps = vtpm_fd_steal (&wraps);
   pool->config = config;
   pool->registry = registry;
   pool->asker = (VtpmAsker){ .ask = ask_caller, .data = pool };
@@ -119,6 +124,7 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
     }
   g_free (pool->members);
   vtpm_registry_free (pool->registry);
+  vtpm_fd_clear (&pool->wraps);
   g_free (pool);
 }
 

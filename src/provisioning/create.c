@@ -2,11 +2,13 @@
 #include "src/provisioning/create.h"
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "src/keys/backup.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/seal.h"
+#include "state/wraps.h"
 
 #define PROVIDER_WAIT_MS 20000
 
@@ -109,6 +111,8 @@ vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmRecord) record = first_record (options);
   g_autoptr (VtpmStore) store = vtpm_store_file_create (path, &cause);
+  vtpm_autofd int wraps = vtpm_wraps_begin (&config->place);
+  (void) wraps; /* held until the file is written */
   gboolean made = store && fill (config, store, options, record, &cause);
   tell_audit (config, path, record, cause);
   if (!made)

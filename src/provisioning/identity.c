@@ -2,10 +2,12 @@
 #include "src/provisioning/identity.h"
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "src/provisioning/create.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
 #include "state/seal.h"
+#include "state/wraps.h"
 
 G_DEFINE_QUARK (vtpm_identity_error_quark, vtpm_identity_error)
 
@@ -118,6 +120,8 @@ static gboolean
 bind (const VtpmConfig *config, VtpmState *state, VtpmRecord *record, GPtrArray *drop, GError **error)
 {
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
+  vtpm_autofd int wraps = vtpm_wraps_begin (&config->place);
+  (void) wraps; /* held until the file is written */
   return dek && wrap_with_all (config, state, drop, record, dek, error)
          && vtpm_state_change_epoch (state, record, dek, TRUE, error);
 }

@@ -2,6 +2,7 @@
 #include "src/provisioning/rebind.h"
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "src/keys/backup.h"
 #include "src/provisioning/create.h"
 #include "src/provisioning/reidentify.h"
@@ -9,6 +10,7 @@
 #include "state/audit.h"
 #include "state/registry.h"
 #include "state/seal.h"
+#include "state/wraps.h"
 
 G_DEFINE_QUARK (vtpm_rebind_error_quark, vtpm_rebind_error)
 
@@ -20,6 +22,7 @@ typedef struct
   VtpmRecord *record;
   VtpmSecret *dek;
   VtpmPayload *payload;
+  int wraps; /* no key is destroyed before it is written */
 } Next;
 
 static void
@@ -28,6 +31,7 @@ next_clear (Next *next)
   g_clear_pointer (&next->record, vtpm_record_free);
   g_clear_pointer (&next->dek, vtpm_secret_free);
   g_clear_pointer (&next->payload, vtpm_payload_free);
+  vtpm_fd_clear (&next->wraps);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Next, next_clear)
@@ -164,6 +168,7 @@ prepare (const VtpmConfig *config, const VtpmState *source, const VtpmRebind *ho
       || !vtpm_identity_check_library (vtpm_state_store ((VtpmState *) source)->name, record, error))
     return FALSE;
   next->record = next_record (record, how);
+  next->wraps = vtpm_wraps_begin (&config->place);
   next->dek = vtpm_seal_new_dek (error);
   if (!next->dek || !wrap (config, how, next, error))
     return FALSE;
@@ -252,7 +257,7 @@ rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, Next 
 gboolean
 vtpm_rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, char **aside, GError **error)
 {
-  g_auto (Next) next = { 0 };
+  g_auto (Next) next = { .wraps = -1 };
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmRecord) before = vtpm_record_copy (vtpm_state_record (state));
   const char *path = vtpm_state_store (state)->name;
@@ -268,7 +273,7 @@ vtpm_rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, 
 gboolean
 vtpm_clone (const VtpmConfig *config, const VtpmState *source, VtpmStore *target, const VtpmRebind *how, GError **error)
 {
-  g_auto (Next) next = { 0 };
+  g_auto (Next) next = { .wraps = -1 };
   g_autoptr (GError) cause = NULL;
   gboolean done
       = prepare (config, source, how, &next, &cause)
