@@ -224,8 +224,8 @@ vtpm_read_secret_file (const char *path, gsize max)
   return g_steal_pointer (&secret);
 }
 
-static gboolean
-sync_directory_of (const char *path)
+gboolean
+vtpm_sync_folder_of (const char *path)
 {
   g_autofree char *folder = g_path_get_dirname (path);
   vtpm_autofd int fd = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -241,7 +241,7 @@ vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode, g
     return FALSE;
   if ((gid == (gid_t) -1 || fchown (fd, (uid_t) -1, gid) == 0) && fchmod (fd, mode) == 0
       && vtpm_write_full (fd, data, len) && fsync (fd) == 0 && rename (temporary, path) == 0)
-    return sync_directory_of (path);
+    return vtpm_sync_folder_of (path);
   int saved = errno;
   unlink (temporary); /* our own, never PATH */
   errno = saved;

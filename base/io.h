@@ -52,6 +52,9 @@ VtpmBlob *vtpm_read_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT
 /** The same into the secure heap, for a file of keys; ENOMEM when that is exhausted. */
 VtpmSecret *vtpm_read_secret_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Makes what was made, renamed or removed in the folder of PATH durable. FALSE with errno. */
+gboolean vtpm_sync_folder_of (const char *path) G_GNUC_WARN_UNUSED_RESULT;
+
 /** A temporary file beside PATH is called PATH, this, and six random characters. */
 #define VTPM_TEMPORARY_SUFFIX ".new."
 

@@ -25,6 +25,7 @@
 #define KEY_AUDIT "audit"
 #define KEY_CA "ca"
 #define KEY_ON_CLONE "on-clone"
+#define KEY_ESCROW "escrow"
 
 #define MAX_FILE (1024 * 1024)
 #define MAX_WAIT_S 86400
@@ -44,6 +45,7 @@ vtpm_config_free (VtpmConfig *config)
   g_strfreev (config->state_dirs);
   g_free (config->run_dir);
   g_free (config->ca);
+  g_free (config->escrow);
   g_free (config);
 }
 
@@ -206,12 +208,26 @@ read_on_clone (GKeyFile *text, const char *path, VtpmPolicy *policy, GError **er
          || key_usage (error, path, KEY_ON_CLONE, "wants refuse, copy, replace or reidentify");
 }
 
+/* Whether there is such a provider is known where it is asked. */
+static gboolean
+read_escrow (GKeyFile *text, const char *path, char **escrow, GError **error)
+{
+  if (!g_key_file_has_key (text, GROUP, KEY_ESCROW, NULL))
+    return TRUE;
+  g_autofree char *value = g_key_file_get_string (text, GROUP, KEY_ESCROW, NULL);
+  if (!value || !*value)
+    return key_usage (error, path, KEY_ESCROW, "wants the name or UUID of a key provider");
+  *escrow = g_steal_pointer (&value);
+  return TRUE;
+}
+
 /* A misspelt name must not pass for one that was obeyed. */
 static gboolean
 names_are_known (GKeyFile *text, const char *path, GError **error)
 {
   static const char *const known[]
-      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, KEY_CA, KEY_ON_CLONE, NULL };
+      = { KEY_INIT_WAIT, KEY_STORE_WAIT, KEY_HELPER_DIRS, KEY_STATE_DIRS, KEY_AUDIT, KEY_CA, KEY_ON_CLONE, KEY_ESCROW,
+          NULL };
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
@@ -235,7 +251,7 @@ read_values (VtpmConfig *config, GKeyFile *text, const char *path, GPtrArray *he
          && read_dirs (text, path, KEY_HELPER_DIRS, helper_dirs, error)
          && read_dirs (text, path, KEY_STATE_DIRS, state_dirs, error)
          && read_audit (text, path, &config->place.audit, error) && read_ca (text, path, &config->ca, error)
-         && read_on_clone (text, path, &config->on_clone, error);
+         && read_on_clone (text, path, &config->on_clone, error) && read_escrow (text, path, &config->escrow, error);
 }
 
 static gboolean

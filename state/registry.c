@@ -22,6 +22,7 @@ vtpm_registry_free (VtpmRegistry *registry)
   if (!registry)
     return;
   g_ptr_array_unref (registry->entries);
+  g_ptr_array_unref (registry->implied);
   g_free (registry);
 }
 
@@ -87,15 +88,43 @@ compare_names (gconstpointer a, gconstpointer b)
 }
 
 static const VtpmProviderEntry *
-look_up (const VtpmRegistry *registry, const VtpmUuid *uuid, const char *name)
+look_up_in (GPtrArray *entries, const VtpmUuid *uuid, const char *name)
 {
-  for (guint i = 0; i < registry->entries->len; i++)
+  for (guint i = 0; i < entries->len; i++)
     {
-      const VtpmProviderEntry *entry = g_ptr_array_index (registry->entries, i);
+      const VtpmProviderEntry *entry = g_ptr_array_index (entries, i);
       if ((uuid && vtpm_uuid_equal (&entry->uuid, uuid)) || (name && g_str_equal (entry->name, name)))
         return entry;
     }
   return NULL;
+}
+
+static const VtpmProviderEntry *
+look_up (const VtpmRegistry *registry, const VtpmUuid *uuid, const char *name)
+{
+  return look_up_in (registry->entries, uuid, name);
+}
+
+static const VtpmProviderEntry *
+look_up_any (const VtpmRegistry *registry, const VtpmUuid *uuid, const char *name)
+{
+  const VtpmProviderEntry *entry = look_up (registry, uuid, name);
+  return entry ? entry : look_up_in (registry->implied, uuid, name);
+}
+
+/* scrypt costs as much as swtpm's users are used to: the secret is libvirt's, and random. */
+static GPtrArray *
+implied_entries (void)
+{
+  static const char *const scrypt[] = { "scrypt-n=14", NULL };
+  VtpmUuid passphrase, key;
+  gboolean parsed = vtpm_uuid_parse (VTPM_PROVIDER_SWTPM_PASSPHRASE, &passphrase)
+                    && vtpm_uuid_parse (VTPM_PROVIDER_SWTPM_KEY, &key);
+  g_assert (parsed);
+  GPtrArray *entries = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_provider_entry_free);
+  g_ptr_array_add (entries, vtpm_provider_entry_new (&passphrase, "swtpm-passphrase", "passphrase", scrypt));
+  g_ptr_array_add (entries, vtpm_provider_entry_new (&key, "swtpm-key", "raw-key", NULL));
+  return entries;
 }
 
 static gboolean
@@ -116,6 +145,7 @@ read_registry (const VtpmPlace *place, GKeyFile *text, GError **error)
 {
   g_autoptr (VtpmRegistry) registry = g_new0 (VtpmRegistry, 1);
   registry->entries = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_provider_entry_free);
+  registry->implied = implied_entries ();
   g_auto (GStrv) groups = g_key_file_get_groups (text, NULL);
   for (char **group = groups; *group; group++)
     {
@@ -156,7 +186,7 @@ kind_without_keys (const char *key_id)
 const VtpmProviderEntry *
 vtpm_registry_find_for_slot (const VtpmRegistry *registry, const VtpmUuid *uuid, const char *key_id, GError **error)
 {
-  const VtpmProviderEntry *entry = look_up (registry, uuid, NULL);
+  const VtpmProviderEntry *entry = look_up_any (registry, uuid, NULL);
   const char *kind = kind_without_keys (key_id);
   char text[VTPM_UUID_TEXT_SIZE];
   vtpm_uuid_format (uuid, text);
@@ -193,7 +223,7 @@ vtpm_registry_find_name (const VtpmRegistry *registry, const char *name, GError 
     }
   if (!name)
     return vtpm_registry_find (registry, &registry->default_uuid, error);
-  const VtpmProviderEntry *entry = look_up (registry, NULL, name);
+  const VtpmProviderEntry *entry = look_up_any (registry, NULL, name);
   if (!entry && vtpm_uuid_parse (name, &uuid))
     return vtpm_registry_find (registry, &uuid, error);
   if (!entry)
@@ -295,14 +325,25 @@ vtpm_registry_add (const VtpmPlace *place, const VtpmProviderEntry *entry, GErro
   return entry_is_sound (entry, error) && edit_begin (place, &edit, error) && add_locked (place, &edit, entry, error);
 }
 
+/* Like vtpm_registry_find(), for what has a group of its own in the file. */
+static const VtpmProviderEntry *
+find_listed (const VtpmRegistry *registry, const VtpmUuid *uuid, GError **error)
+{
+  const VtpmProviderEntry *implied = look_up_in (registry->implied, uuid, NULL);
+  if (!implied || look_up (registry, uuid, NULL))
+    return vtpm_registry_find (registry, uuid, error);
+  vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_USAGE,
+                  "the key provider \"%s\" is part of vtpm and neither changed nor removed", implied->name);
+  return NULL;
+}
+
 gboolean
 vtpm_registry_change (const VtpmPlace *place, const VtpmUuid *uuid,
                       gboolean (*change) (VtpmProviderEntry *entry, gpointer data, GError **error), gpointer data,
                       GError **error)
 {
   g_auto (Edit) edit = { .lock = -1 };
-  const VtpmProviderEntry *old
-      = edit_begin (place, &edit, error) ? vtpm_registry_find (edit.registry, uuid, error) : NULL;
+  const VtpmProviderEntry *old = edit_begin (place, &edit, error) ? find_listed (edit.registry, uuid, error) : NULL;
   g_autoptr (VtpmProviderEntry) entry = old ? vtpm_provider_entry_copy (old) : NULL;
   if (!entry || !change (entry, data, error) || !entry_is_sound (entry, error))
     return FALSE;
@@ -328,7 +369,7 @@ gboolean
 vtpm_registry_remove (const VtpmPlace *place, const VtpmUuid *uuid, GError **error)
 {
   g_auto (Edit) edit = { .lock = -1 };
-  if (!edit_begin (place, &edit, error) || !vtpm_registry_find (edit.registry, uuid, error))
+  if (!edit_begin (place, &edit, error) || !find_listed (edit.registry, uuid, error))
     return FALSE;
   g_autofree char *group = vtpm_registry_entry_group (edit.text, uuid);
   g_key_file_remove_group (edit.text, group, NULL);

@@ -55,9 +55,18 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderEntry, vtpm_provider_entry_free)
 /** Whether KIND can be part of a program's name: 1 to 32 characters of a-z 0-9 -, so never a path. */
 gboolean vtpm_provider_kind_is_valid (const char *kind);
 
+/*
+ * Two providers that every host knows, because there is nothing of a host in them: what opens their slots is given at
+ * each start. The swtpm command lines make such slots for --key, and a VM may start on a host that never saw it.
+ * Neither is listed or written; an entry of the same UUID goes before it.
+ */
+#define VTPM_PROVIDER_SWTPM_PASSPHRASE "848cc2b8-1d82-4a04-be31-791636af01a2"
+#define VTPM_PROVIDER_SWTPM_KEY "9c34fe03-7e6e-41f5-98a0-52ae14ff5934"
+
 typedef struct
 {
   GPtrArray *entries; /* of VtpmProviderEntry, sorted by name */
+  GPtrArray *implied; /* of VtpmProviderEntry: those that every host knows */
   gboolean has_default;
   VtpmUuid default_uuid;
 } VtpmRegistry;

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "src/broker/broker.h"
+#include "src/broker/broker_private.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -21,13 +24,6 @@
 
 G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
 
-typedef struct
-{
-  const VtpmBrokerOptions *options;
-  int sock;
-  VtpmState *held; /* started with --incoming: the file, until what is to come in was merged into it */
-} Broker;
-
 static const VtpmUuid *
 vm_uuid_of (const VtpmBrokerOptions *options)
 {
@@ -35,8 +31,9 @@ vm_uuid_of (const VtpmBrokerOptions *options)
 }
 
 /* What comes in is of this VM, or it does not come in. */
-static gboolean
-check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record, GError **error)
+gboolean
+vtpm_broker_check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record,
+                            GError **error)
 {
   if (vtpm_identity_of (record, vm_uuid_of (options)) != VTPM_IDENTITY_OTHER)
     return TRUE;
@@ -55,7 +52,8 @@ policy_of (const VtpmBrokerOptions *options, const VtpmRecord *record)
 static gboolean
 check_file_identity (const VtpmBrokerOptions *options, const VtpmRecord *record, GError **error)
 {
-  return policy_of (options, record) != VTPM_POLICY_REFUSE || check_identity (options, options->path, record, error);
+  return policy_of (options, record) != VTPM_POLICY_REFUSE
+         || vtpm_broker_check_identity (options, options->path, record, error);
 }
 
 /* The record that open will most likely take: of the epochs that a state slot names the newest. */
@@ -97,21 +95,23 @@ tell_damage (const VtpmBrokerOptions *options, const VtpmState *state)
                 : "the last acknowledged command may be missing: compare with a backup");
 }
 
-/* A library that is newer than the one that wrote the state is told to older hosts before it writes. */
+/* A library that is newer than the one that wrote the state is told to older hosts before it writes; and from now on a
+ * guest may have reached this TPM. */
 static gboolean
-raise_library_version (VtpmState *state, GError **error)
+settle_record (VtpmState *state, GError **error)
 {
   const VtpmRecord *record = vtpm_state_record (state);
-  if (record->library_version >= vtpm_engine_version ())
+  if (record->library_version >= vtpm_engine_version () && !(record->flags & VTPM_RECORD_AWAITS_INCOMING))
     return TRUE;
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (record);
-  changed->library_version = vtpm_engine_version ();
+  changed->library_version = MAX (record->library_version, vtpm_engine_version ());
+  changed->flags &= ~VTPM_RECORD_AWAITS_INCOMING;
   return vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), record, changed, error);
 }
 
 /* What needs mending before anything else is done with the file. */
 static gboolean
-mend (Broker *broker, VtpmState *state, GError **error)
+mend (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   if (!vtpm_identity_check_library (options->path, vtpm_state_record (state), error)
@@ -123,7 +123,7 @@ mend (Broker *broker, VtpmState *state, GError **error)
 }
 
 static gboolean
-send_state (Broker *broker, VtpmState *state, GError **error)
+send_state (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   const VtpmSecret *dek = vtpm_state_dek (state);
   g_auto (VtpmLinkMessage) message = { .type = VTPM_LINK_STATE, .number = vtpm_state_record (state)->epoch, .fd = -1 };
@@ -157,7 +157,9 @@ static gboolean
 rebind (const VtpmBrokerOptions *options, VtpmState *state, GError **error)
 {
   g_autoptr (VtpmRecord) before = vtpm_record_copy (vtpm_state_record (state));
-  const VtpmRebind how = { .policy = policy_of (options, before), .vm_uuid = vm_uuid_of (options) };
+  const char *const providers[] = { options->provider, NULL };
+  const VtpmRebind how
+      = { .policy = policy_of (options, before), .vm_uuid = vm_uuid_of (options), .providers = providers };
   char was[VTPM_UUID_TEXT_SIZE], vm[VTPM_UUID_TEXT_SIZE];
   g_autofree char *aside = NULL;
   if (!vtpm_rebind (options->config, state, &how, &aside, error))
@@ -201,17 +203,18 @@ settle_identity (const VtpmBrokerOptions *options, VtpmState *state, GError **er
 }
 
 /* The rest of what start has to write, so that the device finds a file in order; then it is the device's. */
-static gboolean
-hand_over (Broker *broker, VtpmState *state, GError **error)
+gboolean
+vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   if (!settle_identity (broker->options, state, error))
     return FALSE;
-  return raise_library_version (state, error) && send_state (broker, state, error);
+  return settle_record (state, error) && send_state (broker, state, error);
 }
 
 /* Takes the store over. */
-static VtpmState *
-open_state (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked, GError **error)
+VtpmState *
+vtpm_broker_open_state (VtpmBroker *broker, VtpmStore *taken, const VtpmHeader *header, const VtpmUnlocked *unlocked,
+                        GError **error)
 {
   g_autoptr (VtpmStore) store = taken;
   g_autoptr (VtpmState) state = vtpm_unlock_open (store, header, unlocked, error);
@@ -223,6 +226,31 @@ open_state (Broker *broker, VtpmStore *taken, const VtpmHeader *header, const Vt
   return mend (broker, state, error) ? g_steal_pointer (&state) : NULL;
 }
 
+gboolean
+vtpm_broker_set_mode (const VtpmBrokerOptions *options, VtpmStore *store, GError **error)
+{
+  if (!options->mode || fchmod (vtpm_store_file_fd (store), options->mode) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED, errno, "cannot set the mode of %s", options->path);
+  return FALSE;
+}
+
+static VtpmStore *
+make_new (const VtpmBrokerOptions *options, GError **error)
+{
+  VtpmManufacture how = vtpm_manufacture_defaults (options->config);
+  VtpmCreateOptions create = { .has_vm_uuid = options->has_vm_uuid,
+                               .vm_uuid = options->vm_uuid,
+                               .provider = options->provider,
+                               .escrow = options->provider ? options->config->escrow : NULL,
+                               .manufacture = options->bare ? NULL : &how };
+  g_autoptr (VtpmStore) store = NULL;
+  if (!vtpm_create (options->config, options->path, &create, &store, error)
+      || !vtpm_broker_set_mode (options, store, error))
+    return NULL;
+  return g_steal_pointer (&store);
+}
+
 /* Opens the file, or makes it; the owner lock is held after. NULL without an error: there is none yet, and that is
  * fine. */
 static VtpmStore *
@@ -230,17 +258,10 @@ open_or_make (const VtpmBrokerOptions *options, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (options->path, TRUE, &cause);
-  if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->incoming)
+  if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && (options->incoming || options->may_come))
     return NULL;
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->create)
-    {
-      VtpmManufacture how = vtpm_manufacture_defaults (options->config);
-      VtpmCreateOptions create
-          = { .has_vm_uuid = options->has_vm_uuid, .vm_uuid = options->vm_uuid, .manufacture = &how };
-      if (!vtpm_create (options->config, options->path, &create, &store, error))
-        return NULL;
-      return g_steal_pointer (&store);
-    }
+    return make_new (options, error);
   if (!store)
     {
       g_propagate_error (error, g_steal_pointer (&cause));
@@ -252,15 +273,15 @@ open_or_make (const VtpmBrokerOptions *options, GError **error)
 }
 
 static gboolean
-say (Broker *broker, VtpmLinkType type, GError **error)
+say (VtpmBroker *broker, VtpmLinkType type, GError **error)
 {
   VtpmLinkMessage message = { .type = type, .fd = -1 };
   return vtpm_link_send (broker->sock, &message, error);
 }
 
 /* NULL without an error: there is no file yet, and that is fine. */
-static VtpmState *
-unlock_file (Broker *broker, GError **error)
+VtpmState *
+vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   g_auto (VtpmUnlocked) unlocked = { 0 };
@@ -270,129 +291,31 @@ unlock_file (Broker *broker, GError **error)
       || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return NULL;
   vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
-  return open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
+  return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 
 static gboolean
-start (Broker *broker, GError **error)
+start (VtpmBroker *broker, GError **error)
 {
   g_autoptr (GError) cause = NULL;
-  g_autoptr (VtpmState) state = unlock_file (broker, &cause);
+  g_autoptr (VtpmState) state = vtpm_broker_unlock_file (broker, &cause);
   if (cause)
     {
       g_propagate_error (error, g_steal_pointer (&cause));
       return FALSE;
     }
+  if (broker->options->may_come && (!state || vtpm_broker_is_placeholder (state)))
+    broker->options->incoming = TRUE;
   if (!broker->options->incoming)
-    return hand_over (broker, state, error);
+    return vtpm_broker_hand_over (broker, state, error);
   VtpmLinkMessage message = { .type = VTPM_LINK_WAITS, .number = state != NULL, .fd = -1 };
   broker->held = g_steal_pointer (&state);
   return vtpm_link_send (broker->sock, &message, error);
 }
 
-static VtpmRecord *
-decode_record (const VtpmLinkMessage *request, GError **error)
-{
-  return request->record
-             ? vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error)
-             : NULL;
-}
-
-/* Every door has the same check: what comes in is of this VM, and of the vTPM whose file waits for it. */
-static gboolean
-check_incoming (Broker *broker, const VtpmRecord *record, GError **error)
-{
-  if (!check_identity (broker->options, "the state blob", record, error))
-    return FALSE;
-  const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
-  gboolean same_vtpm = !own || vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id);
-  if (same_vtpm && (!own || vtpm_identity_of (record, own->has_vm_uuid ? &own->vm_uuid : NULL) != VTPM_IDENTITY_OTHER))
-    return TRUE;
-  char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
-  vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                  "the state blob is of %s %s, %s is of %s; start on another state file, or without one",
-                  same_vtpm ? "VM" : "vTPM", vtpm_uuid_format (same_vtpm ? &record->vm_uuid : &record->vtpm_id, theirs),
-                  broker->options->path, vtpm_uuid_format (same_vtpm ? &own->vm_uuid : &own->vtpm_id, ours));
-  return FALSE;
-}
-
-/* The DEK of an envelope: one that the waiting file has, or its providers are asked. */
-static gboolean
-unlock_blob (Broker *broker, const VtpmLinkMessage *request, GError **error)
-{
-  g_auto (VtpmLinkMessage) reply = { .type = VTPM_LINK_BLOB_KEY, .fd = -1 };
-  g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
-  VtpmRecord *record = decode_record (request, error);
-  if (!record)
-    return FALSE;
-  g_ptr_array_add (records, record);
-  if (!check_incoming (broker, record, error))
-    return FALSE;
-  const VtpmSecret *own = broker->held ? vtpm_state_find_dek (broker->held, &record->vtpm_id, record->epoch) : NULL;
-  if (own && vtpm_seal_verify_record (own, record))
-    reply.dek = vtpm_secret_copy (own->data, own->len, error);
-  else
-    reply.dek = vtpm_unlock_epoch (broker->options->config, records, record->epoch, error);
-  return reply.dek && vtpm_link_send (broker->sock, &reply, error);
-}
-
-/* Makes the file of an incoming TPM. */
-static VtpmState *
-make_file (Broker *broker, const VtpmLinkMessage *request, VtpmRecord *record, const VtpmPayload *payload,
-           GError **error)
-{
-  const VtpmBrokerOptions *options = broker->options;
-  g_autoptr (VtpmStore) store = vtpm_store_file_create (options->path, error);
-  if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error))
-    return NULL;
-  vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
-  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
-  VtpmUnlocked unlocked = { .n = 1, .epoch = { record->epoch }, .dek = { request->dek } };
-  return header ? open_state (broker, g_steal_pointer (&store), header, &unlocked, error) : NULL;
-}
-
-/* What came in joins the file that waits for it, or becomes one. */
-static gboolean
-take_in (Broker *broker, const VtpmLinkMessage *request, GError **error)
-{
-  if (!request->dek || !request->keys || !request->parts)
-    return FALSE;
-  g_autoptr (VtpmRecord) record = decode_record (request, error);
-  g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
-  if (!payload || !check_incoming (broker, record, error))
-    return FALSE;
-  if (!broker->held)
-    return (broker->held = make_file (broker, request, record, payload, error)) != NULL;
-  guint64 epoch = vtpm_state_record (broker->held)->epoch;
-  if (!vtpm_state_take_over (broker->held, record, request->dek, g_steal_pointer (&payload), request->number, error))
-    return FALSE;
-  if (vtpm_state_record (broker->held)->epoch != epoch)
-    vtpm_log (VTPM_LOG_INFO, "%s was of epoch %" G_GUINT64_FORMAT ", what came in is of epoch %" G_GUINT64_FORMAT,
-              broker->options->path, epoch, record->epoch);
-  return TRUE;
-}
-
-/* INIT: what came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
-static gboolean
-deliver (Broker *broker, const VtpmLinkMessage *request, GError **error)
-{
-  if (!broker->held && !request->record)
-    {
-      vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_MISSING,
-                      "INIT came before the state that --incoming waits for");
-      return FALSE;
-    }
-  gboolean held = broker->held != NULL;
-  gboolean fine = (!request->record || take_in (broker, request, error)) && hand_over (broker, broker->held, error);
-  g_clear_pointer (&broker->held, vtpm_state_close);
-  if (!fine && held)
-    broker->held = unlock_file (broker, NULL);
-  return fine;
-}
-
 /* Tells the device why; FALSE when it is gone. */
 static gboolean
-send_failure (Broker *broker, const GError *cause)
+send_failure (VtpmBroker *broker, const GError *cause)
 {
   VtpmLinkMessage message
       = { .type = VTPM_LINK_FAILED, .number = vtpm_error_code (cause), .text = cause->message, .fd = -1 };
@@ -400,7 +323,7 @@ send_failure (Broker *broker, const GError *cause)
 }
 
 static void
-serve (Broker *broker)
+serve (VtpmBroker *broker)
 {
   for (;;)
     {
@@ -408,8 +331,8 @@ serve (Broker *broker)
       g_auto (VtpmLinkMessage) request = { .fd = -1 };
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
-      gboolean fine = request.type == VTPM_LINK_UNLOCK    ? unlock_blob (broker, &request, &error)
-                      : request.type == VTPM_LINK_DELIVER ? deliver (broker, &request, &error)
+      gboolean fine = request.type == VTPM_LINK_UNLOCK    ? vtpm_broker_unlock_blob (broker, &request, &error)
+                      : request.type == VTPM_LINK_DELIVER ? vtpm_broker_deliver (broker, &request, &error)
                                                           : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
@@ -422,7 +345,8 @@ serve (Broker *broker)
 void
 vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
 {
-  Broker broker = { .options = options, .sock = sock };
+  VtpmBrokerOptions own = *options;
+  VtpmBroker broker = { .options = &own, .sock = sock };
   g_autoptr (GError) error = NULL;
   sigset_t none;
   sigemptyset (&none);

@@ -15,10 +15,15 @@ typedef struct
   const char *path;
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
-  VtpmPolicy on_clone; /* what happens to the file of another VM; NONE: nothing said */
-  gboolean create;     /* make the file where there is none */
-  gboolean incoming;   /* there may be none: it is made when the state has come */
-  gboolean daemon;     /* lets go of standard input and output once it has told how the start went */
+  VtpmPolicy on_clone;  /* what happens to the file of another VM; NONE: nothing said */
+  gboolean create;      /* make the file where there is none */
+  gboolean bare;        /* as the library makes a TPM, without keys and certificates */
+  const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */
+  mode_t mode;          /* of a file that is made; 0: as the store makes it */
+  gboolean incoming;    /* there may be none: it is made when the state has come */
+  gboolean may_come;    /* as INCOMING where there is none, or only a TPM that was made in wait of one; an INIT without
+                           state blobs then makes it (CREATE) or starts that TPM, and it is nobody's place any more */
+  gboolean daemon;      /* lets go of standard input and output once it has told how the start went */
   gboolean has_at_least;
   guint64 at_least_epoch, at_least_generation;
 } VtpmBrokerOptions;

@@ -39,7 +39,8 @@ struct VtpmProviderPool
   const VtpmConfig *config;
   VtpmRegistry *registry;
   int wraps; /* no key is destroyed before what was wrapped is written */
-  Member *members; /* as registry->entries */
+  guint n_members;
+  Member *members; /* as registry->entries, then registry->implied */
   VtpmAsker asker; /* config's; what was not answered for one file is not asked again for the next */
 };
 
@@ -55,7 +56,7 @@ static Member *
 find_member (VtpmProviderPool *pool, const VtpmUuid *uuid, const char *key_id, GError **error)
 {
   const VtpmProviderEntry *entry = vtpm_registry_find_for_slot (pool->registry, uuid, key_id, error);
-  for (guint i = 0; entry && i < pool->registry->entries->len; i++)
+  for (guint i = 0; entry && i < pool->n_members; i++)
     if (pool->members[i].entry == entry)
       return &pool->members[i];
   return NULL;
@@ -89,11 +90,13 @@ vtpm_provider_pool_new (const VtpmConfig *config, GError **error)
   pool->config = config;
   pool->registry = registry;
   pool->asker = (VtpmAsker){ .ask = ask_caller, .data = pool };
-  pool->members = g_new0 (Member, registry->entries->len + 1);
-  for (guint i = 0; i < registry->entries->len; i++)
+  pool->n_members = registry->entries->len + registry->implied->len;
+  pool->members = g_new0 (Member, pool->n_members);
+  for (guint i = 0; i < pool->n_members; i++)
     {
       Member *member = &pool->members[i];
-      member->entry = registry->entries->pdata[i];
+      gboolean listed = i < registry->entries->len;
+      member->entry = listed ? registry->entries->pdata[i] : registry->implied->pdata[i - registry->entries->len];
       g_mutex_init (&member->ask.lock);
       g_mutex_init (&member->prove.lock);
       g_mutex_init (&member->current_lock);
@@ -114,7 +117,7 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
 {
   if (!pool)
     return;
-  for (guint i = 0; i < pool->registry->entries->len; i++)
+  for (guint i = 0; i < pool->n_members; i++)
     {
       seat_clear (&pool->members[i].ask);
       seat_clear (&pool->members[i].prove);

@@ -55,6 +55,7 @@ first_record (const VtpmCreateOptions *options)
   if (options->has_vm_uuid)
     record->vm_uuid = options->vm_uuid;
   record->policy = options->policy;
+  record->flags = options->flags;
   record->library_version = vtpm_engine_version ();
   return record;
 }
@@ -75,11 +76,19 @@ static gboolean
 fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, VtpmRecord *record, GError **error)
 {
   if ((!options->provider && !vtpm_registry_ensure_default (&config->place, error))
-      || !vtpm_backup_allows_create (&config->place, options->provider, error))
+      || !vtpm_backup_allows_create (&config->place, options->provider, error)
+      || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
   if (!dek || !vtpm_create_add_key_slot (config, options->provider, record, dek, error))
     return FALSE;
+  if (options->escrow && !vtpm_create_add_key_slot (config, options->escrow, record, dek, error))
+    return FALSE;
+  if (options->payload)
+    {
+      record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
+      return vtpm_state_create (store, record, dek, options->payload, 1, error);
+    }
   g_autoptr (VtpmPayload) payload = new_tpm (config, options->manufacture, record, error);
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
 }

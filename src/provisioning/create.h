@@ -14,7 +14,11 @@ typedef struct
   VtpmUuid vm_uuid;
   VtpmPolicy policy;                  /* VTPM_POLICY_NONE: nothing said */
   const char *provider;               /* name or UUID; NULL: the host's default, made first where there is none */
+  const char *escrow;                 /* name or UUID: wraps too, in a second key slot; NULL: none */
+  guint32 flags;                      /* VTPM_RECORD_... */
   const VtpmManufacture *manufacture; /* NULL: as the library makes it, without endorsement keys */
+  const VtpmPayload *payload;         /* a TPM that is there already, taken instead of a new one; or NULL */
+  GBytes *public_part;                /* that one's; or NULL */
 } VtpmCreateOptions;
 
 /**

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the parts of the broker share.
+ */
+#pragma once
+
+#include "src/broker/broker.h"
+#include "src/broker/unlock.h"
+#include "src/link.h"
+#include "state/state.h"
+
+typedef struct
+{
+  VtpmBrokerOptions *options;
+  int sock;
+  VtpmState *held; /* started with --incoming: the file, until what is to come in was merged into it */
+} VtpmBroker;
+
+/* What comes in is of this VM, or it does not come in. */
+gboolean vtpm_broker_check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The mode that a file of ours is to have. */
+gboolean vtpm_broker_set_mode (const VtpmBrokerOptions *options, VtpmStore *store,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Opens and mends the state in TAKEN, which it takes over. */
+VtpmState *vtpm_broker_open_state (VtpmBroker *broker, VtpmStore *taken, const VtpmHeader *header,
+                                   const VtpmUnlocked *unlocked, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Opens the file, or makes it. NULL without an error: there is none yet, and that is fine. */
+VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
+/** Settles the identity and gives the file to the device. */
+gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* src/broker/incoming.c */
+
+gboolean vtpm_broker_is_placeholder (const VtpmState *state);
+/** Requests of the device. */
+gboolean vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * State that comes in by the control channel before the guest runs: whose it may be, its key, its place.
+ */
+#include "src/broker/broker_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "src/provisioning/identity.h"
+#include "state/seal.h"
+
+/* Setup made it in wait of an incoming TPM, and no start has powered it on since. */
+gboolean
+vtpm_broker_is_placeholder (const VtpmState *state)
+{
+  return (vtpm_state_record (state)->flags & VTPM_RECORD_AWAITS_INCOMING) != 0;
+}
+
+static VtpmRecord *
+decode_record (const VtpmLinkMessage *request, GError **error)
+{
+  return request->record
+             ? vtpm_record_decode (g_bytes_get_data (request->record, NULL), g_bytes_get_size (request->record), error)
+             : NULL;
+}
+
+/* Every door has the same check: what comes in is of this VM, and of the vTPM whose file waits for it. */
+static gboolean
+check_incoming (VtpmBroker *broker, const VtpmRecord *record, GError **error)
+{
+  if (!vtpm_broker_check_identity (broker->options, "the state blob", record, error))
+    return FALSE;
+  const VtpmRecord *own
+      = broker->held && !vtpm_broker_is_placeholder (broker->held) ? vtpm_state_record (broker->held) : NULL;
+  gboolean same_vtpm = !own || vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id);
+  if (same_vtpm && (!own || vtpm_identity_of (record, own->has_vm_uuid ? &own->vm_uuid : NULL) != VTPM_IDENTITY_OTHER))
+    return TRUE;
+  char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
+  vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_IDENTITY_OTHER,
+                  "the state blob is of %s %s, %s is of %s; start on another state file, or without one",
+                  same_vtpm ? "VM" : "vTPM", vtpm_uuid_format (same_vtpm ? &record->vm_uuid : &record->vtpm_id, theirs),
+                  broker->options->path, vtpm_uuid_format (same_vtpm ? &own->vm_uuid : &own->vtpm_id, ours));
+  return FALSE;
+}
+
+/* The DEK of an envelope: one that the waiting file has, or its providers are asked. */
+gboolean
+vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  g_auto (VtpmLinkMessage) reply = { .type = VTPM_LINK_BLOB_KEY, .fd = -1 };
+  g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
+  VtpmRecord *record = decode_record (request, error);
+  if (!record)
+    return FALSE;
+  g_ptr_array_add (records, record);
+  if (!check_incoming (broker, record, error))
+    return FALSE;
+  const VtpmSecret *own = broker->held ? vtpm_state_find_dek (broker->held, &record->vtpm_id, record->epoch) : NULL;
+  if (own && vtpm_seal_verify_record (own, record))
+    reply.dek = vtpm_secret_copy (own->data, own->len, error);
+  else
+    reply.dek = vtpm_unlock_epoch (broker->options->config, records, record->epoch, error);
+  return reply.dek && vtpm_link_send (broker->sock, &reply, error);
+}
+
+/* The file NAME takes the placeholder's place. */
+static gboolean
+take_place (const VtpmBrokerOptions *options, const char *name, GError **error)
+{
+  if (rename (name, options->path) == 0 && vtpm_sync_folder_of (options->path))
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot put what came in at %s",
+                        options->path);
+  unlink (name);
+  return FALSE;
+}
+
+/* Makes the file of an incoming TPM, beside a placeholder first. */
+static VtpmState *
+make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *record, const VtpmPayload *payload,
+           GError **error)
+{
+  const VtpmBrokerOptions *options = broker->options;
+  g_autofree char *beside = broker->held ? g_strconcat (options->path, ".incoming", NULL) : NULL;
+  if (beside)
+    unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (beside ? beside : options->path, error);
+  if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error)
+      || !vtpm_broker_set_mode (options, store, error) || (beside && !take_place (options, beside, error)))
+    return NULL;
+  vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
+  VtpmUnlocked unlocked = { .n = 1, .epoch = { record->epoch }, .dek = { request->dek } };
+  return header ? vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error) : NULL;
+}
+
+/* What came in joins the file that waits for it, or becomes one. */
+static gboolean
+take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  if (!request->dek || !request->keys || !request->parts)
+    return FALSE;
+  g_autoptr (VtpmRecord) record = decode_record (request, error);
+  g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
+  if (!payload || !check_incoming (broker, record, error))
+    return FALSE;
+  if (!broker->held || vtpm_broker_is_placeholder (broker->held))
+    {
+      VtpmState *state = make_file (broker, request, record, payload, error);
+      if (state)
+        {
+          vtpm_state_close (broker->held);
+          broker->held = state;
+        }
+      return state != NULL;
+    }
+  guint64 epoch = vtpm_state_record (broker->held)->epoch;
+  if (!vtpm_state_take_over (broker->held, record, request->dek, g_steal_pointer (&payload), request->number, error))
+    return FALSE;
+  if (vtpm_state_record (broker->held)->epoch != epoch)
+    vtpm_log (VTPM_LOG_INFO, "%s was of epoch %" G_GUINT64_FORMAT ", what came in is of epoch %" G_GUINT64_FORMAT,
+              broker->options->path, epoch, record->epoch);
+  return TRUE;
+}
+
+/* INIT: what came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
+gboolean
+vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  if (!broker->held && !request->record && broker->options->create)
+    {
+      broker->options->incoming = broker->options->may_come = FALSE;
+      broker->held = vtpm_broker_unlock_file (broker, error);
+      if (!broker->held)
+        return FALSE;
+    }
+  if (!broker->held && !request->record)
+    {
+      vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_MISSING,
+                      "INIT came before the state that --incoming waits for");
+      return FALSE;
+    }
+  gboolean held = broker->held != NULL;
+  gboolean fine
+      = (!request->record || take_in (broker, request, error)) && vtpm_broker_hand_over (broker, broker->held, error);
+  g_clear_pointer (&broker->held, vtpm_state_close);
+  if (!fine && held)
+    broker->held = vtpm_broker_unlock_file (broker, NULL);
+  return fine;
+}
