@@ -15,4 +15,6 @@ bench: vtpm vtpm-ca-local bench/floor bench/client bench/create_floor bench/flee
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
 	$(srcdir)/bench/fleet-run
+	$(srcdir)/bench/rekey-run
 .PHONY: bench
+EXTRA_DIST += bench/rekey-run
