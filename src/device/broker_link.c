@@ -11,6 +11,11 @@
 gboolean
 vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError **error)
 {
+  if (fstat (message->fd, &link->file) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot look at %s", link->path);
+      return FALSE;
+    }
   g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&message->fd), link->path);
   vtpm_store_file_tell_pid (store);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <sys/stat.h>
+
 #include "src/device/blobs.h"
 #include "src/link.h"
 
@@ -14,6 +16,7 @@ typedef struct
   int signals; /* a signal descriptor that ends a wait for an answer; it stays to be read */
   VtpmDevice *device;
   const char *path; /* the state file, for messages */
+  struct stat file; /* once it is here */
 } VtpmBrokerLink;
 
 /** Opens the state that came with MESSAGE (its descriptor is taken) and gives it to the device. FALSE: told in ERROR.

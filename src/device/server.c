@@ -420,19 +420,31 @@ vtpm_server_free (VtpmServer *server)
   g_free (server);
 }
 
-/* The default management socket is named after the file, which is known once it is open. */
+/* With the place's group and mode, whatever the umask: the service users of the group make their sockets there too. */
+static void
+make_run_dir (const VtpmConfig *config)
+{
+  if (!config->is_system)
+    g_mkdir_with_parents (config->run_dir, 0700);
+  else if (mkdir (config->run_dir, 0700) == 0
+           && (chown (config->run_dir, (uid_t) -1, config->place.group) != 0
+               || chmod (config->run_dir, config->place.dir_mode) != 0))
+    vtpm_log (VTPM_LOG_WARNING, "cannot set owner and mode of %s: %s", config->run_dir, g_strerror (errno));
+}
+
+/* The default management socket is named after the file that is open, whatever its name stands for by now. */
 static void
 open_default_management (VtpmServer *server)
 {
   VtpmServerOptions *options = server->options;
-  struct stat info;
+  const struct stat *file = &server->broker.file;
   g_autoptr (GError) error = NULL;
-  if (!options->default_manage || options->manage.kind != VTPM_ENDPOINT_NONE || stat (options->path, &info) != 0)
+  if (!options->default_manage || options->manage.kind != VTPM_ENDPOINT_NONE)
     return;
   g_autofree char *text = g_strdup_printf ("unix:%s/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x",
-                                           options->config->run_dir, (guint64) info.st_dev, (guint64) info.st_ino);
+                                           options->config->run_dir, (guint64) file->st_dev, (guint64) file->st_ino);
   options->default_manage = FALSE;
-  g_mkdir_with_parents (options->config->run_dir, options->config->is_system ? 02770 : 0700);
+  make_run_dir (options->config);
   if (vtpm_endpoint_parse (text, &options->manage, &error) && vtpm_endpoint_open (&options->manage, &error))
     return;
   vtpm_endpoint_close (&options->manage);

@@ -4,6 +4,7 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -275,6 +276,27 @@ def test_default_management(place):
     same(process.wait(LIMIT), 0)
     contains(read_file("log").decode(), "warning: no management socket")
     place.refused(1, [], "state.vtpm", "--manage", "unix:nowhere/m")
+
+
+def test_default_management_of_the_open_file(place):
+    """the file is replaced while the provider is still asked: the socket is named after the one that is open"""
+    place.add_gate()
+    place.create("state.vtpm", "--provider", "gate")
+    shutil.copy("state.vtpm", "restored.vtpm")
+    place.gate("wait")
+    before = len(place.asked())
+    process = subprocess.Popen([VTPM, "run", "state.vtpm", "--ctrl", "unix:c", "--config", place.config, "--log", "log"],
+                               env=place.env, preexec_fn=die_with_parent)
+    place.processes.append(process)
+    wait_until(lambda: len(place.asked()) > before, "the provider is asked")
+    opened = os.stat("state.vtpm")
+    os.rename("restored.vtpm", "state.vtpm")
+    place.gate("open")
+    sockets = os.path.join(place.data_dir, "run")
+    wait_until(lambda: os.path.exists(sockets) and os.listdir(sockets), "a management socket")
+    same(os.listdir(sockets), ["%x-%x" % (opened.st_dev, opened.st_ino)])
+    process.terminate()
+    same(process.wait(LIMIT), 0)
 
 
 if __name__ == "__main__":
