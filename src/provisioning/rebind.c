@@ -136,17 +136,26 @@ next_payload (const VtpmConfig *config, const VtpmPayload *source, const VtpmReb
   return payload->permanent ? g_steal_pointer (&payload) : NULL;
 }
 
+static const char *
+format_vm (const VtpmRecord *record, char text[static VTPM_UUID_TEXT_SIZE])
+{
+  return record->has_vm_uuid ? vtpm_uuid_format (&record->vm_uuid, text) : "unbound";
+}
+
 gboolean
 vtpm_rebind_discards (const VtpmState *source, const VtpmRebind *how, GError **error)
 {
   if (how->policy == VTPM_POLICY_COPY || how->discard_suspended || !vtpm_state_payload (source)->volatile_state)
     return FALSE;
+  char was[VTPM_UUID_TEXT_SIZE], vm[VTPM_UUID_TEXT_SIZE];
+  const VtpmRecord *record = vtpm_state_record (source);
+  const char *policy = vtpm_policy_name (how->policy);
   vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                  "%s is the TPM of a VM that was suspended, and %s would discard that: the VM cannot be resumed with "
-                  "it. If it is to start cold, say 'vtpm %s STATE --vm-uuid UUID --discard-suspended'; if it is to be "
-                  "resumed, 'vtpm bind STATE --vm-uuid UUID' keeps all",
-                  vtpm_state_store ((VtpmState *) source)->name, vtpm_policy_name (how->policy),
-                  vtpm_policy_name (how->policy));
+                  "%s is the TPM of VM %s, which was suspended, and %s for VM %s would discard that: it cannot be "
+                  "resumed with it. If it is to start cold, say 'vtpm %s STATE --vm-uuid UUID --discard-suspended'; if "
+                  "it is to be resumed, 'vtpm bind STATE --vm-uuid UUID' keeps all",
+                  vtpm_state_store ((VtpmState *) source)->name, format_vm (record, was), policy,
+                  how->vm_uuid ? vtpm_uuid_format (how->vm_uuid, vm) : format_vm (record, vm), policy);
   return TRUE;
 }
 
@@ -198,7 +207,7 @@ set_aside_as (VtpmState *state, guint number, GError **error)
 static char *
 set_aside (VtpmState *state, const VtpmRebind *how, GError **error)
 {
-  char *name = NULL;
+  char *name = NULL, was[VTPM_UUID_TEXT_SIZE], vm[VTPM_UUID_TEXT_SIZE];
   g_autoptr (GError) cause = NULL;
   for (guint number = 1; !name && number <= MAX_ASIDE; number++)
     {
@@ -209,17 +218,12 @@ set_aside (VtpmState *state, const VtpmRebind *how, GError **error)
     }
   if (!name)
     vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                    "%s belongs to another VM, and its policy is to %s it, but it cannot be set aside before: %s. "
+                    "%s is the TPM of VM %s, and by policy VM %s is to %s it, but it cannot be set aside before: %s. "
                     "Nothing was changed. 'vtpm %s STATE --vm-uuid UUID' does it without",
-                    vtpm_state_store (state)->name, vtpm_policy_name (how->policy), vtpm_error_text (cause),
-                    vtpm_policy_name (how->policy));
+                    vtpm_state_store (state)->name, format_vm (vtpm_state_record (state), was),
+                    how->vm_uuid ? vtpm_uuid_format (how->vm_uuid, vm) : was, vtpm_policy_name (how->policy),
+                    vtpm_error_text (cause), vtpm_policy_name (how->policy));
   return name;
-}
-
-static const char *
-format_vm (const VtpmRecord *record, char text[static VTPM_UUID_TEXT_SIZE])
-{
-  return record->has_vm_uuid ? vtpm_uuid_format (&record->vm_uuid, text) : "unbound";
 }
 
 /* Of the vTPM that came of it, or of the source where none did. */
