@@ -137,8 +137,10 @@ forget_asker (gpointer secret)
 static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
-  g_auto (VtpmServerOptions) server
-      = { .path = path, .terminate = arguments->terminate, .pid_file = arguments->pid_file };
+  g_auto (VtpmServerOptions) server = { .path = path,
+                                        .end_with_control = arguments->terminate,
+                                        .end_with_data = arguments->terminate,
+                                        .pid_file = arguments->pid_file };
   VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming };
   if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
       || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))

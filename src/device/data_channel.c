@@ -22,11 +22,15 @@
 #define PREFIX_SIZE 9
 #define SUFFIX_SIZE 4
 #define MAX_LOCALITY 4 /* libtpms 0.9.2 takes 34 for 2, and so on: it shifts a bit by the number */
+/* TPM2_CC_SET_LOCALITY of Linux's drivers/char/tpm/tpm_vtpm_proxy.c: a header and one byte. */
+#define CC_SET_LOCALITY 0x20001000u
+#define SET_LOCALITY_SIZE (VTPM_TPM_HEADER_SIZE + 1)
 #define BUFFER_SIZE (2 * VTPM_ENGINE_MAX_BUFFER)
 
 struct VtpmDataChannel
 {
   VtpmDevice *device;
+  VtpmDataOptions options;
   pthread_t thread;
   pthread_mutex_t lock;
   pthread_cond_t given;
@@ -140,12 +144,41 @@ run_command (VtpmDataChannel *channel, Connection *connection, const Frame *fram
   return written;
 }
 
+static gboolean
+sets_locality (const VtpmDataChannel *channel, const Connection *connection, const Frame *frame)
+{
+  VtpmReader r = vtpm_reader (connection->in + connection->start + frame->header, frame->size);
+  vtpm_read_be16 (&r);
+  vtpm_read_be32 (&r);
+  return channel->options.set_locality && vtpm_read_be32 (&r) == CC_SET_LOCALITY;
+}
+
+/* The library does not know this command: it is for whoever passes on the guest's. */
+static gboolean
+set_locality (VtpmDataChannel *channel, Connection *connection, const Frame *frame)
+{
+  const guint8 *command = connection->in + connection->start + frame->header;
+  guint32 rc = VTPM_RC_INSUFFICIENT;
+  if (frame->size == SET_LOCALITY_SIZE)
+    rc = vtpm_device_set_locality (channel->device, command[VTPM_TPM_HEADER_SIZE]) == 0 ? VTPM_RC_SUCCESS
+                                                                                        : VTPM_RC_LOCALITY;
+  connection->start += frame->header + frame->size;
+  vtpm_tpm_response (rc, connection->out + 4);
+  return write_response (connection, frame, VTPM_TPM_HEADER_SIZE);
+}
+
 static void
 skip_refused (Connection *connection)
 {
   gsize n = (gsize) MIN (connection->skip, connection->end - connection->start);
   connection->start += n;
   connection->skip -= n;
+}
+
+static gboolean
+locality_is_allowed (const VtpmDataChannel *channel, int locality)
+{
+  return locality < MAX_LOCALITY || (locality == MAX_LOCALITY && !channel->options.no_locality_4);
 }
 
 /* Runs every whole command that is there. FALSE: the client is gone. */
@@ -161,10 +194,12 @@ run_commands (VtpmDataChannel *channel, Connection *connection)
       gboolean possible = frame.size >= VTPM_TPM_HEADER_SIZE && frame.size <= VTPM_ENGINE_MAX_BUFFER;
       if (possible && connection->end - connection->start < frame.header + frame.size)
         return TRUE;
-      gboolean written = !possible                       ? refuse (connection, &frame, VTPM_RC_COMMAND_SIZE)
-                         : frame.locality > MAX_LOCALITY ? refuse (connection, &frame, VTPM_RC_LOCALITY)
-                                                         : run_command (channel, connection, &frame);
-      if (!written)
+      gboolean written = !possible ? refuse (connection, &frame, VTPM_RC_COMMAND_SIZE)
+                         : !locality_is_allowed (channel, frame.locality)
+                             ? refuse (connection, &frame, VTPM_RC_LOCALITY)
+                         : sets_locality (channel, connection, &frame) ? set_locality (channel, connection, &frame)
+                                                                       : run_command (channel, connection, &frame);
+      if (!written || channel->options.disconnect)
         return FALSE;
     }
 }
@@ -226,11 +261,12 @@ run_thread (void *data)
 }
 
 VtpmDataChannel *
-vtpm_data_channel_new (VtpmDevice *device, GError **error)
+vtpm_data_channel_new (VtpmDevice *device, const VtpmDataOptions *options, GError **error)
 {
   sigset_t all, before;
   VtpmDataChannel *channel = g_new0 (VtpmDataChannel, 1);
   channel->device = device;
+  channel->options = *options;
   channel->fd = -1;
   channel->wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   pthread_mutex_init (&channel->lock, NULL);

@@ -9,8 +9,16 @@
 
 typedef struct VtpmDataChannel VtpmDataChannel;
 
+typedef struct
+{
+  gboolean disconnect;    /* a connection is for one command: closed after the response */
+  gboolean no_locality_4; /* in a TCG command header */
+  gboolean set_locality;  /* the vTPM proxy's command that sets the locality (0x20001000) is taken */
+} VtpmDataOptions;
+
 /** Starts the thread, all signals blocked in it. NULL: failed. */
-VtpmDataChannel *vtpm_data_channel_new (VtpmDevice *device, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmDataChannel *vtpm_data_channel_new (VtpmDevice *device, const VtpmDataOptions *options,
+                                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Ends the connection and the thread. */
 void vtpm_data_channel_free (VtpmDataChannel *channel);
 

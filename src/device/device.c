@@ -19,7 +19,7 @@ G_DEFINE_QUARK (vtpm_device_error_quark, vtpm_device_error)
 #define CANCEL_AHEAD_MS 50
 
 VtpmDevice *
-vtpm_device_new (guint store_wait_ms)
+vtpm_device_new (const VtpmDeviceOptions *options)
 {
   VtpmDevice *device = g_new0 (VtpmDevice, 1);
   pthread_condattr_t attributes;
@@ -30,7 +30,7 @@ vtpm_device_new (guint store_wait_ms)
   pthread_mutex_init (&device->turn, NULL);
   pthread_mutex_init (&device->lock, NULL);
   pthread_mutex_init (&device->cancel.lock, NULL);
-  device->store_wait_ms = store_wait_ms;
+  device->options = *options;
   return device;
 }
 
@@ -133,7 +133,7 @@ gboolean
 vtpm_device_wait_commit (VtpmDevice *device, gboolean stoppable)
 {
   guint stops = device->stops;
-  gint64 deadline = vtpm_now_ms () + device->store_wait_ms;
+  gint64 deadline = vtpm_now_ms () + device->options.store_wait_ms;
   while (!vtpm_device_try_commit (device))
     {
       gint64 left = deadline - vtpm_now_ms ();

@@ -14,8 +14,15 @@
 
 typedef struct VtpmDevice VtpmDevice;
 
-/** STORE_WAIT_MS: how long a failed commit is tried again. The engine must be open. */
-VtpmDevice *vtpm_device_new (guint store_wait_ms);
+typedef struct
+{
+  guint store_wait_ms;       /* how long a failed commit is tried again */
+  gboolean no_auto_shutdown; /* no TPM2_Shutdown of ours before power goes: as on a real machine that is switched off */
+  gboolean no_locality_4;    /* locality 4 is refused */
+} VtpmDeviceOptions;
+
+/** The engine must be open. */
+VtpmDevice *vtpm_device_new (const VtpmDeviceOptions *options);
 void vtpm_device_free (VtpmDevice *device);
 
 /** Hands the state over, once. Takes it. */

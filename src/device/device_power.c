@@ -24,7 +24,8 @@ power_off (VtpmDevice *device)
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   if (!device->powered)
     return;
-  if (!vtpm_state_payload (device->state)->volatile_state && device->last_code != VTPM_CC_SHUTDOWN
+  if (!device->options.no_auto_shutdown && !vtpm_state_payload (device->state)->volatile_state
+      && device->last_code != VTPM_CC_SHUTDOWN
       && vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_STATE, command))
              != VTPM_RC_SUCCESS)
     vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_CLEAR, command));
@@ -177,7 +178,7 @@ vtpm_device_stop (VtpmDevice *device)
 static gboolean
 finish_locked (VtpmDevice *device, GError **error)
 {
-  gint64 deadline = vtpm_now_ms () + device->store_wait_ms;
+  gint64 deadline = vtpm_now_ms () + device->options.store_wait_ms;
   for (;;)
     {
       g_autoptr (GError) cause = NULL;
@@ -253,7 +254,7 @@ vtpm_device_store_volatile (VtpmDevice *device)
 guint32
 vtpm_device_set_locality (VtpmDevice *device, guint8 locality)
 {
-  if (locality > 4)
+  if (locality > 4 || (locality == 4 && device->options.no_locality_4))
     return VTPM_CONTROL_BAD_LOCALITY;
   atomic_store (&device->locality, locality);
   return VTPM_CONTROL_OK;

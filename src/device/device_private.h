@@ -36,7 +36,7 @@ struct VtpmDevice
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
   guint64 commands;         /* run since the process began */
   guint32 last_code;        /* of the last guest command; 0 after INIT */
-  guint store_wait_ms;
+  VtpmDeviceOptions options;
   atomic_uint locality;
   atomic_bool established;
   VtpmCancel cancel; /* under its own lock */

@@ -229,7 +229,7 @@ drop_client (VtpmServer *server)
       server->options->ctrl.fd = -1; /* an inherited connection: there will be no other */
       unreachable = !server->options->data.listens;
     }
-  if (unreachable || server->options->terminate || (server->key == KEY_FAILED && server->told))
+  if (unreachable || server->options->end_with_control || (server->key == KEY_FAILED && server->told))
     end (server);
 }
 
@@ -296,7 +296,9 @@ on_data_event (VtpmServer *server)
     }
   if (events.lost)
     give_next_data (server);
-  if (events.lost && server->options->terminate && server->data_next < 0)
+  gboolean last = server->options->ctrl.kind == VTPM_ENDPOINT_NONE && !server->options->data.listens;
+  gboolean ends = server->options->end_with_data && !server->options->on_data.disconnect;
+  if (events.lost && (ends || last) && server->data_next < 0)
     end (server);
 }
 
@@ -455,12 +457,13 @@ static gboolean
 prepare (VtpmServer *server, GError **error)
 {
   VtpmServerOptions *options = server->options;
-  server->device = vtpm_device_new (options->config->store_wait_ms);
+  options->device.store_wait_ms = options->config->store_wait_ms;
+  server->device = vtpm_device_new (&options->device);
   server->broker.device = server->device;
   server->management = vtpm_management_new (&options->manage, server->device);
   server->blobs = vtpm_blobs_new (server->device, vtpm_broker_link_unlock, &server->broker);
   server->control = (VtpmControl){ .device = server->device, .blobs = server->blobs, .hooks = &hooks, .data = server };
-  server->data = vtpm_data_channel_new (server->device, error);
+  server->data = vtpm_data_channel_new (server->device, &options->on_data, error);
   if (!server->data)
     return FALSE;
   if (options->ctrl.kind == VTPM_ENDPOINT_FD && !options->ctrl.listens)

@@ -6,18 +6,22 @@
 #pragma once
 
 #include "src/config.h"
+#include "src/device/data_channel.h"
 #include "src/device/endpoint.h"
 
 typedef struct
 {
   const VtpmConfig *config;
   const char *path;          /* the state file, for messages */
-  VtpmEndpoint ctrl, data;   /* kind NONE where not given; opened by vtpm_server_listen() */
+  VtpmEndpoint ctrl, data;   /* kind NONE where not given (one of them must be); opened by vtpm_server_listen() */
   VtpmEndpoint manage;       /* NONE: none */
   gboolean default_manage;   /* a management socket below config->run_dir is tried */
   gboolean init;             /* power on without INIT */
   int startup;               /* TPM2_Startup of this type then, or -1 */
-  gboolean terminate;        /* losing a client ends it like SIGTERM */
+  gboolean end_with_control; /* losing a client of the control channel ends it like SIGTERM */
+  gboolean end_with_data;    /* likewise of the data channel */
+  VtpmDataOptions on_data;
+  VtpmDeviceOptions device;  /* the configuration says how long a failed commit is tried again */
   gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */
   const char *pid_file;      /* or NULL */
   /** Called once when the TPM can be used (FAILURE NULL) or the start has failed. */
