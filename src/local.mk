@@ -16,6 +16,11 @@ libvtpm_src_a_SOURCES = \
 	src/ca/certificate.c src/ca/certificate.h \
 	src/ca/request.c src/ca/request.h \
 	src/client/client.c src/client/client.h \
+	src/compat/swtpm_export.c src/compat/swtpm_export.h \
+	src/compat/swtpm_files.c src/compat/swtpm_files.h \
+	src/compat/swtpm_format.c src/compat/swtpm_format.h \
+	src/compat/swtpm_import.c src/compat/swtpm_import.h \
+	src/compat/swtpm_key.c src/compat/swtpm_key.h \
 	src/keys/backup.c src/keys/backup.h \
 	src/keys/epoch.c src/keys/epoch.h \
 	src/keys/fleet.c src/keys/fleet.h \
@@ -50,6 +55,7 @@ libvtpm_src_a_SOURCES = \
 	src/provisioning/manufacture.c src/provisioning/manufacture.h \
 	src/provisioning/nv.c src/provisioning/nv.h \
 	src/provisioning/public_part.c src/provisioning/public_part.h \
+	src/provisioning/public_read.c src/provisioning/public_read.h \
 	src/provisioning/rebind.c src/provisioning/rebind.h \
 	src/provisioning/reidentify.c src/provisioning/reidentify.h \
 	src/provisioning/tpm_call.c src/provisioning/tpm_call.h
@@ -64,7 +70,7 @@ vtpm_SOURCES = src/main.c \
 	src/commands/key_tool.c src/commands/key_tool.h \
 	src/commands/keys.c src/commands/rekey.c \
 	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
-	src/commands/list.c \
+	src/commands/export.c src/commands/import.c src/commands/list.c \
 	src/commands/destroy.c src/commands/inspect.c src/commands/inspect_certificates.c src/commands/inspect_certificates.h \
 	src/commands/clone.c src/commands/rebind.c src/commands/rebind.h src/commands/rebind_tool.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \

@@ -17,6 +17,8 @@ static const VtpmCommand commands[] = {
   { "replace", vtpm_command_replace, "put a blank TPM in the place of the one in a state file" },
   { "reidentify", vtpm_command_reidentify, "a new endorsement identity; what was sealed still opens" },
   { "bind", vtpm_command_bind, "bind a state file to a VM" },
+  { "import", vtpm_command_import, "make a state file of what swtpm wrote" },
+  { "export", vtpm_command_export, "turn state files into what swtpm keeps" },
   { "list", vtpm_command_list, "the TPMs below some folders: whose, of which other, what key" },
   { "inspect", vtpm_command_inspect, "show what can be known without a key" },
   { "check", vtpm_command_check, "prove that key provider and state file are sound" },

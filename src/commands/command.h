@@ -29,6 +29,8 @@ int vtpm_command_replace (int argc, char **argv);
 int vtpm_command_reidentify (int argc, char **argv);
 int vtpm_command_bind (int argc, char **argv);
 int vtpm_command_list (int argc, char **argv);
+int vtpm_command_import (int argc, char **argv);
+int vtpm_command_export (int argc, char **argv);
 int vtpm_command_provider (int argc, char **argv);
 
 /** Prints ERROR as one line "vtpm COMMAND: [word] ..." on standard error and gives the exit status of its word. */

@@ -14,7 +14,10 @@
 #define CC_CREATE_PRIMARY 0x131
 #define CC_NV_WRITE 0x137
 #define CC_NV_WRITE_LOCK 0x138
+#define CC_NV_READ 0x14e
 #define CC_FLUSH_CONTEXT 0x165
+#define CC_NV_READ_PUBLIC 0x169
+#define CC_READ_PUBLIC 0x173
 #define CC_GET_CAPABILITY 0x17a
 #define CC_TEST_PARMS 0x18a
 #define RS_PW 0x40000009u
@@ -177,5 +180,37 @@ vtpm_tpm_change_eps (guint8 out[static VTPM_TPM_MAX_COMMAND])
   VtpmWriter w = begin (out, ST_SESSIONS, CC_CHANGE_EPS);
   vtpm_write_be32 (&w, VTPM_RH_PLATFORM);
   write_empty_auth (&w);
+  return end (&w);
+}
+
+static gsize
+handle_only (guint32 code, guint32 handle, guint8 *out)
+{
+  VtpmWriter w = begin (out, ST_NO_SESSIONS, code);
+  vtpm_write_be32 (&w, handle);
+  return end (&w);
+}
+
+gsize
+vtpm_tpm_read_public (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  return handle_only (CC_READ_PUBLIC, object, out);
+}
+
+gsize
+vtpm_tpm_nv_read_public (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  return handle_only (CC_NV_READ_PUBLIC, index, out);
+}
+
+gsize
+vtpm_tpm_nv_read (guint32 index, guint16 offset, guint16 size, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  VtpmWriter w = begin (out, ST_SESSIONS, CC_NV_READ);
+  vtpm_write_be32 (&w, index);
+  vtpm_write_be32 (&w, index);
+  write_empty_auth (&w);
+  vtpm_write_be16 (&w, size);
+  vtpm_write_be16 (&w, offset);
   return end (&w);
 }

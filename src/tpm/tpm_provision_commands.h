@@ -43,3 +43,9 @@ gsize vtpm_tpm_nv_undefine (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAN
 gsize vtpm_tpm_nv_write (guint32 index, guint16 offset, const guint8 *data, gsize len,
                          guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_nv_write_lock (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAND]);
+
+/* By whoever knows the index's password, which is empty; or by everybody. */
+gsize vtpm_tpm_read_public (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND]);
+gsize vtpm_tpm_nv_read_public (guint32 index, guint8 out[static VTPM_TPM_MAX_COMMAND]);
+/** SIZE at most VTPM_TPM_NV_CHUNK. */
+gsize vtpm_tpm_nv_read (guint32 index, guint16 offset, guint16 size, guint8 out[static VTPM_TPM_MAX_COMMAND]);

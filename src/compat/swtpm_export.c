@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/compat/swtpm_export.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "src/broker/reader.h"
+#include "src/compat/swtpm_files.h"
+#include "src/keys/walk.h"
+#include "state/audit.h"
+
+#define ASIDE "vtpm"
+
+typedef struct
+{
+  const VtpmConfig *config;
+  const VtpmSwtpmExport *how;
+  char *folder;
+  char *path[VTPM_SWTPM_N_PARTS];
+  VtpmBlob *blob[VTPM_SWTPM_N_PARTS];
+  struct stat like; /* whose the files are to be */
+  gboolean in_place;
+  int lock;         /* an swtpm's */
+  VtpmStore *store; /* in place: STATE, held */
+  VtpmReading reading;
+  VtpmUuid vtpm_id;
+  char *aside;
+} Export;
+
+static void
+export_clear (Export *export)
+{
+  vtpm_reading_clear (&export->reading);
+  g_clear_pointer (&export->store, vtpm_store_close);
+  vtpm_fd_clear (&export->lock);
+  g_clear_pointer (&export->folder, g_free);
+  for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
+    {
+      g_clear_pointer (&export->path[i], g_free);
+      g_clear_pointer (&export->blob[i], vtpm_blob_free);
+    }
+  g_clear_pointer (&export->aside, g_free);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Export, export_clear)
+
+static gboolean
+fail (GError **error, VtpmErrorCode code, const char *name, const char *text)
+{
+  vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s %s", name, text);
+  return FALSE;
+}
+
+/* Nothing of swtpm's, and no other state of ours, may stand where it is to go. */
+static gboolean
+check_place (Export *export, GError **error)
+{
+  struct stat state, there, folder;
+  if (stat (export->how->state, &state) != 0)
+    return fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "is not there; correct the name");
+  if (stat (export->folder, &folder) != 0 || !S_ISDIR (folder.st_mode))
+    return fail (error, VTPM_ERROR_USAGE, export->folder, "is no folder; make it first");
+  gboolean taken = lstat (export->path[VTPM_SWTPM_PERMANENT], &there) == 0;
+  export->in_place = taken && there.st_dev == state.st_dev && there.st_ino == state.st_ino;
+  export->like = export->in_place ? state : folder;
+  if (taken && !export->in_place)
+    return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_PERMANENT],
+                 "is there already and was left as it is; choose another folder");
+  if (lstat (export->path[VTPM_SWTPM_VOLATILE], &there) == 0)
+    return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
+                 "is there already, the suspended state of some TPM; move it away, or choose another folder");
+  return TRUE;
+}
+
+static gboolean
+hold_state (Export *export, GError **error)
+{
+  export->store = vtpm_store_file_open (export->how->state, TRUE, error);
+  return export->store && vtpm_store_lock (export->store, VTPM_LOCK_OWNER, TRUE, 0, error)
+         && vtpm_store_lock (export->store, VTPM_LOCK_REKEY, TRUE, 0, error);
+}
+
+static gboolean
+read_state (Export *export, GError **error)
+{
+  if (!vtpm_reading_open (export->config, export->how->state, &export->reading, error))
+    return FALSE;
+  const VtpmPayload *payload = vtpm_state_payload (export->reading.state);
+  export->vtpm_id = vtpm_state_record (export->reading.state)->vtpm_id;
+  if (export->reading.damage.found && !export->reading.damage.final_survivor)
+    vtpm_log (VTPM_LOG_WARNING,
+              "[state-slot-unreadable] %s: one state slot does not verify; the last command that was acknowledged may "
+              "be missing",
+              export->how->state);
+  return payload->permanent || fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "has no TPM in it yet");
+}
+
+/* Opened again before it is written: what swtpm could not open would be no way back. */
+static gboolean
+make_blob (Export *export, VtpmSwtpmPart part, const VtpmBlob *state, const VtpmSecret *key, GError **error)
+{
+  if (!state)
+    return TRUE;
+  VtpmBlob *blob = export->blob[part] = vtpm_swtpm_make (state, key, error);
+  g_autoptr (VtpmBlob) again = blob ? vtpm_swtpm_open (blob->data, blob->len, key, export->path[part], error) : NULL;
+  if (!again)
+    return FALSE;
+  g_assert (again->len == state->len && memcmp (again->data, state->data, state->len) == 0);
+  return TRUE;
+}
+
+static gboolean
+make_blobs (Export *export, GError **error)
+{
+  const VtpmPayload *payload = vtpm_state_payload (export->reading.state);
+  g_autoptr (VtpmSecret) key = NULL;
+  if (export->how->key && !(key = vtpm_swtpm_key_read (export->how->key, 16, error)))
+    return FALSE;
+  return make_blob (export, VTPM_SWTPM_PERMANENT, payload->permanent, key, error)
+         && make_blob (export, VTPM_SWTPM_VOLATILE, payload->volatile_state, key, error);
+}
+
+/* In place: our file has its second name before swtpm's takes the first. */
+static gboolean
+replace_ours (Export *export, GError **error)
+{
+  const char *path = export->path[VTPM_SWTPM_PERMANENT];
+  g_autofree char *made = g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "%08x", path, g_random_int ());
+  export->aside = vtpm_swtpm_name_aside (path, ASIDE, error);
+  if (!export->aside || !vtpm_swtpm_sync_folder (path, error)
+      || !vtpm_swtpm_write_file (made, export->blob[VTPM_SWTPM_PERMANENT], &export->like, error))
+    return FALSE;
+  if (rename (made, path) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot take the place of %s", path);
+  unlink (made);
+  return FALSE;
+}
+
+/* The permanent state comes last: without it swtpm has no TPM there. */
+static gboolean
+write_blobs (Export *export, GError **error)
+{
+  const VtpmBlob *suspended = export->blob[VTPM_SWTPM_VOLATILE];
+  const char *path = export->path[VTPM_SWTPM_VOLATILE];
+  if (suspended && (!vtpm_swtpm_write_file (path, suspended, &export->like, error)))
+    return FALSE;
+  if ((!suspended || vtpm_swtpm_sync_folder (path, error))
+      && (export->in_place ? replace_ours (export, error)
+                           : vtpm_swtpm_write_file (export->path[VTPM_SWTPM_PERMANENT],
+                                                    export->blob[VTPM_SWTPM_PERMANENT], &export->like, error)))
+    return TRUE;
+  if (export->aside)
+    unlink (export->aside); /* a second name of what still has its first */
+  if (suspended)
+    unlink (path); /* ours, made above */
+  return FALSE;
+}
+
+static gboolean
+run_export (Export *export, GError **error)
+{
+  export->folder = export->how->folder ? g_strdup (export->how->folder) : g_path_get_dirname (export->how->state);
+  export->path[VTPM_SWTPM_PERMANENT] = g_build_filename (export->folder, VTPM_SWTPM_PERMANENT_FILE, NULL);
+  export->path[VTPM_SWTPM_VOLATILE] = g_build_filename (export->folder, VTPM_SWTPM_VOLATILE_FILE, NULL);
+  if (!check_place (export, error) || (export->in_place && !hold_state (export, error)))
+    return FALSE;
+  if (!read_state (export, error) || !make_blobs (export, error))
+    return FALSE;
+  export->lock = vtpm_swtpm_lock_folder (export->folder, error);
+  if (export->lock < 0 || !write_blobs (export, error))
+    return FALSE;
+  g_autoptr (GError) warning = NULL;
+  if (!vtpm_swtpm_sync_folder (export->path[VTPM_SWTPM_PERMANENT], &warning))
+    vtpm_log (VTPM_LOG_WARNING, "%s", warning->message);
+  return TRUE;
+}
+
+static void
+tell_audit (const Export *export, const GError *cause)
+{
+  g_autofree char *detail
+      = g_strdup_printf ("to %s, %s%s%s", export->folder, export->how->key ? "under a key of swtpm's" : "in the clear",
+                         cause ? ": " : "", cause ? cause->message : "");
+  vtpm_audit (&export->config->place, &(VtpmAudit){ .act = "state-export",
+                                                    .state = export->how->state,
+                                                    .vtpm_id = export->reading.state ? &export->vtpm_id : NULL,
+                                                    .outcome = vtpm_audit_outcome (cause),
+                                                    .detail = detail });
+}
+
+gboolean
+vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how, char **aside, GError **error)
+{
+  g_auto (Export) export = { .config = config, .how = how, .lock = -1 };
+  g_autoptr (GError) cause = NULL;
+  gboolean done = run_export (&export, &cause);
+  tell_audit (&export, cause);
+  *aside = done ? g_steal_pointer (&export.aside) : NULL;
+  if (!done)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return done;
+}
+
+static void
+found_file (int fd, const char *path, const struct stat *info, gpointer data)
+{
+  char magic[VTPM_MAGIC_SIZE];
+  g_autofree char *name = g_path_get_basename (path);
+  (void) info;
+  if (g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) && pread (fd, magic, sizeof magic, 0) == sizeof magic
+      && memcmp (magic, VTPM_HEADER_MAGIC, sizeof magic) == 0)
+    g_ptr_array_add (data, g_strdup (path));
+}
+
+static void
+tell_trouble (const char *path, const char *why, gpointer data)
+{
+  (void) data;
+  vtpm_log (VTPM_LOG_WARNING, "cannot look at %s: %s", path, why);
+}
+
+GPtrArray *
+vtpm_swtpm_export_find (const char *folder, GError **error)
+{
+  g_autoptr (GPtrArray) found = g_ptr_array_new_with_free_func (g_free);
+  const VtpmWalk walk = { .file = found_file, .trouble = tell_trouble, .data = found };
+  const char *const paths[] = { folder, NULL };
+  return vtpm_walk (&walk, paths, error) ? g_steal_pointer (&found) : NULL;
+}

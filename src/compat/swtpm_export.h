@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The way back: a state file of ours becomes a folder that swtpm starts on. It is in the clear there, or under swtpm's
+ * own encryption. A folder that is the state file's own is turned back in place: our file gets another name.
+ */
+#pragma once
+
+#include "src/compat/swtpm_key.h"
+#include "src/config.h"
+
+typedef struct
+{
+  const char *state;
+  const char *folder;            /* NULL: STATE's own, in place */
+  const VtpmSwtpmKeySource *key; /* NULL: in the clear */
+} VtpmSwtpmExport;
+
+/**
+ * Exports; STATE is only read. *ASIDE, to be freed, is the new name of STATE where it was turned back in place, else
+ * NULL. Tells the audit log. FALSE: state-exists (there is a state in FOLDER), in-use (an swtpm runs there; or in place
+ * and the TPM runs), what opening STATE says, key-closed, store-full; nothing is left behind.
+ */
+gboolean vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how, char **aside,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** The state files of ours below FOLDER that stand where swtpm's would (their name is that of its permanent file); to
+ * be freed. What cannot be looked at is told in the log. NULL: usage. */
+GPtrArray *vtpm_swtpm_export_find (const char *folder, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * How swtpm keeps its state: bytes <-> blobs. Pure: no I/O. A blob is a header of ten bytes and TLVs, big-endian;
+ * in a folder each is a file, in an image ("file://") a section. Facts from swtpm 0.7.1 to 0.10: swtpm_nvstore.c,
+ * tlv.h, swtpm_aes.c, swtpm_nvstore_linear.h.
+ */
+#pragma once
+
+#include <glib.h>
+
+#include "base/secret.h"
+
+#define VTPM_SWTPM_PERMANENT_FILE "tpm2-00.permall"
+#define VTPM_SWTPM_VOLATILE_FILE "tpm2-00.volatilestate"
+#define VTPM_SWTPM_LOCK_FILE ".lock"
+#define VTPM_SWTPM_MAX_BLOB (512 * 1024) /* swtpm takes no larger state blob */
+
+typedef enum
+{
+  VTPM_SWTPM_PERMANENT,
+  VTPM_SWTPM_VOLATILE,
+  VTPM_SWTPM_N_PARTS
+} VtpmSwtpmPart;
+
+/** What a blob's header tells. */
+typedef struct
+{
+  guint8 version; /* 1 or 2 */
+  gboolean encrypted;
+  gsize key_size; /* 16 or 32; 0: not encrypted, or version 1, which does not tell */
+} VtpmSwtpmHeader;
+
+/** Whether DATA could be the begin of a blob: LEN at least 10. */
+gboolean vtpm_swtpm_is_blob (const void *data, gsize len);
+
+/**
+ * Reads the header of the blob DATA; NAME is for messages. FALSE: state-truncated, state-damaged,
+ * state-newer-version; blob-mismatch for a blob of a migration, which is no file.
+ */
+gboolean vtpm_swtpm_read_header (const void *data, gsize len, const char *name, VtpmSwtpmHeader *header,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * The TPM's state in the blob DATA, with KEY (NULL: none). NULL: as above; wrong-passphrase (the key does not fit: of
+ * another size, or what was made with it does not verify); key-closed (encrypted, and no key); usage (a key, and not
+ * encrypted).
+ */
+VtpmBlob *vtpm_swtpm_open (const void *data, gsize len, const VtpmSecret *key, const char *name,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** The blob (version 2) of STATE, with KEY of 16 or 32 bytes encrypted; NULL: in the clear. NULL: failed. */
+VtpmBlob *vtpm_swtpm_make (const VtpmBlob *state, const VtpmSecret *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+#define VTPM_SWTPM_IMAGE_HEADER_SIZE 192
+
+/** Where a part lies in an image; length 0: it is not there. */
+typedef struct
+{
+  guint32 offset;
+  guint32 length;
+} VtpmSwtpmSection;
+
+/** Whether DATA (LEN at least 8) begins an image. */
+gboolean vtpm_swtpm_is_image (const void *data, gsize len);
+/**
+ * Reads the header of an image of SIZE bytes: DATA are its first VTPM_SWTPM_IMAGE_HEADER_SIZE or more. Every section
+ * given lies within SIZE and is at most VTPM_SWTPM_MAX_BLOB long. FALSE: state-truncated, state-damaged,
+ * state-newer-version.
+ */
+gboolean vtpm_swtpm_read_image (const void *data, gsize len, guint64 size, const char *name,
+                                VtpmSwtpmSection sections[static VTPM_SWTPM_N_PARTS],
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_swtpm_error_quark (void);
+#define VTPM_SWTPM_ERROR (vtpm_swtpm_error_quark ())
