@@ -198,8 +198,8 @@ vtpm_registry_find_for_slot (const VtpmRegistry *registry, const VtpmUuid *uuid,
   else if (!entry)
     vtpm_error_set (error, VTPM_REGISTRY_ERROR, VTPM_ERROR_PROVIDER_UNKNOWN,
                     "the key provider %s is not known on this host. Import its keys (vtpm provider import NAME "
-                    "--pkcs12 FILE), or where it keeps them elsewhere, make it known: vtpm provider create NAME --kind "
-                    "KIND --uuid %s",
+                    "--pkcs12 FILE), or where it keeps them elsewhere make it known: vtpm provider create NAME --kind "
+                    "KIND --uuid %s; see vtpm.conf(5)",
                     text, text);
   return entry;
 }

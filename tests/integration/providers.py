@@ -70,7 +70,7 @@ def add_example(place):
 
 def add_slow(place, seconds):
     """It as the kind slow: it sleeps before each request."""
-    program = example().replace("provider-example", "provider-slow").replace("vtpm-provider 1 example", "vtpm-provider 1 slow")
+    program = example().replace("provider-example", "provider-slow").replace("provider 1 example", "provider 1 slow")
     program, loops = re.subn(r"^while read .*\ndo$", r"\g<0>\n  sleep %g" % seconds, program, flags=re.M)
     same(loops, 1, "the loop of the example")
     add_helper(place, "slow", program)

@@ -54,17 +54,18 @@ def fails_once(place, failing, fault, args, before, after):
 
 
 def test_failing_disk(place):
-    """keys add, keys drop and rekey on a disk that fails at any write, whole or half way: as before or as after, never between"""
+    """keys add, keys drop, rekey on a disk that fails at any write, whole or half way: as before or as after"""
     make_state(place)
     add_native(place, SPARE)
     failing = Failing(place)
     place.env.update(failing.env)
     for spared in range(WRITES):
         for error, word in ((errno.EIO, "store-failed"), (-errno.EIO, "store-failed"), (errno.ENOSPC, "store-full")):
-            fault = error, spared, word
-            fails_once(place, failing, fault, ["keys", "add", "state.vtpm", "--provider", SPARE], [NATIVE], [NATIVE, SPARE])
-            fails_once(place, failing, fault, ["rekey", "state.vtpm"], [NATIVE, SPARE], [NATIVE, SPARE])
-            fails_once(place, failing, fault, ["keys", "drop", "state.vtpm", "--provider", SPARE], [NATIVE, SPARE], [NATIVE])
+            for args, before, after in (
+                    (["keys", "add", "state.vtpm", "--provider", SPARE], [NATIVE], [NATIVE, SPARE]),
+                    (["rekey", "state.vtpm"], [NATIVE, SPARE], [NATIVE, SPARE]),
+                    (["keys", "drop", "state.vtpm", "--provider", SPARE], [NATIVE, SPARE], [NATIVE])):
+                fails_once(place, failing, (error, spared, word), args, before, after)
 
 
 def full_disk(place, kind):
@@ -90,7 +91,7 @@ def full_disk(place, kind):
 
 
 def test_full_ext4(place):
-    """a full ext4: key slots change all the same, a rotation does not and leaves the keys that were; with room it does"""
+    """a full ext4: key slots change all the same; a rotation leaves the keys that were, and waits for room"""
     full_disk(place, "ext4")
 
 
@@ -116,7 +117,7 @@ def starts_by_the_second(place, first, word):
 
 
 def test_broken_first_slot(place):
-    """a key store that is missing, damaged, cut short, a folder, or another's: its word is told and the next slot opens"""
+    """a key store that is missing, damaged, cut short, a folder, another's: its word is told and the next slot opens"""
     make_state(place)
     add_native(place, "second")
     vtpm(place, "keys", "add", "state.vtpm", "--provider", "second")
@@ -126,7 +127,8 @@ def test_broken_first_slot(place):
     flipped = bytearray(kept)
     flipped[len(kept) // 2] ^= 1
     for text, word in ((None, "key-destroyed"), (b"", "state-damaged"), (bytes(flipped), "state-damaged"),
-                       (kept[:-1], "state-damaged"), (b"x" * 100000, "state-damaged"), (read_file(other), "state-damaged")):
+                       (kept[:-1], "state-damaged"), (b"x" * 100000, "state-damaged"),
+                       (read_file(other), "state-damaged")):
         if text is None:
             os.remove(store)
         else:
@@ -143,7 +145,7 @@ def test_broken_first_slot(place):
 
 
 def test_wrong_secret_first(place):
-    """a first slot with a wrong passphrase, a wrong raw key, or a file of it that is not there: told, and the next opens"""
+    """a first slot with a wrong passphrase or raw key, or whose file of it is not there: told, and the next opens"""
     for kind, add in (("passphrase", add_passphrase), ("raw-key", add_raw_key)):
         name = kind + "-first"
         add(place, name)

@@ -96,7 +96,7 @@ def test_config_typing_mistakes(host):
 def test_restored_without_its_keys(host):
     """restored on another host: which provider is missing, and where to read how to bring it"""
     shutil.move(os.path.join(host.folder, "data"), os.path.join(host.folder, "old"))
-    says(host.run("check", "vm.vtpm"), 4, "[provider-unknown]", "providers.conf", "see vtpm.conf(5)")
+    says(host.run("check", "vm.vtpm"), 4, "[provider-unknown]", "--kind KIND --uuid ", "see vtpm.conf(5)")
     # what that page says: its key file, and its group of providers.conf
     with open(os.path.join(host.folder, "old", "providers.conf"), encoding="ascii") as file:
         group = file.read().split("\n\n")[0]

@@ -133,7 +133,8 @@ def test_known_again(place):
     for text in ("", "7d444840", "0" * 8 + UUID[8:] + "0", "00000000-0000-0000-0000-000000000000"):
         bad(place, 2, "usage", "create", "one", "--kind", "native", "--uuid", text)
     bad(place, 2, "usage", "create", "one", "--kind", "native", "--uuid", uuid["one"], "--protect")
-    contains(good(place, "create", "one", "--kind", "native", "--uuid", uuid["one"].upper()), uuid["one"], "no key was made")
+    contains(good(place, "create", "one", "--kind", "native", "--uuid", uuid["one"].upper()), uuid["one"],
+             "no key was made")
     good(place, "create", "shell", "--kind", "example", "--uuid", uuid["shell"])
     same(read_file(key_store(place, "one")), before, "the key store")
     same(listed(place)["one"]["newest-version"], 2)
@@ -164,14 +165,15 @@ def test_passphrase_alone(place):
     same(new_vtpm(place, "c", "--provider", "site").returncode, 0)
     ids = {name: listed(place)[name]["uuid"] for name in ("spare", "raw", "site")}
     os.rename(place.data_dir, "lost")
-    for name, provider_name, said in (("a", "spare", "--kind passphrase --uuid "), ("b", "raw", "--kind raw-key --uuid "),
-                                      ("c", "site", "--kind KIND --uuid ")):
+    for name, provider_name, said in (("a", "spare", "--kind passphrase --uuid "),
+                                      ("b", "raw", "--kind raw-key --uuid "), ("c", "site", "--kind KIND --uuid ")):
         for command in (["check", name], ["run", name, "--ctrl", "unix:sock"]):
             done = place.vtpm(*command, "--config", place.config)
             same(done.returncode, 4, done.stderr)
             contains(done.stderr, "[provider-unknown]", "vtpm provider create NAME " + said + ids[provider_name])
     good(place, "create", "other-name", "--kind", "passphrase", "--uuid", ids["spare"])
-    good(place, "create", "r", "--kind", "raw-key", "--uuid", ids["raw"], "--option", "key-file=" + os.path.abspath("key"))
+    good(place, "create", "r", "--kind", "raw-key", "--uuid", ids["raw"],
+         "--option", "key-file=" + os.path.abspath("key"))
     same(listed(place)["other-name"]["uuid"], ids["spare"])
     for name, args in (("a", ["--password-file", word]), ("b", [])):
         same(place.vtpm("check", name, "--config", place.config, *args).returncode, 0, name)

@@ -80,7 +80,7 @@ def ends_with(place, device, data, value):
 
 
 def test_deep(place):
-    """NV_Write and Quote in a loop while the vTPM gets new keys, former ones kept or forgotten: no error, nothing lost"""
+    """NV_Write and Quote in a loop while the vTPM gets new keys, former ones kept or forgotten: nothing lost"""
     place.create("state.vtpm")
     device, data, guest = guest_of(place)
     for turn in range(TURNS):
