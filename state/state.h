@@ -61,7 +61,8 @@ const VtpmSecret *vtpm_state_find_dek (const VtpmState *state, const VtpmUuid *v
 
 /**
  * Finishes or undoes an epoch change found half done, makes both header copies equal, and
- * writes an unreadable slot anew from a final survivor. Changes nothing when all is well.
+ * writes an unreadable slot anew from a final survivor. Changes nothing when all is well. An unreadable slot is told
+ * in the log.
  * Holds the owner lock (caller) and the header lock. FALSE: store-failed, store-full, in-use.
  */
 gboolean vtpm_state_recover (VtpmState *state, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "state/seal.h"
 
 static VtpmRecord *
@@ -61,8 +62,21 @@ recover_locked (VtpmState *state, const VtpmHeader *header, GError **error)
   return TRUE;
 }
 
-gboolean
-vtpm_state_recover (VtpmState *state, GError **error)
+/* Whoever opens the file to write in it says so, for after that it may not be seen any more. */
+static void
+tell_damage (const VtpmState *state)
+{
+  const VtpmSlotDamage *damage = &state->damage;
+  if (damage->found)
+    vtpm_log (VTPM_LOG_WARNING, "[state-slot-unreadable] %s: state slot %u %s; %s", state->store->name, damage->slot,
+              damage->foreign ? "belongs to another vTPM" : "does not verify",
+              damage->final_survivor
+                  ? "the other one holds the orderly end and nothing is missing: it was written anew from that"
+                  : "the last acknowledged command may be missing: compare with a backup");
+}
+
+static gboolean
+recover (VtpmState *state, GError **error)
 {
   gboolean headers_fine = state->copy[0] == VTPM_PART_GOOD && state->copy[1] == VTPM_PART_GOOD && !state->copies_differ;
   if (headers_fine && !(state->damage.found && state->damage.final_survivor))
@@ -80,6 +94,15 @@ vtpm_state_recover (VtpmState *state, GError **error)
   fine = fine && recover_locked (state, header, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
   return fine;
+}
+
+gboolean
+vtpm_state_recover (VtpmState *state, GError **error)
+{
+  if (!recover (state, error))
+    return FALSE;
+  tell_damage (state);
+  return TRUE;
 }
 
 /* What changes with an epoch. */

@@ -82,19 +82,6 @@ check_at_least (const VtpmBrokerOptions *options, const VtpmState *state, GError
   return FALSE;
 }
 
-static void
-tell_damage (const VtpmBrokerOptions *options, const VtpmState *state)
-{
-  VtpmSlotDamage damage = vtpm_state_damage (state);
-  if (!damage.found)
-    return;
-  vtpm_log (VTPM_LOG_WARNING, "[state-slot-unreadable] %s: state slot %u %s; %s", options->path, damage.slot,
-            damage.foreign ? "belongs to another vTPM" : "does not verify",
-            damage.final_survivor
-                ? "the other one holds the orderly end and nothing is missing: it was written anew from that"
-                : "the last acknowledged command may be missing: compare with a backup");
-}
-
 /* A library that is newer than the one that wrote the state is told to older hosts before it writes; and from now on a
  * guest may have reached this TPM. */
 static gboolean
@@ -114,12 +101,9 @@ static gboolean
 mend (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  if (!vtpm_identity_check_library (options->path, vtpm_state_record (state), error)
-      || !check_file_identity (options, vtpm_state_record (state), error) || !check_at_least (options, state, error)
-      || !vtpm_state_recover (state, error))
-    return FALSE;
-  tell_damage (options, state);
-  return TRUE;
+  return vtpm_identity_check_library (options->path, vtpm_state_record (state), error)
+         && check_file_identity (options, vtpm_state_record (state), error) && check_at_least (options, state, error)
+         && vtpm_state_recover (state, error);
 }
 
 static gboolean
