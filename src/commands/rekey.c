@@ -98,6 +98,12 @@ make_plan (const Arguments *a, const VtpmKeyTool *tool, Plan *plan, GError **err
       const VtpmProviderEntry *entry = find_leaving (tool, plan, *name, error);
       if (!entry)
         return FALSE;
+      if (plan->how.to && vtpm_uuid_equal (&entry->uuid, &plan->how.to->uuid))
+        {
+          vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "--to and --drop name the same provider, %s",
+                          *name);
+          return FALSE;
+        }
       g_ptr_array_add (plan->how.drop, (gpointer) entry);
     }
   return TRUE;

@@ -212,14 +212,16 @@ has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
   return FALSE;
 }
 
-/* Who is to wrap in the place of slot I of RECORD. */
+/* Who is to wrap in the place of slot I of RECORD. NULL without an error: nobody. */
 static const VtpmProviderEntry *
 successor (VtpmProviderPool *pool, const VtpmRecord *record, guint i, const VtpmDeepRekey *how, GError **error)
 {
   const VtpmUuid *first = &((const VtpmKeySlot *) record->key_slots->pdata[0])->provider;
   const VtpmKeySlot *slot = record->key_slots->pdata[i];
   if (how->to && vtpm_uuid_equal (&slot->provider, how->from ? &how->from->uuid : first))
-    return how->to;
+    return how->to; /* also where --drop names the one that gives way */
+  if (is_among (&slot->provider, how->drop))
+    return NULL;
   return vtpm_registry_find_for_slot (vtpm_provider_pool_registry (pool), &slot->provider, slot->key_id, error);
 }
 
@@ -245,11 +247,8 @@ wrap_with_all (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next,
   for (guint i = 0; i < record->key_slots->len; i++)
     {
       g_autoptr (GError) cause = NULL;
-      const VtpmUuid *provider = &((const VtpmKeySlot *) record->key_slots->pdata[i])->provider;
-      if (is_among (provider, how->drop))
-        continue;
       const VtpmProviderEntry *entry = successor (pool, record, i, how, &cause);
-      if (entry && has_slot_of (next, &entry->uuid))
+      if (entry ? has_slot_of (next, &entry->uuid) : !cause)
         continue;
       VtpmKeySlot *slot = entry ? vtpm_provider_pool_wrap (pool, entry, next, dek, &cause) : NULL;
       if (slot)
@@ -419,9 +418,8 @@ read_running (const Change *change, GError **error)
 /* RECORD: the one that the rescue begins from, for the audit log; or NULL. */
 static gboolean
 rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, const char *manage, VtpmRecord **record,
-        GError **error)
+        gboolean *pushed_out, GError **error)
 {
-  gboolean pushed_out;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
   if (!store || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
@@ -436,16 +434,17 @@ rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, c
   if (!slot)
     return FALSE;
   g_ptr_array_add ((*record)->key_slots, slot);
-  return change_running (&change, base, NULL, *record, dek, TRUE, &pushed_out, error);
+  return change_running (&change, base, NULL, *record, dek, TRUE, pushed_out, error);
 }
 
 gboolean
 vtpm_epoch_rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, const char *manage,
-                   GError **error)
+                   gboolean *pushed_out, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmRecord) record = NULL;
-  gboolean rescued = rescue (pool, path, to, manage, &record, &cause);
+  *pushed_out = FALSE;
+  gboolean rescued = rescue (pool, path, to, manage, &record, pushed_out, &cause);
   const VtpmKeySlot *slot = record && record->key_slots->len ? record->key_slots->pdata[0] : NULL;
   const VtpmAudit line = { .act = "rescue",
                            .state = path,

@@ -26,11 +26,12 @@ gboolean vtpm_epoch_change (VtpmKeyring *keyring, const VtpmDeepRekey *how, gboo
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
- * Gives the running vTPM on PATH, whose slots open no more, a new epoch whose only slot is TO's. FALSE: usage (nobody
+ * Gives the running vTPM on PATH, whose slots open no more, a new epoch whose only slot is TO's; *PUSHED_OUT as
+ * above. FALSE: usage (nobody
  * runs it: then nothing can be done, and the message says so), access-denied (management socket), the provider's word.
  */
 gboolean vtpm_epoch_rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, const char *manage,
-                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+                            gboolean *pushed_out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Puts a header with two records in order (see vtpm_keyring_open()). The caller holds byte 3. */
 gboolean vtpm_epoch_settle (VtpmProviderPool *pool, VtpmStore *store, const char *manage,

@@ -43,28 +43,24 @@ typedef struct
 {
   GPtrArray *fleet, *trouble;
   guint *others;
+  GHashTable *seen; /* device and inode of each file: it may have more names than one, or be below two folders */
 } Search;
 
-/* Either header copy begins as one: a damaged file is one too, and shall be told. */
+/* Either header copy begins as one: a damaged file is one too, and shall be told. Neither, and errno: perhaps one. */
 static gboolean
 reads_as_state (int fd)
 {
+  int failure = 0;
   char start[sizeof VTPM_HEADER_MAGIC - 1];
   for (guint copy = 0; copy < 2; copy++)
-    if (pread (fd, start, sizeof start, (off_t) VTPM_HEADER_OFFSET (copy)) == (ssize_t) sizeof start
-        && memcmp (start, VTPM_HEADER_MAGIC, sizeof start) == 0)
-      return TRUE;
+    {
+      ssize_t n = pread (fd, start, sizeof start, (off_t) VTPM_HEADER_OFFSET (copy));
+      if (n == (ssize_t) sizeof start && memcmp (start, VTPM_HEADER_MAGIC, sizeof start) == 0)
+        return TRUE;
+      failure = n < 0 ? errno : failure;
+    }
+  errno = failure;
   return FALSE;
-}
-
-static void
-on_file (int fd, const char *path, const struct stat *info G_GNUC_UNUSED, gpointer data)
-{
-  Search *search = data;
-  if (reads_as_state (fd))
-    vtpm_fleet_add (search->fleet, path);
-  else
-    ++*search->others;
 }
 
 static void
@@ -74,10 +70,27 @@ on_trouble (const char *path, const char *why, gpointer data)
   g_ptr_array_add (search->trouble, g_strdup_printf ("%s: %s", path, why));
 }
 
+static void
+on_file (int fd, const char *path, const struct stat *info, gpointer data)
+{
+  Search *search = data;
+  char *key = g_strdup_printf ("%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (guint64) info->st_dev,
+                               (guint64) info->st_ino);
+  if (!g_hash_table_add (search->seen, key))
+    return;
+  if (reads_as_state (fd))
+    vtpm_fleet_add (search->fleet, path);
+  else if (errno != 0)
+    on_trouble (path, g_strerror (errno), data);
+  else
+    ++*search->others;
+}
+
 gboolean
 vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GPtrArray *trouble, GError **error)
 {
-  Search search = { fleet, trouble, others };
+  g_autoptr (GHashTable) seen = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  Search search = { fleet, trouble, others, seen };
   const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .data = &search };
   return vtpm_walk (&walk, folders, error);
 }
@@ -99,8 +112,8 @@ change_deep (VtpmKeyring *keyring, const VtpmFleetHow *how, VtpmFleetFile *file,
 {
   const VtpmDeepRekey deep
       = { .to = how->to, .from = how->from, .drop = how->drop, .forget = how->forget, .manage = how->manage };
-  *changed = TRUE;
-  if (how->stale && !vtpm_keyring_is_stale (keyring, how->from, how->to, changed, error))
+  *changed = !how->from || vtpm_keyring_find (keyring, &how->from->uuid) >= 0;
+  if (*changed && how->stale && !vtpm_keyring_is_stale (keyring, how->from, how->to, changed, error))
     return FALSE;
   return !*changed || vtpm_epoch_change (keyring, &deep, &file->pushed_out, error);
 }
@@ -112,7 +125,7 @@ change (Fleet *fleet, VtpmFleetFile *file, gboolean *changed, GError **error)
   if (how->rescue)
     {
       *changed = TRUE;
-      return vtpm_epoch_rescue (fleet->pool, file->path, how->to, how->manage, error);
+      return vtpm_epoch_rescue (fleet->pool, file->path, how->to, how->manage, &file->pushed_out, error);
     }
   g_autoptr (VtpmKeyring) keyring = vtpm_keyring_open (fleet->pool, file->path, how->manage, error);
   if (!keyring)

@@ -39,8 +39,9 @@ typedef struct
 /** Of VtpmFleetFile, none begun. */
 GPtrArray *vtpm_fleet_new (void);
 void vtpm_fleet_add (GPtrArray *fleet, const char *path);
-/** Adds every file below FOLDERS (or named there) that reads as a state file; *OTHERS counts what does not, TROUBLE
- * (of char *) says what could not be looked at. FALSE: usage (one of FOLDERS is not there). */
+/** Adds every file below FOLDERS (or named there) that reads as a state file, once whatever names it has; *OTHERS
+ * counts what does not, TROUBLE (of char *) says what could not be looked at. FALSE: usage (one of FOLDERS is not
+ * there). */
 gboolean vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GPtrArray *trouble,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

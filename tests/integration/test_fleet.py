@@ -69,6 +69,19 @@ def test_all(place):
     contains(rekey(place, "--all", "empty").stdout, "found 0 state files")
 
 
+def test_all_once(place):
+    """--all: a file with two names, and one below two of the folders, is done once; one that cannot be read is told"""
+    paths = make_fleet(place, 2)
+    os.link(paths[0], "fleet/deeper/again.vtpm")
+    done = rekey(place, "--all", "fleet", "fleet/deeper", paths[0], "--deep")
+    contains(done.stdout, "found 2 state files, and 0 other files", "rekeyed (deep) 2, unchanged 0, failed 0")
+    same([place.inspect(path)["records"][0]["epoch"] for path in paths], [2, 2])
+    unreadable = "/proc/%d/mem" % os.getpid()  # a regular file, and nothing is at its beginning
+    done = rekey(place, "--all", "fleet", unreadable, status=4, word="access-denied")
+    contains(done.stdout, "found 2 state files, and 0 other files", "rekeyed 2")
+    contains(done.stderr, "could not look at " + unreadable)
+
+
 def test_one_helper(place):
     """one helper asks for all files, a second proves; each slot is unwrapped by another process than wrapped it"""
     place.add_gate()

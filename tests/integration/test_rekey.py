@@ -12,8 +12,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (HEADER_B, LIMIT, PERMANENT, SLOT_0, STOP, change_file, contains, lacks, main, read_file,  # noqa: E402
-                    same, true)
+from device import (HEADER_B, LIMIT, PERMANENT, SLOT_0, SLOT_1, STOP, change_file, contains, lacks, main,  # noqa: E402
+                    read_file, same, true)
 from keyhost import (INDEX, add_example, add_native, add_passphrase, add_raw_key, ask_native, audit,  # noqa: E402
                      cold_start, destroy, epoch, header_only, make_state, manage_of, names, provider, rekey, rekey_lock,
                      running, slots, state_slots, unchanged, uuid_of, vtpm)
@@ -182,6 +182,38 @@ def test_deep(place):
     same([line["outcome"] for line in audit(place, "deep-rekey")], ["ok", "ok"])
 
 
+def test_deep_options(place):
+    """deep --to with --drop of the provider that gives way, of itself, and --from one that has no slot"""
+    for name in ("x", "y", "z"):
+        add_native(place, name)
+    place.create("state.vtpm", "--provider", "x")
+    with unchanged():
+        rekey(place, "state.vtpm", "--deep", "--to", "y", "--drop", "y", status=2, word="usage")
+        contains(rekey(place, "state.vtpm", "--deep", "--from", "z", "--to", "y").stdout, "(deep) 0, unchanged 1")
+        contains(rekey(place, "state.vtpm", "--deep", "--from", "z").stdout, "(deep) 0, unchanged 1")
+    rekey(place, "state.vtpm", "--deep", "--to", "y", "--drop", "x")
+    same(names(place), ["y"])
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "z")
+    rekey(place, "state.vtpm", "--deep", "--to", "x", "--drop", "y", "--drop", "z")
+    same((names(place), epoch(place)), (["x"], 3))
+    device = place.start("state.vtpm")
+    device.powered()
+    device.term()
+
+
+def test_deep_damaged_slot(place):
+    """deep over a state slot that does not verify: told, for afterwards nothing shows it"""
+    make_state(place)
+    device, _, data = running(place)
+    data.good(nv_write(INDEX, b"\2" * 8))
+    device.kill()
+    found = place.inspect()["state_slots"]
+    newer = max((0, 1), key=lambda slot: found[slot]["generation"])
+    change_file("state.vtpm", (SLOT_0, SLOT_1)[newer] + 300, b"torn")
+    contains(rekey(place, "state.vtpm", "--deep").stderr, "[state-slot-unreadable]", "slot %d" % newer, "may be missing")
+    lacks(rekey(place, "state.vtpm", "--deep").stderr, "state-slot-unreadable")
+
+
 def test_deep_pushes_out(place):
     """the seventeenth former key pushes out the oldest, and rekey says so"""
     make_state(place)
@@ -190,6 +222,10 @@ def test_deep_pushes_out(place):
     contains(rekey(place, "state.vtpm", "--deep").stderr, "oldest of 16 former keys")
     same(epoch(place), 18)
     cold_start(place)
+    device, _, _ = running(place)
+    contains(rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm")).stderr,
+             "oldest of 16 former keys")
+    device.term()
 
 
 def test_deep_running(place):
@@ -218,7 +254,7 @@ def test_deep_unreachable(place):
     other = place.start("other.vtpm", "--manage", "unix:other.manage")
     with unchanged():
         rekey(place, "state.vtpm", "--deep", "--manage", "unix:nobody", status=4, word="access-denied")
-        rekey(place, "state.vtpm", "--deep", "--manage", "unix:other.manage", status=1, word="rekey-pending")
+        rekey(place, "state.vtpm", "--deep", "--manage", "unix:other.manage", status=4, word="access-denied")
         rekey(place, "state.vtpm", "--deep", status=4, word="access-denied")
     data.good(nv_write(INDEX, b"\2" * 8))
     device.term()
