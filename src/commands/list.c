@@ -228,15 +228,15 @@ parse_filters (char **texts, GError **error)
   for (; texts && *texts; texts++)
     {
       const char *equals = strchr (*texts, '=');
-      Filter filter = { .column = equals ? find_column (*texts, (gsize) (equals - *texts)) : NULL };
-      if (!filter.column)
+      const Column *column = equals ? find_column (*texts, (gsize) (equals - *texts)) : NULL;
+      if (!column)
         {
           vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
                           "--filter '%s' is not COLUMN=PATTERN; see 'vtpm list --help'", *texts);
           return NULL;
         }
-      filter.pattern = g_pattern_spec_new (equals + 1);
-      g_array_append_val (filters, filter);
+      g_array_set_size (filters, filters->len + 1);
+      g_array_index (filters, Filter, filters->len - 1) = (Filter){ column, g_pattern_spec_new (equals + 1) };
     }
   return g_steal_pointer (&filters);
 }
