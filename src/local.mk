@@ -46,7 +46,13 @@ libvtpm_src_a_SOURCES = \
 	src/device/endpoint.c src/device/endpoint.h \
 	src/device/management.c src/device/management.h \
 	src/device/pid_file.c src/device/pid_file.h \
-	src/device/server.c src/device/server.h \
+	src/device/server.c src/device/server.h src/device/server_key.c src/device/server_private.h \
+	src/device/frontends/frontend.c src/device/frontends/frontend.h src/device/frontends/frontend_private.h \
+	src/device/frontends/command_link.c src/device/frontends/command_link.h \
+	src/device/frontends/cuse.c src/device/frontends/cuse_module.h \
+	src/device/frontends/cuse_files.c src/device/frontends/cuse_files.h \
+	src/device/frontends/cuse_ioctl.c src/device/frontends/cuse_ioctl.h \
+	src/device/frontends/vtpm_proxy.c \
 	src/provisioning/aside.c \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/endorsement.c src/provisioning/endorsement.h \
@@ -76,6 +82,15 @@ vtpm_SOURCES = src/main.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
 	src/commands/run.c
 vtpm_LDADD = $(VTPM_LIBS)
+
+# Loaded by vtpm run --cuse, and by nothing else. A plain shared object: no libtool for the one there is.
+if CUSE
+helper_PROGRAMS += vtpm-cuse.so
+endif
+vtpm_cuse_so_SOURCES = src/device/frontends/cuse_module.c src/device/frontends/cuse_module.h
+vtpm_cuse_so_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS) -fPIC
+vtpm_cuse_so_LDFLAGS = -shared $(AM_LDFLAGS)
+vtpm_cuse_so_LDADD = $(FUSE3_LIBS)
 
 helper_PROGRAMS += vtpm-ca-local
 vtpm_ca_local_SOURCES = src/ca/ca_local_main.c \

@@ -88,6 +88,7 @@ close_endpoints (const VtpmServerOptions *server)
   for (gsize i = 0; i < G_N_ELEMENTS (endpoints); i++)
     if (endpoints[i]->kind != VTPM_ENDPOINT_NONE && endpoints[i]->fd >= 0)
       close (endpoints[i]->fd);
+  vtpm_frontend_close_copy (server->frontend);
 }
 
 /* Forks the broker before anything secret exists. Gives the device's end of the link, or -1. */

@@ -16,6 +16,8 @@
 typedef struct
 {
   char *config, *vm_uuid, *on_clone, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
+  char *cuse;
+  gboolean vtpm_proxy;
   gboolean create, init, terminate, daemon, incoming;
   VtpmAskerOptions secrets;
 } Arguments;
@@ -25,7 +27,7 @@ arguments_clear (Arguments *arguments)
 {
   char **const texts[] = { &arguments->config, &arguments->vm_uuid,   &arguments->on_clone, &arguments->ctrl,
                            &arguments->data,   &arguments->at_least,  &arguments->startup,  &arguments->pid_file,
-                           &arguments->log,    &arguments->log_level, &arguments->manage };
+                           &arguments->log,    &arguments->log_level, &arguments->manage,   &arguments->cuse };
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
   vtpm_asker_options_clear (&arguments->secrets);
@@ -71,7 +73,8 @@ static gboolean
 parse_startup (const Arguments *arguments, VtpmServerOptions *server, GError **error)
 {
   server->startup = -1;
-  server->init = arguments->init || arguments->startup;
+  /* the kernel's driver tries the TPM as soon as there is one, and never again */
+  server->init = arguments->init || arguments->startup || arguments->vtpm_proxy;
   if (!arguments->startup)
     return TRUE;
   if (g_str_equal (arguments->startup, "clear"))
@@ -84,11 +87,23 @@ parse_startup (const Arguments *arguments, VtpmServerOptions *server, GError **e
 }
 
 static gboolean
+parse_node (const Arguments *arguments, VtpmServerOptions *server, GError **error)
+{
+  if (!arguments->cuse && !arguments->vtpm_proxy)
+    return arguments->ctrl || usage (error, "--ctrl is missing (or --cuse, or --vtpm-proxy)");
+  if (arguments->cuse && arguments->vtpm_proxy)
+    return usage (error, "--cuse and --vtpm-proxy each make a device for the one TPM: choose");
+  if (arguments->data)
+    return usage (error, "--data has no place beside a device: TPM commands come by that");
+  server->node.kind = VTPM_FRONTEND_PROXY;
+  return arguments->vtpm_proxy || vtpm_frontend_parse_cuse (arguments->cuse, &server->node, error);
+}
+
+static gboolean
 parse_endpoints (const Arguments *arguments, VtpmServerOptions *server, GError **error)
 {
-  if (!arguments->ctrl)
-    return usage (error, "--ctrl is missing");
-  if (!vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error)
+  if (!parse_node (arguments, server, error)
+      || (arguments->ctrl && !vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error))
       || (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
     return FALSE;
   server->default_manage = !arguments->manage;
@@ -108,10 +123,15 @@ parse_log (const Arguments *arguments, GError **error)
   return vtpm_log_open (arguments->log, level, error);
 }
 
+/* What the caller has to know to use the TPM. */
 static void
-print_qemu_options (const VtpmServerOptions *server)
+print_notice (const VtpmServerOptions *server)
 {
-  if (!isatty (STDOUT_FILENO) || server->ctrl.kind != VTPM_ENDPOINT_UNIX || server->init)
+  const char *notice = server->frontend ? vtpm_frontend_notice (server->frontend) : NULL;
+  if (notice)
+    printf ("%s\n", notice);
+  fflush (stdout);
+  if (server->frontend || !isatty (STDOUT_FILENO) || server->ctrl.kind != VTPM_ENDPOINT_UNIX || server->init)
     return;
   printf ("serving %s; give QEMU these options:\n"
           "  -chardev socket,id=chrtpm,path=%s -tpmdev emulator,id=tpm0,chardev=chrtpm -device tpm-crb,tpmdev=tpm0\n",
@@ -125,6 +145,7 @@ server_options_clear (VtpmServerOptions *options)
   vtpm_endpoint_close (&options->ctrl);
   vtpm_endpoint_close (&options->data);
   vtpm_endpoint_close (&options->manage);
+  g_clear_pointer (&options->node.name, g_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmServerOptions, server_options_clear)
 
@@ -162,7 +183,7 @@ run (const Arguments *arguments, const char *path, GError **error)
                             .config = config,
                             .forget = forget_asker,
                             .secret = &asker,
-                            .serving = print_qemu_options };
+                            .serving = print_notice };
   return vtpm_serve (&serve, &broker, &server, error);
 }
 
@@ -179,6 +200,10 @@ vtpm_command_run (int argc, char **argv)
     { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
     { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD",
       "ENDPOINT" },
+    { "cuse", 0, 0, G_OPTION_ARG_FILENAME, &a.cuse, "serve the TPM as the character device /dev/NAME",
+      "NAME[,mode=,uid=,gid=]" },
+    { "vtpm-proxy", 0, 0, G_OPTION_ARG_NONE, &a.vtpm_proxy,
+      "have the kernel make a /dev/tpmN; prints its name and number", NULL },
     { "create", 0, 0, G_OPTION_ARG_NONE, &a.create, "make the state file where there is none", NULL },
     { "incoming", 0, 0, G_OPTION_ARG_NONE, &a.incoming,
       "the state comes by the control channel; the file may not be there yet", NULL },
@@ -196,8 +221,8 @@ vtpm_command_run (int argc, char **argv)
     G_OPTION_ENTRY_NULL,
   };
   g_autoptr (GError) error = NULL;
-  if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT", "Serves the TPM in STATE to one virtual machine.", 1, 1,
-                           &argc, &argv, &error))
+  if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT | --cuse NAME | --vtpm-proxy",
+                           "Serves the TPM in STATE to one virtual machine.", 1, 1, &argc, &argv, &error))
     return vtpm_command_fail ("run", error);
   int status = run (&a, argv[1], &error);
   return status >= 0 ? status : vtpm_command_fail ("run", error);

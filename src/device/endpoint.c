@@ -27,8 +27,8 @@ usage (GError **error, const char *text)
   return FALSE;
 }
 
-static gboolean
-parse_option (VtpmEndpoint *endpoint, const char *option)
+gboolean
+vtpm_access_parse (VtpmAccess *access, const char *option)
 {
   guint64 value;
   const char *equals = strchr (option, '=');
@@ -37,14 +37,21 @@ parse_option (VtpmEndpoint *endpoint, const char *option)
       || !g_ascii_string_to_unsigned (equals + 1, is_mode ? 8 : 10, 0, is_mode ? 0777 : G_MAXINT32, &value, NULL))
     return FALSE;
   if (is_mode)
-    endpoint->mode = (mode_t) value;
+    access->mode = (mode_t) value;
   else if (g_str_has_prefix (option, "uid="))
-    endpoint->uid = (uid_t) value;
+    access->uid = (uid_t) value;
   else if (g_str_has_prefix (option, "gid="))
-    endpoint->gid = (gid_t) value;
+    access->gid = (gid_t) value;
   else
     return FALSE;
   return TRUE;
+}
+
+gboolean
+vtpm_access_apply (const VtpmAccess *access, const char *path)
+{
+  gboolean owned = access->uid == (uid_t) -1 && access->gid == (gid_t) -1;
+  return (owned || chown (path, access->uid, access->gid) == 0) && chmod (path, access->mode) == 0;
 }
 
 static gboolean
@@ -56,7 +63,7 @@ parse_unix (const char *text, VtpmEndpoint *endpoint)
   endpoint->kind = VTPM_ENDPOINT_UNIX;
   endpoint->path = g_strdup (words[0]);
   for (guint i = 1; words[i]; i++)
-    if (!parse_option (endpoint, words[i]))
+    if (!vtpm_access_parse (&endpoint->access, words[i]))
       return FALSE;
   return TRUE;
 }
@@ -85,7 +92,7 @@ gboolean
 vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError **error)
 {
   guint64 fd;
-  *endpoint = (VtpmEndpoint){ .mode = 0600, .uid = (uid_t) -1, .gid = (gid_t) -1, .fd = -1 };
+  *endpoint = (VtpmEndpoint){ .access = VTPM_ACCESS_INIT, .fd = -1 };
   if (g_str_has_prefix (text, "unix:"))
     return parse_unix (text + 5, endpoint) || usage (error, text);
   if (g_str_has_prefix (text, "tcp:"))
@@ -149,9 +156,7 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
     return FALSE;
   if (bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
     return failed (error, "make the socket", endpoint->path);
-  gboolean owned = endpoint->uid == (uid_t) -1 && endpoint->gid == (gid_t) -1;
-  if (chmod (endpoint->path, endpoint->mode) != 0
-      || (!owned && chown (endpoint->path, endpoint->uid, endpoint->gid) != 0) || listen (fd, BACKLOG) != 0)
+  if (!vtpm_access_apply (&endpoint->access, endpoint->path) || listen (fd, BACKLOG) != 0)
     {
       failed (error, "set up the socket", endpoint->path);
       unlink (endpoint->path); /* made a moment ago, by us */

@@ -7,6 +7,25 @@
 #include <glib.h>
 #include <sys/types.h>
 
+/** Who may open what we make in the file system. */
+typedef struct
+{
+  mode_t mode;
+  uid_t uid; /* (uid_t) -1: as it is made */
+  gid_t gid;
+} VtpmAccess;
+
+/** 0600 and the maker's. */
+#define VTPM_ACCESS_INIT                                                                                               \
+  {                                                                                                                    \
+    .mode = 0600, .uid = (uid_t) -1, .gid = (gid_t) -1                                                                 \
+  }
+
+/** Reads mode=OCTAL, uid=N or gid=N. */
+gboolean vtpm_access_parse (VtpmAccess *access, const char *option) G_GNUC_WARN_UNUSED_RESULT;
+/** FALSE with errno. */
+gboolean vtpm_access_apply (const VtpmAccess *access, const char *path) G_GNUC_WARN_UNUSED_RESULT;
+
 typedef enum
 {
   VTPM_ENDPOINT_NONE,
@@ -18,11 +37,9 @@ typedef enum
 typedef struct
 {
   VtpmEndpointKind kind;
-  char *path; /* unix */
-  mode_t mode;
-  uid_t uid; /* (uid_t) -1: as it is made; of a management socket: who is answered beside root */
-  gid_t gid;
-  char *host; /* tcp */
+  char *path;        /* unix */
+  VtpmAccess access; /* uid of a management socket: who is answered beside root */
+  char *host;        /* tcp */
   char *port;
   int fd;           /* listens, or is connected; -1 before vtpm_endpoint_open() but for fd:N */
   gboolean listens; /* after vtpm_endpoint_open(): FALSE for an inherited connection */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/device/management.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -39,6 +41,33 @@ vtpm_management_new (VtpmEndpoint *endpoint, VtpmDevice *device)
   return management;
 }
 
+/* With the place's group and mode, whatever the umask: the service users of the group make their sockets there too. */
+static void
+make_run_dir (const VtpmConfig *config)
+{
+  if (!config->is_system)
+    g_mkdir_with_parents (config->run_dir, 0700);
+  else if (mkdir (config->run_dir, 0700) == 0
+           && (chown (config->run_dir, (uid_t) -1, config->place.group) != 0
+               || chmod (config->run_dir, config->place.dir_mode) != 0))
+    vtpm_log (VTPM_LOG_WARNING, "cannot set owner and mode of %s: %s", config->run_dir, g_strerror (errno));
+}
+
+void
+vtpm_management_open_default (VtpmManagement *management, const VtpmConfig *config, const struct stat *file)
+{
+  g_autoptr (GError) error = NULL;
+  if (management->endpoint->kind != VTPM_ENDPOINT_NONE)
+    return;
+  g_autofree char *text = g_strdup_printf ("unix:%s/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", config->run_dir,
+                                           (guint64) file->st_dev, (guint64) file->st_ino);
+  make_run_dir (config);
+  if (vtpm_endpoint_parse (text, management->endpoint, &error) && vtpm_endpoint_open (management->endpoint, &error))
+    return;
+  vtpm_endpoint_close (management->endpoint);
+  vtpm_log (VTPM_LOG_WARNING, "no management socket, so this TPM's status cannot be asked: %s", error->message);
+}
+
 static gboolean
 may_ask (const VtpmEndpoint *endpoint, int fd)
 {
@@ -46,7 +75,7 @@ may_ask (const VtpmEndpoint *endpoint, int fd)
   socklen_t len = sizeof peer;
   if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
     return FALSE;
-  if (peer.uid == 0 || (endpoint->uid != (uid_t) -1 && peer.uid == endpoint->uid))
+  if (peer.uid == 0 || (endpoint->access.uid != (uid_t) -1 && peer.uid == endpoint->access.uid))
     return TRUE;
   vtpm_log (VTPM_LOG_WARNING, "the management socket was asked by uid %u, who may not", (unsigned) peer.uid);
   return FALSE;

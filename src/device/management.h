@@ -5,6 +5,9 @@
  */
 #pragma once
 
+#include <sys/stat.h>
+
+#include "src/config.h"
 #include "src/device/device.h"
 #include "src/device/endpoint.h"
 
@@ -14,6 +17,10 @@ typedef struct VtpmManagement VtpmManagement;
 VtpmManagement *vtpm_management_new (VtpmEndpoint *endpoint, VtpmDevice *device);
 /** Breaks off a connection that is being served, and waits for its thread. NULL is allowed. */
 void vtpm_management_free (VtpmManagement *management);
+
+/** Opens the endpoint in a place of its own, named after the state FILE that is open, whatever its name stands for by
+ * now. One that cannot be made is a warning; one that is open already stays. */
+void vtpm_management_open_default (VtpmManagement *management, const VtpmConfig *config, const struct stat *file);
 
 /** What to poll for reading: the endpoint, or while a connection is served (one at a time) its end; -1 without an
  * endpoint. */

@@ -8,6 +8,7 @@
 #include "src/config.h"
 #include "src/device/data_channel.h"
 #include "src/device/endpoint.h"
+#include "src/device/frontends/frontend.h"
 
 typedef struct
 {
@@ -15,6 +16,8 @@ typedef struct
   const char *path;          /* the state file, for messages */
   VtpmEndpoint ctrl, data;   /* kind NONE where not given (one of them must be); opened by vtpm_server_listen() */
   VtpmEndpoint manage;       /* NONE: none */
+  VtpmFrontendSpec node;     /* kind NONE: none; with one there is no data channel of the client's */
+  VtpmFrontend *frontend;    /* it, opened by vtpm_server_listen() */
   gboolean default_manage;   /* a management socket below config->run_dir is tried */
   gboolean init;             /* power on without INIT */
   int startup;               /* TPM2_Startup of this type then, or -1 */
@@ -31,7 +34,8 @@ typedef struct
 
 typedef struct VtpmServer VtpmServer;
 
-/** Opens the sockets and writes the pid file. NULL: socket-in-use, usage, in-use (pid file locked), failed. */
+/** Opens the sockets and the device node and writes the pid file. NULL: socket-in-use, usage, in-use (pid file locked,
+ * a node of that name), failed. */
 VtpmServer *vtpm_server_listen (VtpmServerOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Serves until the end and gives the exit status. LINK: the broker's end of the socketpair (taken). */
 int vtpm_server_run (VtpmServer *server, int link);

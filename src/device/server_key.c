@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * How the server comes to its key, and what waits for it.
+ */
+#include "src/device/server_private.h"
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+
+static void
+fail (VtpmServer *server, GError *cause)
+{
+  VtpmServerOptions *options = server->options;
+  server->key = VTPM_KEY_FAILED;
+  server->failure = cause;
+  options->started (options->started_data, cause);
+  vtpm_log (VTPM_LOG_ERROR, "%s", cause->message);
+  vtpm_fd_clear (&server->broker.fd);
+  gboolean stay = !options->leave_on_failure && (server->asking || server->client || server->node.waiting);
+  server->leave_at_ms = vtpm_now_ms () + (stay ? options->config->init_wait_ms : 0);
+}
+
+/* Hooks of the control commands. */
+
+static guint32
+take_data_fd (gpointer data, int fd)
+{
+  VtpmServer *server = ((VtpmController *) data)->server;
+  if (server->options->data.kind != VTPM_ENDPOINT_NONE)
+    return VTPM_CONTROL_IOERROR;
+  if (!vtpm_endpoint_take_connection (fd))
+    return VTPM_CONTROL_BAD_PARAMETER;
+  return vtpm_server_take_data (server, fd, TRUE) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+}
+
+static guint32
+key_verdict (gpointer data)
+{
+  VtpmController *controller = data;
+  VtpmServer *server = controller->server;
+  if (server->key == VTPM_KEY_FAILED)
+    {
+      server->told = TRUE;
+      return vtpm_error_row (vtpm_error_code (server->failure))->init_result;
+    }
+  if (server->key != VTPM_KEY_AWAITED)
+    return VTPM_CONTROL_OK;
+  gint64 now = vtpm_now_ms ();
+  if (!controller->waiting)
+    controller->until_ms = now + server->options->config->init_wait_ms;
+  controller->waiting = now < controller->until_ms;
+  if (controller->waiting)
+    return VTPM_CONTROL_WAIT;
+  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] the control channel waited %u ms for the key of %s",
+            server->options->config->init_wait_ms, server->options->path);
+  return vtpm_error_row (VTPM_ERROR_PROVIDER_TIMEOUT)->init_result;
+}
+
+static void
+announce_first_command (VtpmServer *server)
+{
+  if (server->broker.fd >= 0)
+    vtpm_data_channel_announce_next (server->data);
+}
+
+static void
+powered_on (gpointer data)
+{
+  announce_first_command (((VtpmController *) data)->server);
+}
+
+static gboolean
+take_in (gpointer data, const VtpmIncoming *incoming, GError **error)
+{
+  VtpmServer *server = ((VtpmController *) data)->server;
+  if (!vtpm_broker_link_deliver (&server->broker, incoming, error))
+    return FALSE;
+  server->key = VTPM_KEY_HERE;
+  return TRUE;
+}
+
+static const VtpmControlHooks hooks = {
+  .take_data_fd = take_data_fd,
+  .key_verdict = key_verdict,
+  .take_in = take_in,
+  .powered_on = powered_on,
+};
+
+/* --init: power on as soon as the key is there. */
+static gboolean
+start_by_itself (VtpmServer *server, GError **error)
+{
+  guint32 result = vtpm_device_init (server->device, FALSE);
+  if (result != VTPM_CONTROL_OK)
+    {
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                      "the TPM could not be powered on (0x%x); see the log", result);
+      return FALSE;
+    }
+  announce_first_command (server);
+  return server->options->startup < 0
+         || vtpm_device_startup (server->device, (guint16) server->options->startup, error);
+}
+
+void
+vtpm_server_on_link (VtpmServer *server)
+{
+  g_autoptr (GError) error = NULL;
+  g_auto (VtpmLinkMessage) message = { .fd = -1 };
+  gboolean fine = vtpm_link_receive (server->broker.fd, &message, &error);
+  if (!fine && server->key != VTPM_KEY_AWAITED)
+    {
+      vtpm_fd_clear (&server->broker.fd); /* the broker is over; the guest goes on */
+      return;
+    }
+  if (fine && message.type == VTPM_LINK_ASKING)
+    {
+      server->asking = TRUE;
+      return;
+    }
+  if (fine && message.type == VTPM_LINK_STATE)
+    {
+      fine = vtpm_broker_link_adopt (&server->broker, &message, &error);
+      if (fine)
+        server->key = VTPM_KEY_HERE;
+      fine = fine && (!server->options->init || start_by_itself (server, &error));
+    }
+  else if (fine && message.type == VTPM_LINK_WAITS)
+    {
+      server->key = VTPM_KEY_INCOMING;
+      if (server->options->init && message.number) /* nothing can come in before it is on */
+        fine = take_in (&server->control, NULL, &error) && start_by_itself (server, &error);
+    }
+  else if (fine && message.type == VTPM_LINK_FAILED && message.text)
+    {
+      fine = FALSE;
+      g_set_error (&error, VTPM_DEVICE_ERROR, (int) message.number, "%s", message.text);
+    }
+  if (fine)
+    server->options->started (server->options->started_data, NULL);
+  else
+    fail (server, g_steal_pointer (&error));
+}
+
+void
+vtpm_server_init_controller (VtpmServer *server, VtpmController *controller)
+{
+  controller->server = server;
+  controller->control
+      = (VtpmControl){ .device = server->device, .blobs = server->blobs, .hooks = &hooks, .data = controller };
+}
