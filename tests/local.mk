@@ -30,7 +30,8 @@ provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/uni
 provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part
 host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
-src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec
+src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \
+	tests/unit/test-cuse-files tests/unit/test-cuse-ioctl
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(provisioning_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online tests/crash/test-rebind
@@ -81,6 +82,10 @@ tests_crash_test_lives_SOURCES = tests/crash/test-lives.c tests/crash/disk.c tes
 
 check_PROGRAMS += $(tap_programs) tests/plainstate
 tests_plainstate_SOURCES = tests/plainstate.c
+# runs inside the guest
+check_PROGRAMS += tests/integration/node_client
+tests_integration_node_client_SOURCES = tests/integration/node_client.c
+tests_integration_node_client_LDADD = -lpthread
 # one list for all: a program takes from the libraries what it needs
 LDADD = $(VTPM_LIBS)
 
@@ -96,6 +101,7 @@ tap_cases += \
 	tests/integration/test_commands.py \
 	tests/integration/test_control.py \
 	tests/integration/test_ctl.py \
+	tests/integration/test_cuse.py \
 	tests/integration/test_data.py \
 	tests/integration/test_deep_rekey.py \
 	tests/integration/test_docs.py \
