@@ -1,17 +1,22 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """Disks that fail or are full while key slots change, and key slots that do not open beside one that does."""
+import contextlib
 import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import (VTPM, contains, die_with_parent, lacks, main, read_file, same, true, wait_until,  # noqa: E402
+                    write_file)
 from keyhost import (add_native, add_passphrase, add_raw_key, audit, cold_start, make_state, uuid_of,  # noqa: E402
                      vtpm)
+from providers import add_helper  # noqa: E402
 from test_full_disk import fill, small_disk  # noqa: E402
 from test_store import Failing  # noqa: E402
 
@@ -162,6 +167,60 @@ def test_wrong_secret_first(place):
         os.rename("right", secret)
         cold_start(place)
         os.remove("state.vtpm")
+
+
+LATE = """#!/bin/sh
+echo "vtpm-provider 1 late $1 create versions destroy wrap unwrap"
+at=$VTPM_DATA_DIR/late
+while read -r op vtpm a b c d; do
+  case $op in
+    create) echo "ok k1 1" ;;
+    versions) echo "ok 1:k1:0 2:k2:0" ;;
+    destroy) : >"$at.gone"; echo ok ;;
+    wrap)
+      : >"$at.wrapping"
+      for i in $(seq 200); do [ -e "$at.go" ] && break; sleep 0.05; done
+      echo "ok k1 1 $b" ;;
+    unwrap) if [ -e "$at.gone" ]; then echo "error key-destroyed it is gone"; else echo "ok $d"; fi ;;
+    *) echo "error usage no such request" ;;
+  esac
+done
+"""
+
+
+def test_wrap_beside_retire(place):
+    """a wrap that began before retire closed its version: the file is found to need it, or does not get the slot"""
+    add_helper(place, "late", LATE)
+    os.mkdir("states")
+    state = make_state(place, "states/state.vtpm")
+    at = os.path.join(place.data_dir, "late.")
+    for args in (["keys", "add", state, "--provider", "late"], ["rekey", state, "--to", "late"],
+                 ["rekey", state, "--deep", "--to", "late"]):
+        vtpm(place, "provider", "create", "late", "--kind", "late")
+        with begin(place, *args) as tool:
+            wait_until(lambda: os.path.exists(at + "wrapping"), "the wrap is under way")
+            with begin(place, "provider", "retire", "late", "1", "--search", "states", "--grace", "0") as retire:
+                time.sleep(0.3)  # it closes the version, if it does not wait
+                write_file(at + "go", b"")
+                told = [process.communicate(timeout=60)[1].decode() for process in (tool, retire)]
+        gone, needed = os.path.exists(at + "gone"), "late" in names(place, state)
+        same((retire.returncode == 0, tool.returncode == 0), (gone, needed), told)
+        true(needed != gone, "destroyed: %s, needed: %s, %s" % (gone, needed, told))
+        contains(told[1] if needed else told[0], "[key-in-use]" if needed else "[key-closed]")
+        cold_start(place, state)
+        if needed:
+            if NATIVE not in names(place, state):
+                vtpm(place, "keys", "add", state, "--provider", NATIVE)
+            vtpm(place, "keys", "drop", state, "--provider", "late")
+        vtpm(place, "provider", "remove", "late", "--search", "states", "--yes")
+        for name in ("wrapping", "go", "gone"):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(at + name)
+
+
+def begin(place, *args):
+    return subprocess.Popen([VTPM, *args, "--config", place.config], env=place.env, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent)
 
 
 if __name__ == "__main__":
