@@ -9,6 +9,7 @@
 
 #include "base/errors.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "src/commands/key_tool.h"
 #include "src/keys/keyring.h"
 
@@ -19,23 +20,12 @@ name_of (const VtpmRegistry *registry, const VtpmUuid *uuid)
   return entry ? entry->name : NULL;
 }
 
-/* What a hostile file says must not reach the terminal as control characters. */
-static char *
-printable (const char *text)
-{
-  char *copy = g_utf8_make_valid (text, -1);
-  for (char *c = copy; *c; c++)
-    if (g_ascii_iscntrl (*c))
-      *c = '?';
-  return copy;
-}
-
 static void
 print_slot (const VtpmRegistry *registry, guint number, const VtpmKeySlot *slot)
 {
   char uuid[VTPM_UUID_TEXT_SIZE];
   const VtpmProviderEntry *entry = registry ? vtpm_registry_find (registry, &slot->provider, NULL) : NULL;
-  g_autofree char *key_id = printable (slot->key_id);
+  g_autofree char *key_id = vtpm_text_show (slot->key_id, -1, NULL);
   printf ("%u  %s (%s), key version %u (%s)%s\n", number, entry ? entry->name : "not known on this host",
           vtpm_uuid_format (&slot->provider, uuid), slot->key_version, key_id,
           entry && vtpm_provider_entry_closed (entry, slot->key_version) ? ", which is closed" : "");

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "src/commands/key_tool.h"
 #include "src/keys/fleet.h"
 
@@ -117,8 +118,20 @@ print_failure (const VtpmFleetFile *file)
   const char *text = strstr (file->error->message, "] ");
   text = text ? text + strlen ("] ") : file->error->message;
   const char *separator = strstr (text, file->path) ? "" : ": ";
-  fprintf (stderr, "vtpm rekey: [%s] %s%s%s\n", row->word, *separator ? file->path : "", separator, text);
+  g_autofree char *line = g_strconcat (*separator ? file->path : "", separator, text, NULL);
+  g_autofree char *shown = vtpm_text_show (line, -1, NULL);
+  fprintf (stderr, "vtpm rekey: [%s] %s\n", row->word, shown);
   return row->exit_status;
+}
+
+static void
+print_pushed_out (const VtpmFleetFile *file)
+{
+  g_autofree char *path = vtpm_text_show (file->path, -1, NULL);
+  fprintf (stderr,
+           "vtpm rekey: %s: the oldest of %d former keys was dropped to make room: snapshots that old do not open any "
+           "more\n",
+           path, VTPM_MAX_FORMER_KEYS);
 }
 
 static int
@@ -133,10 +146,7 @@ print_summary (const VtpmFleetHow *how, GPtrArray *fleet)
       int own = file->outcome == VTPM_FLEET_FAILED ? print_failure (file) : 0;
       status = status ? status : own;
       if (file->pushed_out)
-        fprintf (stderr,
-                 "vtpm rekey: %s: the oldest of %d former keys was dropped to make room: snapshots that old do "
-                 "not open any more\n",
-                 file->path, VTPM_MAX_FORMER_KEYS);
+        print_pushed_out (file);
     }
   printf ("%s %u, unchanged %u, failed %u\n",
           how->rescue ? "rescued"
@@ -159,7 +169,10 @@ find_files (char **paths, GPtrArray *fleet, int *status, GError **error)
   if (!vtpm_fleet_find (fleet, (const char *const *) paths, &others, trouble, error))
     return FALSE;
   for (guint i = 0; i < trouble->len; i++)
-    fprintf (stderr, "vtpm rekey: [access-denied] could not look at %s\n", (const char *) trouble->pdata[i]);
+    {
+      g_autofree char *text = vtpm_text_show (trouble->pdata[i], -1, NULL);
+      fprintf (stderr, "vtpm rekey: [access-denied] could not look at %s\n", text);
+    }
   if (trouble->len > 0)
     *status = vtpm_error_row (VTPM_ERROR_ACCESS_DENIED)->exit_status;
   printf ("found %u state files, and %u other files\n", fleet->len, others);

@@ -11,6 +11,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/text.h"
 #include "state/base64.h"
 
 #define ANSWER_MS 60000 /* a device tries a commit for 10 s before it gives up, two of them for an epoch */
@@ -117,10 +118,7 @@ set_refused (GError **error, const char *answer)
   g_auto (GStrv) words = g_strsplit (answer, " ", 3);
   VtpmErrorCode code;
   gboolean known = words[0] && g_str_equal (words[0], "error") && words[1] && vtpm_error_from_word (words[1], &code);
-  g_autofree char *text = g_utf8_make_valid (known && words[2] ? words[2] : answer, -1);
-  for (char *c = text; *c; c++)
-    if (g_ascii_iscntrl (*c))
-      *c = '?';
+  g_autofree char *text = vtpm_text_show (known && words[2] ? words[2] : answer, -1, NULL);
   vtpm_error_set (error, VTPM_MANAGEMENT_ERROR, known ? code : VTPM_ERROR_FAILED, "the running TPM answers: %s", text);
 }
 

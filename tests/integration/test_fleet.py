@@ -82,6 +82,16 @@ def test_all_once(place):
     contains(done.stderr, "could not look at " + unreadable)
 
 
+def test_names_of_files(place):
+    """--all: what the names of files have in them of control characters does not reach the terminal"""
+    os.makedirs("fleet/\033[2J\u009b2J\n")
+    data = read_file(make_state(place))
+    write_file("fleet/\033[2J\u009b2J\n/a.vtpm", data[:300000])
+    done = rekey(place, "--all", "fleet", status=3, word="state-truncated")
+    contains(done.stderr, "fleet/?[2J?2J?/a.vtpm")
+    lacks(done.stdout + done.stderr, "\033", "\u009b")
+
+
 def test_one_helper(place):
     """one helper asks for all files, a second proves; each slot is unwrapped by another process than wrapped it"""
     place.add_gate()
