@@ -2,6 +2,8 @@
  *
  * The floor of vtpm create: the bare library manufactures a TPM and makes both endorsement keys, OpenSSL signs three
  * times with P-384. Nothing is stored. Prints the milliseconds of both.
+ *
+ * create_floor replace|reidentify COUNT: likewise what COUNT clones take of the library and OpenSSL.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,10 +78,37 @@ signatures_us (void)
   return us;
 }
 
-int
-main (void)
+/* A new endorsement seed in the place of a new TPM. */
+static gint64
+reidentify_us (const VtpmBlob *permanent)
 {
-  gint64 us = library_us () + signatures_us ();
+  guint8 startup[VTPM_TPM_MAX_OWN_COMMAND], command[VTPM_TPM_MAX_COMMAND];
+  gint64 start = g_get_monotonic_time ();
+  must (vtpm_engine_power_on (permanent, NULL, NULL));
+  run (startup, vtpm_tpm_startup_shutdown (VTPM_CC_STARTUP, VTPM_SU_CLEAR, startup));
+  run (command, vtpm_tpm_change_eps (command));
+  make_key ("rsa2048");
+  make_key ("ecc_nist_p384");
+  vtpm_engine_power_off ();
+  return g_get_monotonic_time () - start;
+}
+
+static gint64
+clones_us (const char *policy, int count)
+{
+  gint64 us = 0;
+  gboolean blank = g_str_equal (policy, "replace");
+  must (vtpm_engine_open (NULL));
+  g_autoptr (VtpmBlob) permanent = vtpm_engine_manufacture (NULL);
+  for (int i = 0; i < count; i++)
+    us += (blank ? library_us () : reidentify_us (permanent)) + signatures_us ();
+  return us;
+}
+
+int
+main (int argc, char **argv)
+{
+  gint64 us = argc == 3 ? clones_us (argv[1], atoi (argv[2])) : library_us () + signatures_us ();
   printf ("%.3f\n", (double) us / 1000);
   return 0;
 }

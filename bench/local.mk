@@ -8,12 +8,13 @@ bench_create_floor_SOURCES = bench/create_floor.c
 bench_create_floor_LDADD = $(VTPM_LIBS)
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
-EXTRA_DIST += bench/run bench/create-run bench/fleet-run
+EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run
 CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet
 
 bench: vtpm vtpm-ca-local bench/floor bench/client bench/create_floor bench/fleet
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
+	$(srcdir)/bench/clone-run
 	$(srcdir)/bench/fleet-run
 	$(srcdir)/bench/rekey-run
 .PHONY: bench

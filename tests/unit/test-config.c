@@ -128,6 +128,7 @@ run_defaults (const Fixture *f)
   g_assert_cmpstr (config->place.helper_dirs[0], ==, LIBEXECDIR "/vtpm");
   g_assert_cmpuint (g_strv_length (config->state_dirs), ==, 0);
   g_assert_null (config->place.audit);
+  g_assert_cmpint (config->on_clone, ==, VTPM_POLICY_NONE);
   g_assert_false (g_file_test (config->place.data_dir, G_FILE_TEST_EXISTS)); /* nothing is made */
 }
 
@@ -136,7 +137,7 @@ run_values (const Fixture *f)
 {
   g_autofree char *path = put (f, "all.conf",
                                "# all there is\n[vtpm]\ninit-wait = 0.25\nstore-wait=2\nhelper-dirs=/opt/a;/opt/b c;\n"
-                               "state-dirs=/vms;\naudit=journal\n",
+                               "state-dirs=/vms;\naudit=journal\non-clone=reidentify\n",
                                -1);
   set_env (f, "VTPM_DATA_DIR", "data");
   set_env (f, "VTPM_LIBEXEC_DIR", "helpers");
@@ -150,6 +151,7 @@ run_values (const Fixture *f)
   g_assert_cmpuint (g_strv_length (config->state_dirs), ==, 1);
   g_assert_cmpstr (config->state_dirs[0], ==, "/vms");
   g_assert_cmpstr (config->place.audit, ==, "journal");
+  g_assert_cmpint (config->on_clone, ==, VTPM_POLICY_REIDENTIFY);
 }
 
 static void
@@ -175,6 +177,8 @@ run_bad_values (const Fixture *f)
     { "[vtpm]\nhelper-dirs=/a;../b\n", "helper-dirs" },
     { "[vtpm]\nstate-dirs=vms;\n", "state-dirs" },
     { "[vtpm]\naudit=\n", "audit" },
+    { "[vtpm]\non-clone=\n", "on-clone" },
+    { "[vtpm]\non-clone=keep\n", "on-clone" },
     { "[vtpm]\naudit=audit.log\n", "audit" },
     { "[vtpm]\ninit-wait=3 # \xff\n", "UTF-8" },
   };
