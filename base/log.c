@@ -16,6 +16,7 @@ static const char *const level_names[] = { "error", "warning", "info", "debug" }
 /* A process has one log; set before the second thread starts. */
 static int log_fd = STDERR_FILENO;
 static VtpmLogLevel log_level = VTPM_LOG_WARNING;
+static const char *log_prefix = "";
 
 gboolean
 vtpm_log_level_parse (const char *text, VtpmLogLevel *level)
@@ -45,6 +46,12 @@ vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
   return TRUE;
 }
 
+void
+vtpm_log_set_prefix (const char *prefix)
+{
+  log_prefix = prefix;
+}
+
 static void
 put_line (int fd, const char *line, gsize len)
 {
@@ -64,7 +71,8 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
   g_autoptr (GDateTime) now = g_date_time_new_now_utc ();
   g_autofree char *stamp = g_date_time_format (now, "%Y-%m-%dT%H:%M:%SZ ");
   gsize prefix = g_strlcpy (line, stamp, sizeof line);
-  gsize text = prefix + (gsize) snprintf (line + prefix, sizeof line - prefix, "%s: ", level_names[level]);
+  gsize text
+      = prefix + (gsize) snprintf (line + prefix, sizeof line - prefix, "%s: %.200s", level_names[level], log_prefix);
   va_list args;
   va_start (args, format);
   int wanted = vsnprintf (line + text, sizeof line - text - 1, format, args);
@@ -79,6 +87,5 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
   if (log_fd != STDERR_FILENO)
     put_line (log_fd, line, len);
   if (log_fd == STDERR_FILENO || level == VTPM_LOG_ERROR)
-    put_line (STDERR_FILENO, line + text - strlen (level_names[level]) - 2,
-              len - (text - strlen (level_names[level]) - 2));
+    put_line (STDERR_FILENO, line + prefix, len - prefix);
 }

@@ -25,6 +25,9 @@ gboolean vtpm_log_level_parse (const char *text, VtpmLogLevel *level) G_GNUC_WAR
  */
 gboolean vtpm_log_open (const char *path, VtpmLogLevel level, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** PREFIX stands before the text of every line from now on; it is kept. Before the second thread starts. */
+void vtpm_log_set_prefix (const char *prefix);
+
 /**
  * One line, cut at 4 KiB, control characters made '?'. From any thread. Errors also go to
  * standard error when the log is a file, for libvirt shows that.

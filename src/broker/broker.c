@@ -282,7 +282,9 @@ static gboolean
 start (VtpmBroker *broker, GError **error)
 {
   g_autoptr (GError) cause = NULL;
-  g_autoptr (VtpmState) state = vtpm_broker_unlock_file (broker, &cause);
+  const VtpmBrokerOptions *options = broker->options;
+  gboolean ready = !options->prepare || options->prepare (options->prepare_data, &cause);
+  g_autoptr (VtpmState) state = ready ? vtpm_broker_unlock_file (broker, &cause) : NULL;
   if (cause)
     {
       g_propagate_error (error, g_steal_pointer (&cause));

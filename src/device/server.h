@@ -26,6 +26,7 @@ typedef struct
   VtpmDataOptions on_data;
   VtpmDeviceOptions device;  /* the configuration says how long a failed commit is tried again */
   gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */
+  gboolean stay_on_failure;  /* stays also where no key provider was asked: the client is about to come */
   const char *pid_file;      /* or NULL */
   /** Called once when the TPM can be used (FAILURE NULL) or the start has failed. */
   void (*started) (gpointer data, const GError *failure);

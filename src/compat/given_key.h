@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What swtpm's --key gives: the passphrase or key of the one slot that opens the state, and of what swtpm itself
+ * encrypted. Read once, by the first who asks, in the process that may ask key providers.
+ */
+#pragma once
+
+#include "src/compat/swtpm_key.h"
+#include "state/asker.h"
+
+typedef struct VtpmCompatKey VtpmCompatKey;
+
+/** TEXT: the argument of --key, as swtpm(8) has it. NULL: usage. */
+VtpmCompatKey *vtpm_compat_key_parse (const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Forgets it and closes the descriptor. NULL is allowed. */
+void vtpm_compat_key_free (VtpmCompatKey *key);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)
+
+/** For VtpmConfig.asker: answers a provider of the kind that it is for. */
+const VtpmAsker *vtpm_compat_key_asker (VtpmCompatKey *key);
+/** The UUID of the provider that every host knows for it (state/registry.h). */
+const char *vtpm_compat_key_provider (const VtpmCompatKey *key);
+
+/** The same once more, for what swtpm encrypted: a source to read from. FALSE: as when it is read. */
+gboolean vtpm_compat_key_source (VtpmCompatKey *key, VtpmSwtpmKeySource *source,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;

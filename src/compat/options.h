@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the swtpm command lines share: options of the form word=value,word, the state's place, the caller's user.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/types.h>
+
+#include "base/uuid.h"
+
+#define VTPM_COMPAT_VERSION "0.7.1" /* of swtpm: whose options are the least that is understood */
+#define VTPM_COMPAT_MARK ".vtpm-provisioned"
+
+/** One word of such an option: a VALUE (to be freed), or a FLAG that may also be given as =true or =false. */
+typedef struct
+{
+  const char *word;
+  char **value;
+  gboolean *flag;
+} VtpmCompatWord;
+
+/** Reads TEXT, the argument of OPTION. WORDS ends with one that is NULL. FALSE: usage. */
+gboolean vtpm_compat_words (const char *option, const char *text, const VtpmCompatWord *words,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Reads the number TEXT of OPTION, at most MAX. FALSE: usage. */
+gboolean vtpm_compat_number (const char *option, const char *text, guint base, guint64 max, guint64 *number,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+typedef struct
+{
+  char *path; /* the state file */
+  char *mark; /* setup has been here: a state that is missing is no reason to make a new one; NULL for file:// */
+  gboolean has_vm_uuid;
+  VtpmUuid vm_uuid; /* the folder is called so, or the one that it is in */
+} VtpmCompatPlace;
+
+/** WHERE: a folder, dir://FOLDER or file://FILE. FALSE: usage. */
+gboolean vtpm_compat_place_parse (const char *where, VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vtpm_compat_place_clear (VtpmCompatPlace *place);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatPlace, vtpm_compat_place_clear)
+
+/** For good, as USER's (a name or number) process. FALSE: usage, failed. */
+gboolean vtpm_compat_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_compat_change_root (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Prints ERROR in one line as PROGRAM's and gives swtpm's exit status for every failure. */
+int vtpm_compat_fail (const char *program, const GError *error);
+
+GQuark vtpm_compat_error_quark (void);
+#define VTPM_COMPAT_ERROR (vtpm_compat_error_quark ())

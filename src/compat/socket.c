@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/compat/socket.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "src/compat/socket_options.h"
+#include "src/compat/swtpm_import.h"
+#include "src/serve.h"
+
+#define PROGRAM "swtpm"
+#define TRACE_LEVEL 5 /* from here on swtpm has the library speak */
+
+static const char help_text[]
+    = "Usage: swtpm socket [options]\n\n"
+      "swtpm's command line, served by vtpm; the options are those of swtpm(8).\n\n"
+      "--tpm2                 a TPM 2.0, the only kind that there is\n"
+      "--tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=0MODE][,lock]\n"
+      "                       where the state is; TPM_PATH in the environment names a DIR too\n"
+      "--ctrl type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,terminate]\n"
+      "--ctrl type=tcp,port=N[,bindaddr=ADDRESS][,ifname=NAME] | type=...,fd=N | type=unixio,clientfd=N\n"
+      "                       control channel\n"
+      "--server [type=tcp,]port=N[,bindaddr=ADDRESS][,ifname=NAME][,disconnect] | fd=N\n"
+      "--server type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,disconnect]\n"
+      "-p|--port N, -f|--fd N data channel\n"
+      "-t|--terminate         end when the data channel's client goes\n"
+      "-d|--daemon            go into the background once the TPM can be used\n"
+      "--pid file=FILE|fd=N   write the process id\n"
+      "--log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]\n"
+      "--key pwdfile=FILE|pwdfd=N[,mode=...][,kdf=...][,remove]\n"
+      "--key file=FILE|fd=N[,format=hex|binary][,mode=...][,remove]\n"
+      "                       what alone opens the state\n"
+      "--migration-key ...    accepted: state blobs are always sealed, as the state is\n"
+      "--migration incoming   the state comes by the control channel\n"
+      "--flags not-need-init|startup-clear|startup-state|startup-none,disable-auto-shutdown\n"
+      "--locality reject-locality-4,allow-set-locality\n"
+      "--seccomp action=none|log|kill\n"
+      "-r|--runas USER, -R|--chroot DIR\n"
+      "--print-capabilities, --print-states, -h|--help\n";
+
+static int
+print_capabilities (void)
+{
+  puts ("{ \"type\": \"swtpm\", \"features\": [ \"tpm-2.0\", \"tpm-send-command-header\", \"flags-opt-startup\", "
+        "\"flags-opt-disable-auto-shutdown\", \"ctrl-opt-terminate\", \"cmdarg-seccomp\", \"cmdarg-key-fd\", "
+        "\"cmdarg-pwd-fd\", \"cmdarg-print-states\", \"cmdarg-chroot\", \"nvram-backend-dir\", "
+        "\"nvram-backend-file\", \"tpmstate-opt-lock\" ], \"version\": \"" VTPM_COMPAT_VERSION "\" }");
+  return 0;
+}
+
+static int
+print_states (const VtpmCompatSocket *socket)
+{
+  struct stat info;
+  if (stat (socket->place.path, &info) == 0 && info.st_size > 0)
+    printf ("{ \"type\": \"swtpm\", \"states\": [ {\"name\": \"permall\", \"size\": %" G_GUINT64_FORMAT "} ] }\n",
+            (guint64) info.st_size);
+  else
+    puts ("{ \"type\": \"swtpm\", \"states\": [] }");
+  return 0;
+}
+
+static gboolean
+usage (GError **error, const char *what)
+{
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm socket --help'", what);
+  return FALSE;
+}
+
+static gboolean
+check (const VtpmCompatSocket *socket, GError **error)
+{
+  if (!socket->has_place)
+    return usage (error, "--tpmstate is missing");
+  if (socket->print_states)
+    return TRUE;
+  if (!socket->tpm2)
+    return usage (error, "TPM 1.2 is not offered: give --tpm2");
+  if (socket->server.ctrl.kind == VTPM_ENDPOINT_NONE && socket->server.data.kind == VTPM_ENDPOINT_NONE)
+    return usage (error, "--ctrl or --server is missing");
+  return TRUE;
+}
+
+static gboolean
+open_log (const VtpmCompatSocket *socket, GError **error)
+{
+  VtpmLogLevel level = socket->log_level >= TRACE_LEVEL ? VTPM_LOG_DEBUG
+                       : socket->log_level == 0         ? VTPM_LOG_ERROR
+                       : socket->log                    ? VTPM_LOG_INFO
+                                                        : VTPM_LOG_WARNING;
+  if (socket->truncate_log && truncate (socket->log, 0) != 0 && errno != ENOENT && errno != EINVAL)
+    {
+      vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot truncate the log %s",
+                            socket->log);
+      return FALSE;
+    }
+  if (socket->log_prefix)
+    vtpm_log_set_prefix (socket->log_prefix);
+  return vtpm_log_open (socket->log, level, error);
+}
+
+/* What the broker works with. */
+typedef struct
+{
+  VtpmCompatSocket *socket;
+  VtpmConfig *config;
+} Start;
+
+/* In the broker. What swtpm wrote becomes ours before it is opened: the VM finds its TPM as it was. */
+static gboolean
+take_over (gpointer data, GError **error)
+{
+  const Start *start = data;
+  const VtpmCompatPlace *place = &start->socket->place;
+  VtpmCompatKey *key = start->socket->key;
+  g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
+  g_auto (VtpmSwtpmImported) imported = { 0 };
+  if (!vtpm_swtpm_is_state (place->path))
+    return TRUE;
+  if (key && !vtpm_compat_key_source (key, &source, error))
+    return FALSE;
+  const VtpmSwtpmImport how = { .source = place->path,
+                                .target = place->path,
+                                .key = key ? &source : NULL,
+                                .create = { .has_vm_uuid = place->has_vm_uuid,
+                                            .vm_uuid = place->vm_uuid,
+                                            .provider = key ? vtpm_compat_key_provider (key) : NULL,
+                                            .escrow = key ? start->config->escrow : NULL } };
+  gboolean done = vtpm_swtpm_import (start->config, &how, &imported, error);
+  vtpm_fd_clear (&source.fd);
+  if (done)
+    vtpm_log (VTPM_LOG_INFO, "%s was swtpm's and is now vtpm's; as it was it is kept as %s", place->path,
+              imported.aside ? imported.aside : place->path);
+  return done;
+}
+
+/* In the device. */
+static void
+forget_keys (gpointer data)
+{
+  VtpmCompatSocket *socket = data;
+  g_clear_pointer (&socket->key, vtpm_compat_key_free);
+  g_clear_pointer (&socket->migration_key, vtpm_compat_key_free);
+}
+
+/* swtpm makes a TPM where there is none. Where setup has been there was one, and another would be a loss unseen. */
+static gboolean
+may_make (const VtpmCompatPlace *place)
+{
+  struct stat info;
+  return !place->mark || lstat (place->mark, &info) != 0;
+}
+
+static int
+serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
+{
+  const VtpmCompatPlace *place = &socket->place;
+  gboolean make = may_make (place);
+  Start start = { socket, config };
+  VtpmBrokerOptions broker = { .config = config,
+                               .path = place->path,
+                               .has_vm_uuid = place->has_vm_uuid,
+                               .vm_uuid = place->vm_uuid,
+                               .prepare = take_over,
+                               .prepare_data = &start,
+                               .create = make,
+                               .bare = TRUE,
+                               .provider = socket->key ? vtpm_compat_key_provider (socket->key) : NULL,
+                               .mode = socket->mode,
+                               .incoming = socket->incoming,
+                               .may_come = make && !socket->server.init };
+  const VtpmServe serving = { .program = PROGRAM,
+                              .daemon = socket->daemon,
+                              .only_one = TRUE,
+                              .pid_fd = vtpm_fd_steal (&socket->pid_fd),
+                              .config = config,
+                              .forget = forget_keys,
+                              .secret = socket };
+  socket->server.config = config;
+  socket->server.stay_on_failure = TRUE;
+  socket->server.path = place->path;
+  socket->server.pid_file = socket->pid_file;
+  return vtpm_serve (&serving, &broker, &socket->server, error);
+}
+
+static int
+run (VtpmCompatSocket *socket, GError **error)
+{
+  if ((socket->root && !vtpm_compat_change_root (socket->root, error))
+      || (socket->user && !vtpm_compat_run_as (socket->user, error)) || !vtpm_serve_harden (error)
+      || !open_log (socket, error))
+    return -1;
+  g_autoptr (VtpmConfig) config = vtpm_config_load (NULL, error);
+  if (!config)
+    return -1;
+  if (socket->key)
+    config->asker = vtpm_compat_key_asker (socket->key);
+  return serve (socket, config, error);
+}
+
+int
+vtpm_compat_socket (int argc, char **argv)
+{
+  g_auto (VtpmCompatSocket) socket = { .pid_fd = -1 };
+  g_autoptr (GError) error = NULL;
+  if (!vtpm_compat_socket_parse (argc, argv, &socket, &error))
+    return vtpm_compat_fail (PROGRAM, error);
+  if (socket.help)
+    {
+      fputs (help_text, stdout);
+      return 0;
+    }
+  if (socket.print_capabilities)
+    return print_capabilities ();
+  if (!check (&socket, &error))
+    return vtpm_compat_fail (PROGRAM, error);
+  if (socket.print_states)
+    return print_states (&socket);
+  int status = run (&socket, &error);
+  return status >= 0 ? status : vtpm_compat_fail (PROGRAM, error);
+}

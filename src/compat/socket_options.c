@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/compat/socket_options.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "src/tpm/tpm_commands.h"
+
+#define SOCKET_MODE 0770 /* swtpm(8) */
+
+void
+vtpm_compat_socket_clear (VtpmCompatSocket *socket)
+{
+  vtpm_endpoint_close (&socket->server.ctrl);
+  vtpm_endpoint_close (&socket->server.data);
+  vtpm_endpoint_close (&socket->server.manage);
+  vtpm_compat_place_clear (&socket->place);
+  g_clear_pointer (&socket->key, vtpm_compat_key_free);
+  g_clear_pointer (&socket->migration_key, vtpm_compat_key_free);
+  vtpm_fd_clear (&socket->pid_fd);
+  char **const texts[] = { &socket->log, &socket->log_prefix, &socket->pid_file, &socket->user, &socket->root };
+  for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
+    g_clear_pointer (texts[i], g_free);
+}
+
+static gboolean usage (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+static gboolean
+usage (GError **error, const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm socket --help'", text);
+  return FALSE;
+}
+
+static gboolean
+parse_fd (const char *option, const char *text, int *fd, GError **error)
+{
+  guint64 number;
+  if (!vtpm_compat_number (option, text, 10, G_MAXINT, &number, error))
+    return FALSE;
+  if (number <= 2 || fcntl ((int) number, F_SETFD, FD_CLOEXEC) != 0)
+    return usage (error, "%s: %s is not the number of an open descriptor above 2", option, text);
+  *fd = (int) number;
+  return TRUE;
+}
+
+/* What --ctrl and --server may say. */
+typedef struct
+{
+  char *type, *path, *port, *bindaddr, *ifname, *fd, *clientfd, *mode, *uid, *gid;
+  gboolean terminate, disconnect;
+} ChannelWords;
+
+static void
+channel_words_clear (ChannelWords *words)
+{
+  char **const texts[] = { &words->type, &words->path,     &words->port, &words->bindaddr, &words->ifname,
+                           &words->fd,   &words->clientfd, &words->mode, &words->uid,      &words->gid };
+  for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
+    g_free (*texts[i]);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (ChannelWords, channel_words_clear)
+
+static gboolean
+set_tcp (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, GError **error)
+{
+  guint64 port;
+  if (!words->port || !vtpm_compat_number (option, words->port, 10, 65535, &port, error))
+    return words->port ? FALSE : usage (error, "%s: port= is missing", option);
+  endpoint->kind = VTPM_ENDPOINT_TCP;
+  endpoint->port = g_strdup (words->port);
+  const char *host = words->bindaddr ? words->bindaddr : "127.0.0.1";
+  endpoint->host = words->ifname ? g_strdup_printf ("%s%%%s", host, words->ifname) : g_strdup (host);
+  return TRUE;
+}
+
+static gboolean
+set_unix (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, GError **error)
+{
+  guint64 mode = SOCKET_MODE, uid = (uid_t) -1, gid = (gid_t) -1;
+  if (!words->path)
+    return usage (error, "%s: path= is missing", option);
+  if ((words->mode && !vtpm_compat_number (option, words->mode, 8, 0777, &mode, error))
+      || (words->uid && !vtpm_compat_number (option, words->uid, 10, G_MAXINT32, &uid, error))
+      || (words->gid && !vtpm_compat_number (option, words->gid, 10, G_MAXINT32, &gid, error)))
+    return FALSE;
+  endpoint->kind = VTPM_ENDPOINT_UNIX;
+  endpoint->path = g_strdup (words->path);
+  endpoint->access = (VtpmAccess){ (mode_t) mode, (uid_t) uid, (gid_t) gid };
+  return TRUE;
+}
+
+static gboolean
+set_channel (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, GError **error)
+{
+  gboolean is_unix = words->type && (g_str_equal (words->type, "unixio") || g_str_equal (words->type, "unix"));
+  const char *fd = words->fd ? words->fd : words->clientfd;
+  vtpm_endpoint_close (endpoint);
+  *endpoint = (VtpmEndpoint){ .fd = -1 };
+  if (words->type && !is_unix && !g_str_equal (words->type, "tcp"))
+    return usage (error, "%s: type=%s is neither unixio nor tcp", option, words->type);
+  if (words->fd && words->clientfd)
+    return usage (error, "%s: fd= and clientfd=: choose one", option);
+  if (fd)
+    {
+      endpoint->kind = VTPM_ENDPOINT_FD;
+      return parse_fd (option, fd, &endpoint->fd, error);
+    }
+  return is_unix ? set_unix (option, words, endpoint, error) : set_tcp (option, words, endpoint, error);
+}
+
+static gboolean
+parse_channel (const char *option, const char *text, VtpmEndpoint *endpoint, gboolean *terminate, gboolean *disconnect,
+               GError **error)
+{
+  g_auto (ChannelWords) words = { 0 };
+  const VtpmCompatWord table[] = { { "type", &words.type, NULL },
+                                   { "path", &words.path, NULL },
+                                   { "port", &words.port, NULL },
+                                   { "bindaddr", &words.bindaddr, NULL },
+                                   { "ifname", &words.ifname, NULL },
+                                   { "fd", &words.fd, NULL },
+                                   { "mode", &words.mode, NULL },
+                                   { "uid", &words.uid, NULL },
+                                   { "gid", &words.gid, NULL },
+                                   { terminate ? "clientfd" : "fd", terminate ? &words.clientfd : &words.fd, NULL },
+                                   { terminate ? "terminate" : "disconnect", NULL, terminate ? terminate : disconnect },
+                                   { NULL, NULL, NULL } };
+  return vtpm_compat_words (option, text, table, error) && set_channel (option, &words, endpoint, error);
+}
+
+static gboolean
+parse_port (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  g_autofree char *words = g_strdup_printf ("type=tcp,port=%s,disconnect", text);
+  return parse_channel ("--port", words, &socket->server.data, NULL, &socket->server.on_data.disconnect, error);
+}
+
+static gboolean
+parse_data_fd (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  vtpm_endpoint_close (&socket->server.data);
+  socket->server.data = (VtpmEndpoint){ .kind = VTPM_ENDPOINT_FD, .fd = -1 };
+  socket->server.end_with_data = TRUE;
+  return parse_fd ("--fd", text, &socket->server.data.fd, error);
+}
+
+static gboolean
+parse_state (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  g_autofree char *dir = NULL, *uri = NULL, *mode = NULL;
+  gboolean lock, backup, fsync; /* ours is always locked and synced, and never half written */
+  guint64 bits;
+  const VtpmCompatWord table[]
+      = { { "dir", &dir, NULL },       { "backend-uri", &uri, NULL }, { "mode", &mode, NULL }, { "lock", NULL, &lock },
+          { "backup", NULL, &backup }, { "fsync", NULL, &fsync },     { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--tpmstate", text, table, error))
+    return FALSE;
+  if ((dir != NULL) == (uri != NULL))
+    return usage (error, "--tpmstate wants dir=FOLDER or backend-uri=URI");
+  if (uri && !g_str_has_prefix (uri, "dir://") && !g_str_has_prefix (uri, "file://"))
+    return usage (error, "--tpmstate: backend-uri=%s is neither dir:// nor file://", uri);
+  if (mode && !vtpm_compat_number ("--tpmstate", mode, 8, 0777, &bits, error))
+    return FALSE;
+  socket->mode = mode ? (mode_t) bits : 0;
+  vtpm_compat_place_clear (&socket->place);
+  socket->has_place = vtpm_compat_place_parse (dir ? dir : uri, &socket->place, error);
+  return socket->has_place;
+}
+
+static gboolean
+parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  g_autofree char *file = NULL, *fd = NULL, *level = NULL, *prefix = NULL;
+  gboolean truncate = FALSE;
+  guint64 number;
+  int descriptor;
+  const VtpmCompatWord table[]
+      = { { "file", &file, NULL },         { "fd", &fd, NULL }, { "level", &level, NULL }, { "prefix", &prefix, NULL },
+          { "truncate", NULL, &truncate }, { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--log", text, table, error))
+    return FALSE;
+  if (level && !vtpm_compat_number ("--log", level, 10, 1000, &number, error))
+    return FALSE;
+  socket->log_level = level ? (int) number : -1;
+  socket->truncate_log = truncate && file;
+  g_clear_pointer (&socket->log, g_free);
+  g_clear_pointer (&socket->log_prefix, g_free);
+  socket->log_prefix = g_steal_pointer (&prefix);
+  if (fd)
+    {
+      descriptor = -1;
+      if (!vtpm_compat_number ("--log", fd, 10, G_MAXINT, &number, error))
+        return FALSE;
+      descriptor = (int) number;
+      if (fcntl (descriptor, F_GETFD) < 0)
+        return usage (error, "--log: fd=%s is not open", fd);
+      socket->log = descriptor == STDERR_FILENO ? g_strdup ("-") : g_strdup_printf ("/dev/fd/%d", descriptor);
+    }
+  else if (file)
+    socket->log = g_strdup (g_str_equal (file, "-") ? "/dev/null" : file);
+  return TRUE;
+}
+
+static gboolean
+parse_pid (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  g_autofree char *file = NULL, *fd = NULL;
+  const VtpmCompatWord table[] = { { "file", &file, NULL }, { "fd", &fd, NULL }, { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--pid", text, table, error))
+    return FALSE;
+  if ((file != NULL) == (fd != NULL))
+    return usage (error, "--pid wants file=FILE or fd=N");
+  g_free (socket->pid_file);
+  socket->pid_file = g_steal_pointer (&file);
+  return !fd || parse_fd ("--pid", fd, &socket->pid_fd, error);
+}
+
+static gboolean
+parse_locality (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  gboolean reject = FALSE;
+  const VtpmCompatWord table[] = { { "reject-locality-4", NULL, &reject },
+                                   { "allow-set-locality", NULL, &socket->server.on_data.set_locality },
+                                   { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--locality", text, table, error))
+    return FALSE;
+  socket->server.device.no_locality_4 = socket->server.on_data.no_locality_4 = reject;
+  return TRUE;
+}
+
+static gboolean
+parse_flags (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  gboolean init = FALSE, clear = FALSE, state = FALSE, deactivated = FALSE, none = FALSE;
+  const VtpmCompatWord table[] = { { "not-need-init", NULL, &init },
+                                   { "startup-clear", NULL, &clear },
+                                   { "startup-state", NULL, &state },
+                                   { "startup-deactivated", NULL, &deactivated },
+                                   { "startup-none", NULL, &none },
+                                   { "disable-auto-shutdown", NULL, &socket->server.device.no_auto_shutdown },
+                                   { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--flags", text, table, error))
+    return FALSE;
+  if (deactivated)
+    return usage (error, "--flags: startup-deactivated is a TPM 1.2's");
+  if (clear + state + none > 1)
+    return usage (error, "--flags: one kind of startup");
+  socket->server.init = init || clear || state;
+  socket->server.startup = clear ? (int) VTPM_SU_CLEAR : state ? (int) VTPM_SU_STATE : -1;
+  return TRUE;
+}
+
+static gboolean
+parse_migration (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  gboolean release = FALSE;
+  const VtpmCompatWord table[]
+      = { { "incoming", NULL, &socket->incoming }, { "release-lock-outgoing", NULL, &release }, { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--migration", text, table, error))
+    return FALSE;
+  return !release
+         || usage (error, "--migration: release-lock-outgoing, for state on storage that two hosts share, is not "
+                          "offered (there is no cmdarg-migration among the capabilities)");
+}
+
+static gboolean
+parse_seccomp (const char *text, GError **error)
+{
+  g_autofree char *action = NULL;
+  const VtpmCompatWord table[] = { { "action", &action, NULL }, { NULL, NULL, NULL } };
+  if (!vtpm_compat_words ("--seccomp", text, table, error))
+    return FALSE;
+  return (action && (g_str_equal (action, "kill") || g_str_equal (action, "log") || g_str_equal (action, "none")))
+         || usage (error, "--seccomp wants action=kill, log or none");
+}
+
+static gboolean
+parse_key (const char *text, VtpmCompatKey **key, GError **error)
+{
+  g_clear_pointer (key, vtpm_compat_key_free);
+  *key = vtpm_compat_key_parse (text, error);
+  return *key != NULL;
+}
+
+enum
+{
+  O_CTRL = 256,
+  O_MIGRATION_KEY,
+  O_LOG,
+  O_KEY,
+  O_LOCALITY,
+  O_PID,
+  O_TPMSTATE,
+  O_SERVER,
+  O_FLAGS,
+  O_TPM2,
+  O_SECCOMP,
+  O_MIGRATION,
+  O_CAPABILITIES,
+  O_STATES,
+};
+
+static const struct option long_options[] = {
+  { "port", required_argument, NULL, 'p' },
+  { "fd", required_argument, NULL, 'f' },
+  { "terminate", no_argument, NULL, 't' },
+  { "daemon", no_argument, NULL, 'd' },
+  { "ctrl", required_argument, NULL, O_CTRL },
+  { "migration-key", required_argument, NULL, O_MIGRATION_KEY },
+  { "log", required_argument, NULL, O_LOG },
+  { "key", required_argument, NULL, O_KEY },
+  { "locality", required_argument, NULL, O_LOCALITY },
+  { "pid", required_argument, NULL, O_PID },
+  { "tpmstate", required_argument, NULL, O_TPMSTATE },
+  { "server", required_argument, NULL, O_SERVER },
+  { "flags", required_argument, NULL, O_FLAGS },
+  { "runas", required_argument, NULL, 'r' },
+  { "chroot", required_argument, NULL, 'R' },
+  { "tpm2", no_argument, NULL, O_TPM2 },
+  { "seccomp", required_argument, NULL, O_SECCOMP },
+  { "migration", required_argument, NULL, O_MIGRATION },
+  { "print-capabilities", no_argument, NULL, O_CAPABILITIES },
+  { "print-states", no_argument, NULL, O_STATES },
+  { "help", no_argument, NULL, 'h' },
+  { NULL, 0, NULL, 0 },
+};
+
+static gboolean
+keep (char **text, const char *value)
+{
+  g_free (*text);
+  *text = g_strdup (value);
+  return TRUE;
+}
+
+static gboolean
+take_option (int option, const char *argument, VtpmCompatSocket *socket, GError **error)
+{
+  VtpmServerOptions *server = &socket->server;
+  switch (option)
+    {
+    case 'p':
+      return parse_port (argument, socket, error);
+    case 'f':
+      return parse_data_fd (argument, socket, error);
+    case 'r':
+      return keep (&socket->user, argument);
+    case 'R':
+      return keep (&socket->root, argument);
+    case O_CTRL:
+      return parse_channel ("--ctrl", argument, &server->ctrl, &server->end_with_control, NULL, error);
+    case O_SERVER:
+      return parse_channel ("--server", argument, &server->data, NULL, &server->on_data.disconnect, error);
+    case O_MIGRATION_KEY:
+      return parse_key (argument, &socket->migration_key, error);
+    case O_KEY:
+      return parse_key (argument, &socket->key, error);
+    case O_LOG:
+      return parse_log (argument, socket, error);
+    case O_LOCALITY:
+      return parse_locality (argument, socket, error);
+    case O_PID:
+      return parse_pid (argument, socket, error);
+    case O_TPMSTATE:
+      return parse_state (argument, socket, error);
+    case O_FLAGS:
+      return parse_flags (argument, socket, error);
+    case O_SECCOMP:
+      return parse_seccomp (argument, error);
+    case O_MIGRATION:
+      return parse_migration (argument, socket, error);
+    default:
+      return usage (error, "there is no such option, or it wants an argument");
+    }
+}
+
+/* Those without an argument. */
+static gboolean
+take_switch (int option, VtpmCompatSocket *socket)
+{
+  gboolean *const target = option == 't'              ? &socket->server.end_with_data
+                           : option == 'd'            ? &socket->daemon
+                           : option == O_TPM2         ? &socket->tpm2
+                           : option == O_CAPABILITIES ? &socket->print_capabilities
+                           : option == O_STATES       ? &socket->print_states
+                           : option == 'h'            ? &socket->help
+                                                      : NULL;
+  if (target)
+    *target = TRUE;
+  return target != NULL;
+}
+
+gboolean
+vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatSocket *socket, GError **error)
+{
+  int option;
+  *socket = (VtpmCompatSocket){ .log_level = -1, .pid_fd = -1, .server = { .startup = -1, .default_manage = TRUE } };
+  opterr = 0;
+  while ((option = getopt_long (argc, argv, "p:f:tdr:R:h", long_options, NULL)) != -1)
+    if (option == '?')
+      return usage (error, "'%s' is no option here, or wants an argument", argv[optind - 1]);
+    else if (!take_switch (option, socket) && !take_option (option, optarg, socket, error))
+      return FALSE;
+  if (optind < argc)
+    return usage (error, "'%s' is no option", argv[optind]);
+  const char *folder = g_getenv ("TPM_PATH");
+  if (!socket->has_place && folder && *folder)
+    socket->has_place = vtpm_compat_place_parse (folder, &socket->place, error);
+  return socket->has_place || !folder || !*folder;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The options of swtpm socket, read.
+ */
+#pragma once
+
+#include "src/compat/given_key.h"
+#include "src/compat/options.h"
+#include "src/device/server.h"
+
+typedef struct
+{
+  VtpmServerOptions server; /* endpoints, ends, flags */
+  VtpmCompatPlace place;
+  mode_t mode;                  /* of a state file that is made; 0: not said */
+  VtpmCompatKey *key;           /* NULL: none */
+  VtpmCompatKey *migration_key; /* never read, only kept open: state blobs are sealed as the state is */
+  char *log, *log_prefix;
+  int log_level; /* -1: not said */
+  gboolean truncate_log;
+  char *pid_file;
+  int pid_fd;
+  gboolean daemon, incoming, tpm2, has_place;
+  gboolean help, print_capabilities, print_states;
+  char *user, *root;
+} VtpmCompatSocket;
+
+void vtpm_compat_socket_clear (VtpmCompatSocket *socket);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatSocket, vtpm_compat_socket_clear)
+
+/** Reads the command line. FALSE: usage. */
+gboolean vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatSocket *socket,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
