@@ -14,6 +14,7 @@
 #include "base/errors.h"
 #include "base/harden.h"
 #include "base/io.h"
+#include "base/text.h"
 #include "src/asker.h"
 #include "src/broker/reader.h"
 #include "src/keys/preflight.h"
@@ -25,6 +26,7 @@ typedef struct
   const VtpmRegistry *registry; /* while key slots are asked for */
   const VtpmReading *reading;   /* of a whole file */
   const char *path;
+  guint key_slots; /* asked for */
   int exit_status;
 } Check;
 
@@ -87,32 +89,36 @@ tell_key_slot (Check *check, const VtpmPreflightSlot *asked, guint64 newest)
     fault_new (check, vtpm_error_code (asked->error), "key slot %u%s: %s", asked->number, epoch,
                vtpm_error_text (asked->error));
   else
-    printf ("key slot %u%s: provider %s unwraps it (key %s, version %u)\n", asked->number, epoch,
-            entry ? entry->name : "?", asked->slot->key_id, asked->slot->key_version);
+    {
+      g_autofree char *key_id = vtpm_text_show (asked->slot->key_id, -1, NULL);
+      printf ("key slot %u%s: provider %s unwraps it (key %s, version %u)\n", asked->number, epoch,
+              entry ? entry->name : "?", key_id, asked->slot->key_version);
+    }
 }
 
-/* TRUE: the vTPM can be opened here. Else the exit status is that of a start, whatever the order of the slots. */
+/* TRUE: each epoch of RECORDS can be opened here. */
 static gboolean
-check_key_slots (Check *check, GPtrArray *records)
+check_key_slots (Check *check, GPtrArray *records, GError **error)
 {
-  g_autoptr (GError) error = NULL;
-  g_autoptr (VtpmProviderPool) pool = vtpm_provider_pool_new (check->config, &error);
+  g_autoptr (VtpmProviderPool) pool = vtpm_provider_pool_new (check->config, error);
   if (!pool)
-    {
-      fault (check, error);
-      return FALSE;
-    }
+    return FALSE;
   check->registry = vtpm_provider_pool_registry (pool);
   g_autoptr (GPtrArray) slots = vtpm_preflight_ask (pool, records);
   for (guint i = 0; i < slots->len; i++)
     tell_key_slot (check, slots->pdata[i], ((const VtpmRecord *) records->pdata[0])->epoch);
   check->registry = NULL;
-  if (vtpm_preflight_judge (slots, &error))
-    return TRUE;
-  check->exit_status = vtpm_error_row (vtpm_error_code (error))->exit_status;
-  if (slots->len > 1)
-    fault_new (check, vtpm_error_code (error), "this host cannot open it now: %s", vtpm_error_text (error));
-  return FALSE;
+  check->key_slots = slots->len;
+  return vtpm_preflight_judge (slots, error);
+}
+
+/* The exit status is that of a start, whatever the order of the slots. */
+static void
+tell_unopened (Check *check, const GError *cause)
+{
+  if (check->key_slots != 1) /* of one alone all is said */
+    fault_new (check, vtpm_error_code (cause), "this host cannot open it now: %s", vtpm_error_text (cause));
+  check->exit_status = vtpm_error_row (vtpm_error_code (cause))->exit_status;
 }
 
 static void
@@ -189,19 +195,27 @@ records_needed (const VtpmHeader *header)
   return needed;
 }
 
-/* The key slots come first: without one that opens there is nothing else to look at. */
+/* The key slots come first: without one that opens there is nothing else to look at. Of two epochs the newer one may
+ * do, which its state slot shows. */
 static gboolean
 check_state (Check *check, GError **error)
 {
+  g_autoptr (GError) locked = NULL;
   g_auto (VtpmReading) reading = { 0 };
   g_autoptr (VtpmStore) store = vtpm_store_file_open (check->path, FALSE, error);
   g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
   if (!header)
     return FALSE;
   g_autoptr (GPtrArray) records = records_needed (header);
-  if (!check_key_slots (check, records))
-    return TRUE;
-  if (!vtpm_reading_open (check->config, check->path, &reading, error))
+  guint64 epochs[2];
+  gboolean opens = check_key_slots (check, records, &locked);
+  if (!opens
+      && (vtpm_state_epochs (header, epochs) < 2 || !vtpm_reading_open (check->config, check->path, &reading, NULL)))
+    {
+      tell_unopened (check, locked);
+      return TRUE;
+    }
+  if (opens && !vtpm_reading_open (check->config, check->path, &reading, error))
     return FALSE;
   check->reading = &reading;
   check_header (check);
@@ -243,12 +257,15 @@ check_given_header (Check *check, GError **error)
       = vtpm_preflight_read (g_bytes_get_data (bytes, NULL), g_bytes_get_size (bytes), check->path, error);
   if (!records)
     return FALSE;
-  if (check_key_slots (check, records))
+  g_autoptr (GError) locked = NULL;
+  if (!check_key_slots (check, records, &locked))
     {
-      check->exit_status = 0;
-      if (check_library (check, records->pdata[0]))
-        printf ("this host can open the vTPM\n");
+      tell_unopened (check, locked);
+      return TRUE;
     }
+  check->exit_status = 0;
+  if (check_library (check, records->pdata[0]))
+    printf ("this host can open the vTPM\n");
   return TRUE;
 }
 

@@ -13,7 +13,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (HEADER_B, LIMIT, PERMANENT, SLOT_0, SLOT_1, STOP, change_file, contains, lacks, main,  # noqa: E402
-                    read_file, same, true)
+                    read_file, same, true, write_file)
 from keyhost import (INDEX, add_example, add_native, add_passphrase, add_raw_key, ask_native, audit,  # noqa: E402
                      cold_start, destroy, epoch, header_only, make_state, manage_of, names, provider, rekey, rekey_lock,
                      running, slots, state_slots, unchanged, uuid_of, vtpm)
@@ -280,6 +280,31 @@ def test_rescue(place):
     device.kill()
     cold_start(place, value=b"\4" * 8)
     same([(line["outcome"], line["provider"]) for line in audit(place, "rescue")], [("ok", uuid_of(place, "second"))])
+
+
+def test_rescue_half_way(place):
+    """killed between the two slots of a rescue: the newer epoch opens alone, for a check, a tool and a start"""
+    make_state(place)
+    before = read_file("state.vtpm")
+    provider(place, "rotate", "native")
+    device, _, _ = running(place)
+    rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"))
+    device.kill()
+    after = read_file("state.vtpm")
+    destroy(place, "native", 1)
+    both = after[:HEADER_B] + before[HEADER_B:SLOT_0]
+    for half in (after[SLOT_0:SLOT_1] + before[SLOT_1:], before[SLOT_0:SLOT_1] + after[SLOT_1:]):
+        for args in (["--verify"], ["--deep"], ["--stale"], []):
+            write_file("half.vtpm", both + half)
+            done = vtpm(place, "check", "half.vtpm", status=4, word="key-destroyed")
+            contains(done.stdout + done.stderr, "[rekey-pending]", "libtpms")
+            lacks(done.stderr, "cannot open")
+            if args:
+                rekey(place, "half.vtpm", *args)
+            cold_start(place, "half.vtpm")
+            vtpm(place, "check", "half.vtpm")
+    write_file("half.vtpm", before)
+    contains(vtpm(place, "check", "half.vtpm", status=4, word="key-destroyed").stderr, "key slot 1")
 
 
 def test_rescue_refused(place):
