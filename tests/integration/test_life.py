@@ -285,8 +285,8 @@ def test_default_management_of_the_open_file(place):
     shutil.copy("state.vtpm", "restored.vtpm")
     place.gate("wait")
     before = len(place.asked())
-    process = subprocess.Popen([VTPM, "run", "state.vtpm", "--ctrl", "unix:c", "--config", place.config, "--log", "log"],
-                               env=place.env, preexec_fn=die_with_parent)
+    line = [VTPM, "run", "state.vtpm", "--ctrl", "unix:c", "--config", place.config, "--log", "log"]
+    process = subprocess.Popen(line, env=place.env, preexec_fn=die_with_parent)
     place.processes.append(process)
     wait_until(lambda: len(place.asked()) > before, "the provider is asked")
     opened = os.stat("state.vtpm")

@@ -210,7 +210,8 @@ def test_deep_damaged_slot(place):
     found = place.inspect()["state_slots"]
     newer = max((0, 1), key=lambda slot: found[slot]["generation"])
     change_file("state.vtpm", (SLOT_0, SLOT_1)[newer] + 300, b"torn")
-    contains(rekey(place, "state.vtpm", "--deep").stderr, "[state-slot-unreadable]", "slot %d" % newer, "may be missing")
+    told = rekey(place, "state.vtpm", "--deep").stderr
+    contains(told, "[state-slot-unreadable]", "slot %d" % newer, "may be missing")
     lacks(rekey(place, "state.vtpm", "--deep").stderr, "state-slot-unreadable")
 
 
@@ -223,8 +224,8 @@ def test_deep_pushes_out(place):
     same(epoch(place), 18)
     cold_start(place)
     device, _, _ = running(place)
-    contains(rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm")).stderr,
-             "oldest of 16 former keys")
+    done = rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"))
+    contains(done.stderr, "oldest of 16 former keys")
     device.term()
 
 
