@@ -110,8 +110,10 @@ vtpm_provider_raw_key_LDADD = $(STATE_LIBS)
 
 # swtpm's command lines: in a folder of their own, whose names are in nobody's way
 compatdir = $(helperdir)/swtpm-compat
-compat_PROGRAMS = swtpm-compat/swtpm
+compat_PROGRAMS = swtpm-compat/swtpm swtpm-compat/swtpm_ioctl
 compat_common = src/compat/options.c src/compat/options.h src/compat/given_key.c src/compat/given_key.h
 swtpm_compat_swtpm_SOURCES = src/compat/swtpm_main.c $(compat_common) \
 	src/compat/socket.c src/compat/socket.h src/compat/socket_options.c src/compat/socket_options.h
 swtpm_compat_swtpm_LDADD = $(VTPM_LIBS)
+swtpm_compat_swtpm_ioctl_SOURCES = src/compat/ioctl_main.c $(compat_common)
+swtpm_compat_swtpm_ioctl_LDADD = $(VTPM_LIBS)
