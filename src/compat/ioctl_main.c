@@ -214,7 +214,7 @@ get_blob (const Call *call, guint32 type, GError **error)
 {
   gboolean encrypted;
   VtpmControlReply reply;
-  const VtpmControlRequest peek = { .command = VTPM_CONTROL_GET_STATEBLOB, .type = type };
+  const VtpmControlRequest peek = { .command = VTPM_CONTROL_GET_STATEBLOB, .blob_type = type };
   if (!vtpm_client_call (call->client, &peek, -1, &reply, error))
     return NULL;
   return reply.result == VTPM_CONTROL_RETRY ? vtpm_blob_new (0)
