@@ -6,6 +6,7 @@ guest with Debian's kernel, its modules and the programs under test in the initr
 Environment: VTPM names the program under test (default ./vtpm), VTPM_LIBEXEC_DIR the folder of its CUSE module,
 VTPM_TEST_NODE_CLIENT the client, VTPM_TEST_CACHE the folder for kernel and initramfs. VTPM_TEST_GUEST=skip skips all.
 """
+import glob
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from tpms import last_lines  # noqa: E402
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 MODULE = os.path.join(os.path.abspath(os.environ.get("VTPM_LIBEXEC_DIR", ".")), "vtpm-cuse.so")
 CLIENT = os.path.abspath(os.environ.get("VTPM_TEST_NODE_CLIENT", "./tests/integration/node_client"))
+SWTPM_TCTI = "/usr/lib/*/libtss2-tcti-swtpm.so.0"
 KERNEL_MODULES = ("fuse", "cuse", "tpm_vtpm_proxy")
 STEP_LIMIT = 60
 HOST_TESTS = 3
@@ -42,6 +44,9 @@ TESTS = (  # name, what the guest is asked
     ("cuse: only its process loads libfuse3", "libraries"),
     ("vtpm-proxy: tpm2-tools on the kernel's device, a control socket, kill -9, --daemon", "proxy"),
     ("vtpm-proxy: two of them, and one that ends while its TPM is at work", "proxies"),
+    ("docs/frontends.md: the example of a socket", "example socket"),
+    ("docs/frontends.md: the example of CUSE", "example cuse"),
+    ("docs/frontends.md: the example of vtpm-proxy", "example proxy"),
 )
 
 
@@ -108,7 +113,9 @@ def prepare():
         if not os.path.exists(path):
             raise GuestError(f"the kernel's package has no {os.path.basename(path)}")
     places = {"bin/vtpm": VTPM, "lib/vtpm/vtpm-cuse.so": MODULE, "bin/node_client": CLIENT,
-              "bin/swtpm_ioctl": shutil.which("swtpm_ioctl")}
+              "bin/swtpm_ioctl": shutil.which("swtpm_ioctl"),
+              "frontends.md": os.path.join(HERE, "..", "..", "docs", "frontends.md")}
+    places.update({path[1:]: path for path in glob.glob(SWTPM_TCTI)})
     places.update({"modules/" + os.path.basename(path): path for path in modules})
     run_step(os.path.join(QEMU_FOLDER, "initramfs"), cache, "initramfs-nodes", os.path.join(QEMU_FOLDER, "init-nodes"),
              *(f"{place}={path}" for place, path in places.items()))
