@@ -27,7 +27,7 @@ state_tests = \
 registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
-provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part
+provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part tests/unit/test-swtpm-format
 host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \
@@ -126,10 +126,11 @@ tap_cases += \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
 	tests/integration/test_storm.py \
+	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
 EXTRA_DIST += tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
-EXTRA_DIST += tests/run-tap tests/unit/helpers
+EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 20 in check.
 tap_cases += tests/fuzz-run

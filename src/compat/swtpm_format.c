@@ -69,7 +69,7 @@ vtpm_swtpm_read_header (const void *data, gsize len, const char *name, VtpmSwtpm
   if (oldest > OUR_VERSION)
     return fail (error, VTPM_ERROR_STATE_NEWER_VERSION, name,
                  "was written by an swtpm that is newer than any known here; use a newer vtpm");
-  if (header->version == 0 || oldest == 0 || size != HEADER_SIZE)
+  if (oldest == 0 || oldest > header->version || size != HEADER_SIZE)
     return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
                  "does not read as the state of an swtpm; name its folder or image, or restore it from a backup");
   if (total > len)

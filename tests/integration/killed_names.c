@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A library for LD_PRELOAD: a process ends by SIGKILL instead of its call number KILL_AT (from 1) of those that change
+ * or sync names in folders. Only where its name is KILL_NAME, so that helpers live.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int calls;
+
+static void
+maybe_die (void)
+{
+  const char *at = getenv ("KILL_AT"), *name = getenv ("KILL_NAME");
+  if (at && name && strcmp (program_invocation_short_name, name) == 0 && ++calls == atoi (at))
+    raise (SIGKILL);
+}
+
+int
+link (const char *from, const char *to)
+{
+  int (*next) (const char *, const char *) = dlsym (RTLD_NEXT, "link");
+  maybe_die ();
+  return next (from, to);
+}
+
+int
+linkat (int from_folder, const char *from, int to_folder, const char *to, int flags)
+{
+  int (*next) (int, const char *, int, const char *, int) = dlsym (RTLD_NEXT, "linkat");
+  maybe_die ();
+  return next (from_folder, from, to_folder, to, flags);
+}
+
+int
+rename (const char *from, const char *to)
+{
+  int (*next) (const char *, const char *) = dlsym (RTLD_NEXT, "rename");
+  maybe_die ();
+  return next (from, to);
+}
+
+int
+unlink (const char *path)
+{
+  int (*next) (const char *) = dlsym (RTLD_NEXT, "unlink");
+  maybe_die ();
+  return next (path);
+}
+
+int
+fsync (int fd)
+{
+  int (*next) (int) = dlsym (RTLD_NEXT, "fsync");
+  maybe_die ();
+  return next (fd);
+}
