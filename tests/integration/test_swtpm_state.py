@@ -5,6 +5,7 @@ with the wrong key; damaged; killed at every step. What was sealed before unseal
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ SRK, INDEX, EK = 0x81000001, 0x01500016, 0x81010001
 VM = str(uuid.uuid4())
 PERMANENT, VOLATILE = "tpm2-00.permall", "tpm2-00.volatilestate"
 CLEAR = ("--plaintext",)
+GUEST_FILES = ("sealed.pub", "sealed.priv", "endorsement.name")
 
 
 class Guest(Tools):
@@ -511,6 +513,39 @@ def test_owner(place):
     vtpm(place, "export", "--swtpm", "--plaintext", state, "old")
     info = os.stat(state)
     same((info.st_uid, info.st_gid, info.st_mode & 0o777), (65534, 65533, 0o600))
+
+
+def test_page(place):
+    """docs/libvirt.md: the commands of the section on swtpm's state, from the first to the last"""
+    page = read_file(os.path.join(os.path.dirname(os.path.dirname(HERE)), "docs", "libvirt.md")).decode()
+    section = re.search(r"^## State that swtpm wrote\n(.*?)(?=^## |\Z)", page, re.M | re.S).group(1)
+    os.makedirs("srv/vms")
+    os.makedirs("root")
+    os.mkdir("bin")
+    os.symlink(VTPM, "bin/vtpm")
+    write_file("root/db.secret", b"correct horse")
+    guests = {}
+    for name, key in (("web", None), ("mail", None), ("db", "pwdfile=root/db.secret,mode=aes-256-cbc")):
+        guests[name] = made_by_swtpm(place, "lib/%s/tpm2" % name, key)
+        os.mkdir("of-" + name)
+        for path in GUEST_FILES:
+            shutil.copy(path, "of-" + name)
+    env = {**place.env, "PATH": os.path.abspath("bin") + ":" + os.environ["PATH"], "XDG_CONFIG_HOME": place.folder}
+    code = "".join(re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S))
+    for there, here in (("/var/lib/libvirt/swtpm", "lib"), ("/srv/", "srv/"), ("/root/vtpm/", "root/")):
+        code = code.replace(there, here)
+    for line in code.splitlines():
+        done = subprocess.run(["sh", "-eu", "-c", line], env=env, capture_output=True, stdin=subprocess.DEVNULL, text=True,
+                              timeout=60, check=False)
+        same(done.returncode, 0, line + done.stderr)
+    same(sorted(contents("lib/mail/tpm2")), [PERMANENT, PERMANENT + ".vtpm"])
+    for name, folder, key in (("web", "srv/vms/web.swtpm", None), ("mail", "lib/mail/tpm2", None),
+                              ("db", "srv/vms/db.swtpm", "pwdfile=root/db.secret,mode=aes-256-cbc")):
+        for path in GUEST_FILES:
+            shutil.copy(os.path.join("of-" + name, path), path)
+        guests[name].start_swtpm(folder, key)
+        guests[name].has_all(b"by-swtpm")
+        guests[name].stop_swtpm()
 
 
 def killer(place):
