@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+
 #include "base/errors.h"
 #include "base/uuid.h"
 
@@ -171,6 +174,22 @@ is_whole (const VtpmCaRequest *request)
          && request->model && request->version && (request->platform || request->family);
 }
 
+/* It stands in the certificate as it is: with anything behind it, whoever asks would write the extensions. */
+static gboolean
+is_public_key (GBytes *public_key, const char *kind)
+{
+  gsize len;
+  const unsigned char *start = g_bytes_get_data (public_key, &len), *bytes = start;
+  unsigned char *der = NULL;
+  EVP_PKEY *key = d2i_PUBKEY (NULL, &bytes, (long) len);
+  int der_len = key ? i2d_PUBKEY (key, &der) : 0;
+  gboolean same = der_len > 0 && (gsize) der_len == len && memcmp (der, start, len) == 0
+                  && EVP_PKEY_is_a (key, g_str_has_prefix (kind, "rsa") ? "RSA" : "EC");
+  OPENSSL_free (der);
+  EVP_PKEY_free (key);
+  return same;
+}
+
 VtpmCaRequest *
 vtpm_ca_request_parse (const char **text, GError **error)
 {
@@ -194,6 +213,8 @@ vtpm_ca_request_parse (const char **text, GError **error)
   request->public_key = vtpm_pem_parse (text, LABEL);
   if (!has_kind || !request->public_key || !is_whole (request))
     return refuse (error, "lacks a line");
+  if (!is_public_key (request->public_key, request->key))
+    return refuse (error, "has something that is no public key of its kind");
   if (**text == '\n')
     (*text)++;
   return g_steal_pointer (&request);

@@ -139,6 +139,40 @@ test_request_damaged (void)
     }
 }
 
+static void
+refuses_key (VtpmCaRequest *request)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *whole = format (request);
+  const char *text = whole;
+  g_assert_null (vtpm_ca_request_parse (&text, &error));
+  g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_USAGE);
+}
+
+/* What follows the key would follow it in the certificate: extensions that the authority never wrote. */
+static void
+test_request_key (void)
+{
+  static const guint8 extensions[] = { 0xa3, 2, 0x30, 0 };
+  g_autoptr (VtpmCaRequest) more = new_request (FALSE), other = new_request (FALSE), bad = new_request (FALSE);
+  gsize len;
+  const guint8 *key = g_bytes_get_data (more->public_key, &len);
+  g_autoptr (GByteArray) bytes = g_byte_array_new ();
+  g_byte_array_append (bytes, key, (guint) len);
+  bytes->data[len - 1] ^= 1; /* no point of the curve */
+  g_bytes_unref (bad->public_key);
+  bad->public_key = g_bytes_new (bytes->data, len);
+  bytes->data[len - 1] ^= 1;
+  g_byte_array_append (bytes, extensions, sizeof extensions);
+  g_bytes_unref (more->public_key);
+  more->public_key = g_bytes_new (bytes->data, bytes->len);
+  g_free (other->key);
+  other->key = g_strdup ("rsa2048");
+  refuses_key (more);
+  refuses_key (other);
+  refuses_key (bad);
+}
+
 static X509 *
 parse (GBytes *der)
 {
@@ -310,6 +344,7 @@ main (int argc, char **argv)
   g_test_add_func ("/certificate/der-values", test_der_values);
   g_test_add_func ("/certificate/request-round-trip", test_request_round_trip);
   g_test_add_func ("/certificate/request-damaged", test_request_damaged);
+  g_test_add_func ("/certificate/request-key", test_request_key);
   g_test_add_func ("/certificate/ek", test_ek_certificate);
   g_test_add_func ("/certificate/platform", test_platform_certificate);
   g_test_add_func ("/certificate/public-keys", test_public_keys);
