@@ -22,6 +22,9 @@
 #include "state/seal.h"
 #include "state/state.h"
 
+#define START_TRIES 5
+#define START_PAUSE_US 20000 /* a tool writes a header in less */
+
 G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
 
 static const VtpmUuid *
@@ -279,12 +282,10 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
 }
 
 static gboolean
-start (VtpmBroker *broker, GError **error)
+try_start (VtpmBroker *broker, GError **error)
 {
   g_autoptr (GError) cause = NULL;
-  const VtpmBrokerOptions *options = broker->options;
-  gboolean ready = !options->prepare || options->prepare (options->prepare_data, &cause);
-  g_autoptr (VtpmState) state = ready ? vtpm_broker_unlock_file (broker, &cause) : NULL;
+  g_autoptr (VtpmState) state = vtpm_broker_unlock_file (broker, &cause);
   if (cause)
     {
       g_propagate_error (error, g_steal_pointer (&cause));
@@ -297,6 +298,27 @@ start (VtpmBroker *broker, GError **error)
   VtpmLinkMessage message = { .type = VTPM_LINK_WAITS, .number = state != NULL, .fd = -1 };
   broker->held = g_steal_pointer (&state);
   return vtpm_link_send (broker->sock, &message, error);
+}
+
+/* A tool may change the key slots between our look at them and what start has to write: then it is looked again. */
+static gboolean
+start (VtpmBroker *broker, GError **error)
+{
+  const VtpmBrokerOptions *options = broker->options;
+  if (options->prepare && !options->prepare (options->prepare_data, error))
+    return FALSE;
+  for (guint try = 1;; try++)
+    {
+      g_autoptr (GError) cause = NULL;
+      if (try_start (broker, &cause))
+        return TRUE;
+      if (try == START_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
+        {
+          g_propagate_error (error, g_steal_pointer (&cause));
+          return FALSE;
+        }
+      g_usleep (START_PAUSE_US);
+    }
 }
 
 /* Tells the device why; FALSE when it is gone. */

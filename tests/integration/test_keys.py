@@ -7,7 +7,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import change_file, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
 from keyhost import (INDEX, add_native, add_passphrase, add_raw_key, audit, cold_start, destroy,  # noqa: E402
                      header_only, make_state, names, provider, random_name, rekey_lock, running, slots, state_slots,
                      unchanged, uuid_of, vtpm)
@@ -140,6 +140,24 @@ def test_other_tool(place):
             keys(place, "list", "state.vtpm")
         cold_start(place)
     keys(place, "add", "state.vtpm", "--provider", "second")
+
+
+def test_changed_at_start(place):
+    """a slot that is added while a start binds the file: the start looks again, and both have their way"""
+    make_state(place)
+    add_native(place, "second")
+    place.add_gate()
+    keys(place, "add", "state.vtpm", "--provider", "gate")
+    place.gate("wait")
+    before = len(place.asked())
+    device = place.start("state.vtpm", "--vm-uuid", "6a5f3c1e-3f0b-4c51-9d3e-2b1f0a9c8d77")
+    wait_until(lambda: [asked for asked in place.asked()[before:] if asked[0] == "wrap"], "the start wraps")
+    keys(place, "add", "state.vtpm", "--provider", "second")
+    place.gate("open")
+    device.powered()
+    device.term()
+    same(names(place), ["native", "gate", "second"])
+    cold_start(place)
 
 
 def test_running(place):
