@@ -71,20 +71,21 @@ print_imported (const VtpmSwtpmImport *how, const VtpmSwtpmImported *imported, G
 }
 
 static gboolean
-import (const Arguments *a, VtpmSwtpmImport *how, GError **error)
+import (const Arguments *a, const VtpmSwtpmImport *options, GError **error)
 {
   g_auto (VtpmSwtpmKeySource) key = { .fd = -1 };
   g_auto (VtpmSwtpmImported) imported = { 0 };
   vtpm_harden_no_dump ();
   if (!vtpm_secret_init (error) || (a->key && !vtpm_swtpm_key_parse (a->key, &key, error)))
     return FALSE;
-  how->key = a->key ? &key : NULL;
+  VtpmSwtpmImport how = *options;
+  how.key = a->key ? &key : NULL;
   g_autoptr (VtpmAsker) asker = vtpm_asker_new (&a->secrets, error);
   g_autoptr (VtpmConfig) config = asker ? vtpm_config_load (a->config, error) : NULL;
   if (!config)
     return FALSE;
   config->asker = asker;
-  return vtpm_swtpm_import (config, how, &imported, error) && print_imported (how, &imported, error);
+  return vtpm_swtpm_import (config, &how, &imported, error) && print_imported (&how, &imported, error);
 }
 
 int

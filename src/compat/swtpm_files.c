@@ -46,22 +46,28 @@ lock_whole (int fd, short type, const char *name, GError **error)
   return FALSE;
 }
 
+/* One that we make belongs to whom the folder does: the swtpm that may start there has to open it too. What somebody
+ * else put there is given to nobody. */
+static int
+open_lock (const char *folder, const char *path)
+{
+  struct stat owner;
+  vtpm_autofd int made = open (path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0660);
+  if (made < 0)
+    return errno == EEXIST ? open (path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+  if (geteuid () == 0 && (stat (folder, &owner) != 0 || fchown (made, owner.st_uid, owner.st_gid) != 0))
+    return -1;
+  return vtpm_fd_steal (&made);
+}
+
 int
 vtpm_swtpm_lock_folder (const char *folder, GError **error)
 {
   g_autofree char *path = g_build_filename (folder, VTPM_SWTPM_LOCK_FILE, NULL);
-  vtpm_autofd int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0660);
+  vtpm_autofd int fd = open_lock (folder, path);
   if (fd < 0)
     {
       fail_errno (error, VTPM_ERROR_FAILED, "cannot open the lock", path);
-      return -1;
-    }
-  struct stat info, owner;
-  /* the swtpm that may start here later has to open it too */
-  if (geteuid () == 0 && fstat (fd, &info) == 0 && info.st_uid == 0 && stat (folder, &owner) == 0 && owner.st_uid != 0
-      && fchown (fd, owner.st_uid, owner.st_gid) != 0)
-    {
-      fail_errno (error, VTPM_ERROR_FAILED, "cannot give away the lock", path);
       return -1;
     }
   return lock_whole (fd, F_WRLCK, folder, error) ? vtpm_fd_steal (&fd) : -1;

@@ -562,7 +562,9 @@ def killed_at(place, library, number, *args):
     """Whether it was killed before it could end by itself."""
     done = subprocess.run([VTPM, *args, "--config", place.config], stdin=subprocess.DEVNULL, capture_output=True,
                           env={**place.env, "LD_PRELOAD": library, "KILL_AT": str(number),
-                               "KILL_NAME": os.path.basename(VTPM)}, timeout=60, check=False)
+                               "KILL_NAME": os.path.basename(VTPM),
+                               "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")},
+                          timeout=60, check=False)
     true(done.returncode in (0, -signal.SIGKILL), done.stderr.decode())
     return done.returncode != 0
 
