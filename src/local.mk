@@ -63,6 +63,7 @@ libvtpm_src_a_SOURCES = \
 	src/provisioning/public_part.c src/provisioning/public_part.h \
 	src/provisioning/public_read.c src/provisioning/public_read.h \
 	src/provisioning/rebind.c src/provisioning/rebind.h \
+	src/provisioning/reconfigure.c src/provisioning/reconfigure.h \
 	src/provisioning/reidentify.c src/provisioning/reidentify.h \
 	src/provisioning/tpm_call.c src/provisioning/tpm_call.h
 
@@ -110,10 +111,14 @@ vtpm_provider_raw_key_LDADD = $(STATE_LIBS)
 
 # swtpm's command lines: in a folder of their own, whose names are in nobody's way
 compatdir = $(helperdir)/swtpm-compat
-compat_PROGRAMS = swtpm-compat/swtpm swtpm-compat/swtpm_ioctl
-compat_common = src/compat/options.c src/compat/options.h src/compat/given_key.c src/compat/given_key.h
-swtpm_compat_swtpm_SOURCES = src/compat/swtpm_main.c $(compat_common) \
+compat_PROGRAMS = swtpm-compat/swtpm swtpm-compat/swtpm_ioctl swtpm-compat/swtpm_setup
+compat_common = src/compat/options.c src/compat/options.h
+compat_state = $(compat_common) src/compat/given_key.c src/compat/given_key.h src/compat/take_over.c src/compat/take_over.h
+swtpm_compat_swtpm_SOURCES = src/compat/swtpm_main.c $(compat_state) \
 	src/compat/socket.c src/compat/socket.h src/compat/socket_options.c src/compat/socket_options.h
 swtpm_compat_swtpm_LDADD = $(VTPM_LIBS)
 swtpm_compat_swtpm_ioctl_SOURCES = src/compat/ioctl_main.c $(compat_common)
 swtpm_compat_swtpm_ioctl_LDADD = $(VTPM_LIBS)
+swtpm_compat_swtpm_setup_SOURCES = src/compat/setup_main.c $(compat_state) \
+	src/compat/setup_options.c src/compat/setup_options.h
+swtpm_compat_swtpm_setup_LDADD = $(VTPM_LIBS)

@@ -10,7 +10,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "src/compat/socket_options.h"
-#include "src/compat/swtpm_import.h"
+#include "src/compat/take_over.h"
 #include "src/serve.h"
 
 #define PROGRAM "swtpm"
@@ -111,32 +111,12 @@ typedef struct
   VtpmConfig *config;
 } Start;
 
-/* In the broker. What swtpm wrote becomes ours before it is opened: the VM finds its TPM as it was. */
+/* In the broker. */
 static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
-  const VtpmCompatPlace *place = &start->socket->place;
-  VtpmCompatKey *key = start->socket->key;
-  g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
-  g_auto (VtpmSwtpmImported) imported = { 0 };
-  if (!vtpm_swtpm_is_state (place->path))
-    return TRUE;
-  if (key && !vtpm_compat_key_source (key, &source, error))
-    return FALSE;
-  const VtpmSwtpmImport how = { .source = place->path,
-                                .target = place->path,
-                                .key = key ? &source : NULL,
-                                .create = { .has_vm_uuid = place->has_vm_uuid,
-                                            .vm_uuid = place->vm_uuid,
-                                            .provider = key ? vtpm_compat_key_provider (key) : NULL,
-                                            .escrow = key ? start->config->escrow : NULL } };
-  gboolean done = vtpm_swtpm_import (start->config, &how, &imported, error);
-  vtpm_fd_clear (&source.fd);
-  if (done)
-    vtpm_log (VTPM_LOG_INFO, "%s was swtpm's and is now vtpm's; as it was it is kept as %s", place->path,
-              imported.aside ? imported.aside : place->path);
-  return done;
+  return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, error);
 }
 
 /* In the device. */
@@ -148,19 +128,12 @@ forget_keys (gpointer data)
   g_clear_pointer (&socket->migration_key, vtpm_compat_key_free);
 }
 
-/* swtpm makes a TPM where there is none. Where setup has been there was one, and another would be a loss unseen. */
-static gboolean
-may_make (const VtpmCompatPlace *place)
-{
-  struct stat info;
-  return !place->mark || lstat (place->mark, &info) != 0;
-}
-
 static int
 serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
 {
   const VtpmCompatPlace *place = &socket->place;
-  gboolean make = may_make (place);
+  /* swtpm makes a TPM where there is none. Where setup has been there was one: another would be a loss unseen. */
+  gboolean make = !vtpm_compat_has_mark (place);
   Start start = { socket, config };
   VtpmBrokerOptions broker = { .config = config,
                                .path = place->path,

@@ -45,9 +45,8 @@ get_bank_algorithms (guint16 algorithms[static MAX_BANKS], gsize *n, GError **er
   return TRUE;
 }
 
-/* In force from the next TPM2_Startup after a power-on. */
-static gboolean
-allocate_banks (guint banks, GError **error)
+gboolean
+vtpm_provision_banks (guint banks, GError **error)
 {
   guint16 algorithms[MAX_BANKS];
   gsize n;
@@ -92,7 +91,7 @@ provision (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid 
       *public_part = vtpm_public_part_encode (part);
     }
   return (how->storage_key < 0 || make_storage_key (how->storage_key, error))
-         && (!how->banks || allocate_banks (how->banks, error));
+         && (!how->banks || vtpm_provision_banks (how->banks, error));
 }
 
 static VtpmBlob *

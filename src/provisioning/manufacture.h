@@ -44,3 +44,7 @@ VtpmPublicPart *vtpm_provision_endorsement (const VtpmConfig *config, const Vtpm
 /** A bit for each kind of endorsement key that is persistent or has a certificate. FALSE: failed. */
 gboolean vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate,
                                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The PCR banks that have a PCR (VTPM_BANK_...). FALSE: failed. */
+gboolean vtpm_provisioned_banks (guint *banks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Allocates BANKS whole and no others, from the next TPM2_Startup after a power-on. FALSE: failed. */
+gboolean vtpm_provision_banks (guint banks, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -173,9 +173,8 @@ vtpm_reidentify (const VtpmConfig *config, const char *ca, const VtpmBlob *perma
   return done;
 }
 
-/* The PCR banks that have a PCR. */
-static gboolean
-get_banks (guint *banks, GError **error)
+gboolean
+vtpm_provisioned_banks (guint *banks, GError **error)
 {
   guint8 command[VTPM_TPM_MAX_COMMAND];
   VtpmReader r;
@@ -202,7 +201,7 @@ vtpm_manufacture_like (const VtpmBlob *permanent, const char *ca, VtpmManufactur
   *how = (VtpmManufacture){ .storage_key = -1 };
   if (!power_on (permanent, error))
     return FALSE;
-  gboolean told = get_banks (&how->banks, error)
+  gboolean told = vtpm_provisioned_banks (&how->banks, error)
                   && vtpm_provisioned_endorsement_keys (&how->endorsement_keys, &how->platform_certificate, error);
   vtpm_engine_power_off ();
   how->ca = how->endorsement_keys ? ca : NULL;

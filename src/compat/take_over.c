@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "src/compat/take_over.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "src/compat/swtpm_files.h"
+#include "src/compat/swtpm_import.h"
+#include "state/store.h"
+
+#define MARK_MODE 0600
+#define ASIDE "overwritten"
+
+gboolean
+vtpm_compat_has_mark (const VtpmCompatPlace *place)
+{
+  struct stat info;
+  return place->mark && lstat (place->mark, &info) == 0;
+}
+
+gboolean
+vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
+{
+  static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
+                             "one only in a folder without this mark.\n";
+  if (!place->mark || vtpm_compat_has_mark (place)
+      || vtpm_replace_file (place->mark, text, sizeof text - 1, MARK_MODE, (gid_t) -1))
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", place->mark);
+  return FALSE;
+}
+
+gboolean
+vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, VtpmCompatKey *key, GError **error)
+{
+  g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
+  g_auto (VtpmSwtpmImported) imported = { 0 };
+  if (!vtpm_swtpm_is_state (place->path))
+    return TRUE;
+  if (key && !vtpm_compat_key_source (key, &source, error))
+    return FALSE;
+  const VtpmSwtpmImport how = { .source = place->path,
+                                .target = place->path,
+                                .key = key ? &source : NULL,
+                                .create = { .has_vm_uuid = place->has_vm_uuid,
+                                            .vm_uuid = place->vm_uuid,
+                                            .provider = key ? vtpm_compat_key_provider (key) : NULL,
+                                            .escrow = key ? config->escrow : NULL } };
+  gboolean done = vtpm_swtpm_import (config, &how, &imported, error);
+  vtpm_fd_clear (&source.fd);
+  if (!done || !vtpm_compat_make_mark (place, error))
+    return FALSE;
+  vtpm_log (VTPM_LOG_INFO, "%s was swtpm's and is now vtpm's; as it was it is kept as %s", place->path,
+            imported.aside ? imported.aside : place->path);
+  return TRUE;
+}
+
+void
+vtpm_compat_aside_clear (VtpmCompatAside *aside)
+{
+  g_clear_pointer (&aside->state, g_free);
+  g_clear_pointer (&aside->suspended, g_free);
+}
+
+/* Under one more name, before the old one goes. */
+static gboolean
+rename_aside (const char *path, char **name, GError **error)
+{
+  struct stat info;
+  if (lstat (path, &info) != 0 && errno == ENOENT)
+    return TRUE;
+  *name = vtpm_swtpm_name_aside (path, ASIDE, error);
+  if (!*name || !vtpm_swtpm_sync_folder (path, error))
+    return FALSE;
+  if (unlink (path) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot set %s aside", path);
+      return FALSE;
+    }
+  vtpm_log (VTPM_LOG_INFO, "%s was to be overwritten: it is kept as %s", path, *name);
+  return vtpm_swtpm_sync_folder (path, error);
+}
+
+static char *
+suspended_path (const VtpmCompatPlace *place)
+{
+  g_autofree char *folder = g_path_get_dirname (place->path);
+  return place->mark ? g_build_filename (folder, VTPM_SWTPM_VOLATILE_FILE, NULL) : NULL;
+}
+
+/* Nobody serves it while it goes. The lock of swtpm's state is given in *LOCK, that of ours with the store. */
+static gboolean
+lock_state (const VtpmCompatPlace *place, int *lock, VtpmStore **store, GError **error)
+{
+  struct stat info;
+  g_autofree char *folder = g_path_get_dirname (place->path);
+  if (lstat (place->path, &info) != 0)
+    return TRUE;
+  if (vtpm_swtpm_is_state (place->path))
+    return !place->mark || (*lock = vtpm_swtpm_lock_folder (folder, error)) >= 0;
+  *store = vtpm_store_file_open (place->path, TRUE, error);
+  return *store && vtpm_store_lock (*store, VTPM_LOCK_OWNER, TRUE, 0, error);
+}
+
+gboolean
+vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GError **error)
+{
+  vtpm_autofd int lock = -1;
+  g_autoptr (VtpmStore) store = NULL;
+  g_autofree char *suspended = suspended_path (place);
+  return lock_state (place, &lock, &store, error) && rename_aside (place->path, &aside->state, error)
+         && (!suspended || rename_aside (suspended, &aside->suspended, error));
+}
+
+static void
+put_back (const char *name, const char *path)
+{
+  if (name && link (name, path) == 0)
+    unlink (name); /* it has its own again */
+}
+
+void
+vtpm_compat_put_back (const VtpmCompatPlace *place, const VtpmCompatAside *aside)
+{
+  g_autofree char *suspended = suspended_path (place);
+  put_back (aside->state, place->path);
+  if (suspended)
+    put_back (aside->suspended, suspended);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the swtpm command lines do with the files at a state's place: take over what swtpm wrote, set aside what is to
+ * be overwritten, leave a mark.
+ */
+#pragma once
+
+#include "src/compat/given_key.h"
+#include "src/compat/options.h"
+#include "src/config.h"
+
+/** Whether setup has been here. */
+gboolean vtpm_compat_has_mark (const VtpmCompatPlace *place);
+/** Leaves the mark, durably. FALSE: failed. */
+gboolean vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Where swtpm's state is found it becomes ours, so that the VM finds its TPM as it was; KEY (or NULL) opens it, and
+ * then makes the one slot. Does nothing where there is none. For a process that runs no TPM. FALSE: see
+ * vtpm_swtpm_import().
+ */
+gboolean vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, VtpmCompatKey *key,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** What was set aside: the new names, or NULL. */
+typedef struct
+{
+  char *state, *suspended;
+} VtpmCompatAside;
+
+void vtpm_compat_aside_clear (VtpmCompatAside *aside);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatAside, vtpm_compat_aside_clear)
+
+/** Gives whatever stands there other names, durably, so that a new state can be made. FALSE: in-use, failed. */
+gboolean vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The new state was not made: what was there has its name again. */
+void vtpm_compat_put_back (const VtpmCompatPlace *place, const VtpmCompatAside *aside);
