@@ -26,10 +26,26 @@
 typedef struct
 {
   VtpmCuseRequest *request;
+  uint64_t file;
   guint32 number;
   gsize len;
   guint8 bytes[VTPM_CUSE_MAX_IOCTL];
 } Waiting;
+
+/* A state blob whose rest an opener may read or write instead of more ioctls (tpm_ioctl.h, ptm_getstate, ptm_setstate).
+ */
+typedef struct
+{
+  uint64_t file; /* 0: none */
+  enum
+  {
+    TRANSFER_READS,
+    TRANSFER_WRITES,
+    TRANSFER_IOCTLS, /* it has begun to set one by ioctls: an empty one then ends it */
+  } way;
+  guint32 type;
+  guint32 offset; /* READS: what it has */
+} Transfer;
 
 typedef struct
 {
@@ -38,6 +54,7 @@ typedef struct
   const VtpmCuseModule *module;
   VtpmCuseSession *session;
   VtpmCuseFiles *files;
+  Transfer transfer;
   GQueue waiting;
 } Cuse;
 
@@ -55,9 +72,62 @@ answered (VtpmFrontend *frontend, const guint8 *answer, gsize len)
   vtpm_cuse_files_answered (cuse->files, answer, len);
 }
 
+/* FILE's control REQUEST was answered: does a state blob go on by read or write? */
+static void
+note_transfer (Cuse *cuse, uint64_t file, const VtpmControlRequest *request, const VtpmControlReply *reply)
+{
+  guint32 got = request->offset + MIN (reply->length, VTPM_CUSE_CHUNK);
+  gboolean goes_on = cuse->transfer.file == file && cuse->transfer.way == TRANSFER_IOCTLS;
+  cuse->transfer = (Transfer){ .type = request->blob_type };
+  if (reply->result != VTPM_CONTROL_OK)
+    return;
+  if (request->command == VTPM_CONTROL_GET_STATEBLOB && got < reply->total)
+    cuse->transfer = (Transfer){ file, TRANSFER_READS, request->blob_type, got };
+  else if (request->command == VTPM_CONTROL_SET_STATEBLOB && request->length == VTPM_CUSE_CHUNK)
+    cuse->transfer = (Transfer){ file, TRANSFER_IOCTLS, request->blob_type, 0 };
+  else if (request->command == VTPM_CONTROL_SET_STATEBLOB && request->length == 0 && !goes_on)
+    cuse->transfer = (Transfer){ file, TRANSFER_WRITES, request->blob_type, 0 };
+}
+
+static void
+read_blob (Cuse *cuse, VtpmCuseRequest *request, gsize size)
+{
+  int no_fd = -1;
+  VtpmControlReply reply;
+  VtpmControlRequest control
+      = { .command = VTPM_CONTROL_GET_STATEBLOB, .blob_type = cuse->transfer.type, .offset = cuse->transfer.offset };
+  vtpm_control_handle (cuse->base.control, &control, &no_fd, &reply);
+  gsize n = MIN (reply.length, size);
+  if (reply.result == VTPM_CONTROL_OK)
+    cuse->module->answer_read (request, reply.data, n);
+  else
+    cuse->module->answer_error (request, EIO);
+  cuse->transfer.offset += (guint32) n;
+  if (reply.result != VTPM_CONTROL_OK || n < size) /* a short read says that it is over */
+    cuse->transfer.file = 0;
+}
+
+static void
+write_blob (Cuse *cuse, VtpmCuseRequest *request, const guint8 *bytes, gsize len)
+{
+  int no_fd = -1;
+  VtpmControlReply reply;
+  VtpmControlRequest control = {
+    .command = VTPM_CONTROL_SET_STATEBLOB, .blob_type = cuse->transfer.type, .data = bytes, .length = (guint32) len
+  };
+  vtpm_control_handle (cuse->base.control, &control, &no_fd, &reply); /* the key was there for the ioctl before */
+  if (reply.result == VTPM_CONTROL_OK)
+    cuse->module->answer_written (request, len);
+  else
+    {
+      cuse->transfer.file = 0;
+      cuse->module->answer_error (request, EIO);
+    }
+}
+
 /* FALSE: it waits for the key. */
 static gboolean
-handle_ioctl (Cuse *cuse, VtpmCuseRequest *request, guint32 number, const guint8 *bytes, gsize len)
+handle_ioctl (Cuse *cuse, uint64_t file, VtpmCuseRequest *request, guint32 number, const guint8 *bytes, gsize len)
 {
   int no_fd = -1;
   guint8 out[VTPM_CUSE_MAX_IOCTL];
@@ -75,6 +145,7 @@ handle_ioctl (Cuse *cuse, VtpmCuseRequest *request, guint32 number, const guint8
   if (outcome == VTPM_CONTROL_LATER)
     return FALSE;
   vtpm_log (VTPM_LOG_DEBUG, "ioctl %u answered 0x%x", control.command, reply.result);
+  note_transfer (cuse, file, &control, &reply);
   cuse->module->answer_ioctl (request, out, vtpm_cuse_ioctl_encode (control.command, &reply, out));
   cuse->base.last_result = reply.result;
   if (outcome == VTPM_CONTROL_ANSWER_AND_END)
@@ -96,7 +167,7 @@ resume (VtpmFrontend *frontend)
   for (guint n = g_queue_get_length (&cuse->waiting); n > 0; n--)
     {
       Waiting *waiting = g_queue_pop_head (&cuse->waiting);
-      if (handle_ioctl (cuse, waiting->request, waiting->number, waiting->bytes, waiting->len))
+      if (handle_ioctl (cuse, waiting->file, waiting->request, waiting->number, waiting->bytes, waiting->len))
         g_free (waiting);
       else
         g_queue_push_tail (&cuse->waiting, waiting);
@@ -123,6 +194,8 @@ static void
 on_release (void *data, uint64_t file)
 {
   Cuse *cuse = data;
+  if (cuse->transfer.file == file)
+    cuse->transfer.file = 0;
   vtpm_cuse_files_release (cuse->files, file_of (file));
 }
 
@@ -130,18 +203,28 @@ static void
 on_read (void *data, uint64_t file, VtpmCuseRequest *request, size_t size, bool nonblocking)
 {
   Cuse *cuse = data;
-  vtpm_cuse_files_read (cuse->files, file_of (file), request, size, nonblocking);
+  if (cuse->transfer.file == file && cuse->transfer.way == TRANSFER_READS)
+    read_blob (cuse, request, size);
+  else
+    vtpm_cuse_files_read (cuse->files, file_of (file), request, size, nonblocking);
 }
 
 static void
 on_write (void *data, uint64_t file, VtpmCuseRequest *request, const void *bytes, size_t len)
 {
   Cuse *cuse = data;
+  if (cuse->transfer.file == file && cuse->transfer.way == TRANSFER_WRITES)
+    {
+      write_blob (cuse, request, bytes, len);
+      return;
+    }
+  if (cuse->transfer.file == file)
+    cuse->transfer.file = 0; /* it has enough of it */
   vtpm_cuse_files_write (cuse->files, file_of (file), request, bytes, len);
 }
 
 static void
-wait_for_key (Cuse *cuse, VtpmCuseRequest *request, uint32_t number, const void *bytes, gsize len)
+wait_for_key (Cuse *cuse, uint64_t file, VtpmCuseRequest *request, uint32_t number, const void *bytes, gsize len)
 {
   if (g_queue_get_length (&cuse->waiting) == MAX_WAITING)
     {
@@ -149,7 +232,7 @@ wait_for_key (Cuse *cuse, VtpmCuseRequest *request, uint32_t number, const void 
       return;
     }
   Waiting *waiting = g_new0 (Waiting, 1);
-  *waiting = (Waiting){ .request = request, .number = number, .len = len };
+  *waiting = (Waiting){ .request = request, .file = file, .number = number, .len = len };
   if (len > 0)
     memcpy (waiting->bytes, bytes, len);
   g_queue_push_tail (&cuse->waiting, waiting);
@@ -161,11 +244,10 @@ static void
 on_ioctl (void *data, uint64_t file, VtpmCuseRequest *request, uint32_t number, const void *bytes, size_t len)
 {
   Cuse *cuse = data;
-  (void) file;
   if (len > VTPM_CUSE_MAX_IOCTL)
     len = 0; /* none of ours */
-  if (!handle_ioctl (cuse, request, number, bytes, len))
-    wait_for_key (cuse, request, number, bytes, len);
+  if (!handle_ioctl (cuse, file, request, number, bytes, len))
+    wait_for_key (cuse, file, request, number, bytes, len);
 }
 
 static void
