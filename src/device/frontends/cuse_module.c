@@ -122,6 +122,7 @@ begin (int fd, const char *name, const VtpmCuseHandlers *handlers, void *data)
   snprintf (path, sizeof path, "/dev/fd/%d", fd);
   if (session)
     session->fuse = cuse_lowlevel_new (&args, &info, &operations, session);
+  fuse_opt_free_args (&args); /* it made a list of its own of them */
   /* not cuse_lowlevel_setup(): that opens the device itself, changes to / and takes the signals */
   if (session && session->fuse && fuse_session_mount (session->fuse, path) == 0)
     {
