@@ -130,7 +130,7 @@ provider_names (const VtpmConfig *config, const VtpmRecord *record)
   return vtpm_rebind_left_out (config, record, none);
 }
 
-/* The owner's password, which we do not have, would be needed. */
+/* The owner's password, which we do not have, would be needed; or a key that the guest has there would go. */
 static void
 print_not_persistent (const VtpmRecord *record)
 {
@@ -140,8 +140,8 @@ print_not_persistent (const VtpmRecord *record)
       const VtpmPublicKey *key = part->keys->pdata[i];
       if (key->handle == 0)
         fprintf (stderr,
-                 "the endorsement key %s is not persistent, for the guest has given the owner hierarchy a password; "
-                 "its certificate is there\n",
+                 "the endorsement key %s is not persistent, for the guest has given the owner hierarchy a password or "
+                 "keeps keys of its own there; its certificate is there\n",
                  key->kind);
     }
 }

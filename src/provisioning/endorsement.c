@@ -19,6 +19,8 @@
 #define FIRST_PERSISTENT 0x81000000u
 #define FIRST_NV 0x01000000u
 
+#define ADMIN_WITH_POLICY 0x80u /* TPMA_OBJECT (TPM 2.0 part 2, 8.3) */
+
 /* A platform certificate names the machine that we are part of in the same words on every host. */
 #define PLATFORM_MANUFACTURER "vtpm"
 #define PLATFORM_MODEL "virtual machine"
@@ -33,7 +35,7 @@ make_persistent (guint32 object, guint32 persistent, const char *what, gboolean 
   g_autoptr (GError) cause = NULL;
   gsize len = vtpm_tpm_evict_control (object, persistent, command);
   *done = vtpm_tpm_call (command, len, what, &r, &rc, &cause);
-  if (*done || rc == VTPM_RC_BAD_AUTH || rc == VTPM_RC_AUTH_FAIL)
+  if (*done || rc == VTPM_RC_BAD_AUTH || rc == VTPM_RC_AUTH_FAIL || rc == VTPM_RC_NV_DEFINED || rc == VTPM_RC_NV_SPACE)
     return TRUE;
   g_propagate_error (error, g_steal_pointer (&cause));
   return FALSE;
@@ -196,20 +198,29 @@ kind_of_handle (guint32 handle)
   return -1;
 }
 
-/* What a TPM2_ChangeEPS has not flushed already. */
+/* Every template of an endorsement key wants its policy for administration, storage keys have none (EK Credential
+ * Profile B.3; Provisioning Guidance 7.5.1). */
 static gboolean
-evict_old_keys (GError **error)
+is_administered_by_policy (guint32 handle)
 {
-  g_autoptr (GArray) handles = vtpm_tpm_get_handles (FIRST_PERSISTENT, error);
-  for (guint i = 0; handles && i < handles->len; i++)
-    {
-      guint32 handle = g_array_index (handles, guint32, i);
-      gboolean evicted;
-      if (kind_of_handle (handle) >= 0
-          && !make_persistent (handle, handle, "evict an old endorsement key", &evicted, error))
-        return FALSE;
-    }
-  return handles != NULL;
+  guint8 command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  gsize len = vtpm_tpm_read_public (handle, command);
+  if (!vtpm_tpm_call (command, len, "tell a public key", &r, NULL, NULL))
+    return FALSE;
+  vtpm_read_be16 (&r); /* TPM2B_PUBLIC: size, type, nameAlg, attributes */
+  vtpm_read_be16 (&r);
+  vtpm_read_be16 (&r);
+  return (vtpm_read_be32 (&r) & ADMIN_WITH_POLICY) != 0;
+}
+
+gboolean
+vtpm_tpm_is_endorsement (guint32 handle)
+{
+  int kind = kind_of_handle (handle);
+  if (kind < 0 || !vtpm_tpm_has_kind (&vtpm_key_kinds[kind], NULL))
+    return FALSE;
+  return vtpm_key_kinds[kind].handle == handle ? is_administered_by_policy (handle) : vtpm_nv_is_platforms (handle);
 }
 
 VtpmPublicPart *
@@ -223,7 +234,7 @@ vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how
   g_autoptr (VtpmCaClient) ca = wants_certificates (how) ? vtpm_ca_client_open (&config->place, how->ca, error) : NULL;
   g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
   g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();
-  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error) || !evict_old_keys (error))
+  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error))
     return NULL;
   for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
     if (how->endorsement_keys & 1u << i && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, requests, error))
@@ -244,10 +255,10 @@ vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate,
       g_autoptr (GArray) handles = vtpm_tpm_get_handles (first[f], error);
       for (guint i = 0; handles && i < handles->len; i++)
         {
-          int kind = kind_of_handle (g_array_index (handles, guint32, i));
-          if (kind >= 0)
-            *kinds |= 1u << kind;
-          *platform_certificate |= g_array_index (handles, guint32, i) == VTPM_NV_PLATFORM_CERTIFICATE;
+          guint32 handle = g_array_index (handles, guint32, i);
+          if (vtpm_tpm_is_endorsement (handle))
+            *kinds |= 1u << kind_of_handle (handle);
+          *platform_certificate |= handle == VTPM_NV_PLATFORM_CERTIFICATE && vtpm_nv_is_platforms (handle);
         }
       if (!handles)
         return FALSE;

@@ -73,7 +73,12 @@ make_storage_key (int kind, GError **error)
   g_autofree char *what = g_strdup_printf ("make a storage root key of kind %s", vtpm_key_kinds[kind].name);
   g_autoptr (GBytes) public = NULL;
   gboolean persistent;
-  return vtpm_tpm_make_primary (VTPM_RH_OWNER, template, len, STORAGE_KEY_HANDLE, what, &public, &persistent, error);
+  if (!vtpm_tpm_make_primary (VTPM_RH_OWNER, template, len, STORAGE_KEY_HANDLE, what, &public, &persistent, error))
+    return FALSE;
+  if (!persistent)
+    vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                    "libtpms has no room left for a storage root key; make fewer endorsement keys");
+  return persistent;
 }
 
 static gboolean

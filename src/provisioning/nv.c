@@ -10,6 +10,8 @@
  * of an index with WRITEDEFINE is for good. */
 #define CERTIFICATE_ATTRIBUTES 0x42072001u
 
+#define PLATFORM_CREATE 0x40000000u
+
 #define MAX_NV_SIZE 2048 /* TPM_PT_NV_INDEX_MAX of libtpms */
 #define FIRST_NV 0x01000000u
 /* EK Credential Profile 2.2.1.4 and 2.2.1.5: low and high range; certificate chains lie behind and are an owner's. */
@@ -62,6 +64,20 @@ vtpm_nv_is_certificate (guint32 index)
 {
   return (index >= FIRST_EK && index <= LAST_EK) || index == VTPM_NV_PLATFORM_CERTIFICATE || index == IDEVID_CERTIFICATE
          || index == IAK_CERTIFICATE;
+}
+
+gboolean
+vtpm_nv_is_platforms (guint32 index)
+{
+  guint8 command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  gsize len = vtpm_tpm_nv_read_public (index, command);
+  if (!vtpm_tpm_call (command, len, "tell of an NV index", &r, NULL, NULL))
+    return FALSE;
+  vtpm_read_be16 (&r); /* TPM2B_NV_PUBLIC: size, index, nameAlg, attributes */
+  vtpm_read_be32 (&r);
+  vtpm_read_be16 (&r);
+  return (vtpm_read_be32 (&r) & PLATFORM_CREATE) != 0;
 }
 
 gboolean

@@ -19,3 +19,5 @@ gboolean vtpm_nv_store (guint32 index, GBytes *data, GError **error) G_GNUC_WARN
 gboolean vtpm_nv_clear_certificates (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Whether INDEX is one of those. */
 gboolean vtpm_nv_is_certificate (guint32 index);
+/** Whether the platform defined it, as manufacture does; a guest's software is not the platform. */
+gboolean vtpm_nv_is_platforms (guint32 index);

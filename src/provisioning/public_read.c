@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/provisioning/public_read.h"
 
+#include "src/provisioning/endorsement.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"
@@ -89,7 +90,7 @@ read_all (void)
   for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
     {
       const VtpmKeyKind *kind = &vtpm_key_kinds[i];
-      g_autoptr (GBytes) public_key = read_public_key (kind);
+      g_autoptr (GBytes) public_key = vtpm_tpm_is_endorsement (kind->handle) ? read_public_key (kind) : NULL;
       if (!public_key)
         continue;
       VtpmPublicKey *key = vtpm_public_part_add (part, kind->name, public_key);

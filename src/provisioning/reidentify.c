@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/provisioning/reidentify.h"
 
+#include "src/provisioning/endorsement.h"
 #include "src/provisioning/nv.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
@@ -47,30 +48,23 @@ is_among (GArray *handles, guint32 handle)
   return FALSE;
 }
 
-static gboolean
-is_endorsement_key (guint32 handle)
-{
-  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
-    if (vtpm_key_kinds[i].handle == handle)
-      return TRUE;
-  return FALSE;
-}
-
-/* STAY: those that are there after; NULL: none. */
-static gboolean
-find_lost_keys (GArray *before, GArray *stay, VtpmLosses *losses)
+/* RENEWED: those made anew in their place. STAY: those that are there after; NULL: none. */
+static void
+find_lost_keys (GArray *before, GArray *renewed, GArray *stay, VtpmLosses *losses)
 {
   for (guint i = 0; i < before->len; i++)
     {
       guint32 handle = g_array_index (before, guint32, i);
-      if (is_endorsement_key (handle))
+      if (stay && is_among (stay, handle))
+        continue;
+      if (is_among (renewed, handle))
         losses->anew++;
-      else if (!stay || !is_among (stay, handle))
+      else
         g_array_append_val (losses->persistent, handle);
     }
-  return TRUE;
 }
 
+/* What a guest keeps where a certificate belongs goes with the certificates. */
 static gboolean
 find_lost_indices (VtpmPolicy policy, VtpmLosses *losses, GError **error)
 {
@@ -78,9 +72,10 @@ find_lost_indices (VtpmPolicy policy, VtpmLosses *losses, GError **error)
   for (guint i = 0; indices && i < indices->len; i++)
     {
       guint32 index = g_array_index (indices, guint32, i);
-      if (vtpm_nv_is_certificate (index))
+      gboolean is_certificate = vtpm_nv_is_certificate (index);
+      if (is_certificate && vtpm_nv_is_platforms (index))
         losses->anew++;
-      else if (policy == VTPM_POLICY_REPLACE)
+      else if (is_certificate || policy == VTPM_POLICY_REPLACE)
         g_array_append_val (losses->nv_indices, index);
     }
   return indices != NULL;
@@ -104,15 +99,18 @@ find_lost_passwords (VtpmPolicy policy, VtpmLosses *losses, GError **error)
 static gboolean
 find_losses (VtpmPolicy policy, VtpmLosses *losses, GError **error)
 {
-  g_autoptr (GArray) before = vtpm_tpm_get_handles (FIRST_PERSISTENT, error);
+  g_autoptr (GArray) before = vtpm_tpm_get_handles (FIRST_PERSISTENT, error), stay = NULL;
+  g_autoptr (GArray) renewed = g_array_new (FALSE, FALSE, sizeof (guint32));
   if (!before || !find_lost_passwords (policy, losses, error) || !find_lost_indices (policy, losses, error))
     return FALSE;
-  if (policy == VTPM_POLICY_REPLACE)
-    return find_lost_keys (before, NULL, losses);
-  if (!change_seed (error))
+  for (guint i = 0; i < before->len; i++)
+    if (vtpm_tpm_is_endorsement (g_array_index (before, guint32, i)))
+      g_array_append_vals (renewed, &g_array_index (before, guint32, i), 1);
+  if (policy == VTPM_POLICY_REIDENTIFY
+      && (!change_seed (error) || !(stay = vtpm_tpm_get_handles (FIRST_PERSISTENT, error))))
     return FALSE;
-  g_autoptr (GArray) stay = vtpm_tpm_get_handles (FIRST_PERSISTENT, error);
-  return stay && find_lost_keys (before, stay, losses);
+  find_lost_keys (before, renewed, stay, losses);
+  return TRUE;
 }
 
 gboolean

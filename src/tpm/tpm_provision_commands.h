@@ -16,6 +16,8 @@
 #define VTPM_RH_PLATFORM 0x4000000cu
 #define VTPM_RC_BAD_AUTH 0x9a2u /* of the first session */
 #define VTPM_RC_AUTH_FAIL 0x98eu
+#define VTPM_RC_NV_SPACE 0x14bu
+#define VTPM_RC_NV_DEFINED 0x14cu
 
 #define VTPM_CAP_HANDLES 1u
 #define VTPM_CAP_PCRS 5u

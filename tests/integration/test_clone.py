@@ -390,6 +390,33 @@ def test_owner_password(place):
     tpm.device.term()
 
 
+def test_guest_in_our_places(place):
+    """a guest has keys and an index of its own where endorsement keys would be: its keys stay, ours are of the old kinds"""
+    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048")
+    tpm = Guest(place, "a.vtpm", A)
+    tpm("createprimary -Q -C o -g sha256 -G ecc -c srk.ctx")
+    tpm("evictcontrol -Q -C o -c 0x%x" % EK)
+    for handle in (EK, 0x8101000A, 0x8101001E):
+        tpm("evictcontrol -Q -C o -c srk.ctx 0x%x" % handle)
+    own = tpm.ek()
+    tpm("nvdefine -Q -C o -s 8 0x1c0001e")  # libtpms has no RSA-4096
+    tpm.device.term()
+    done = vtpm(place, "reidentify", "a.vtpm", "--yes")
+    contains(done.stderr, "come anew: 2\n", "rsa2048 is not persistent", "NV indices: 0x01c0001e\n")
+    lacks(done.stderr, "0x81010001", "0x8101000a")
+    told = certificates(place, "a.vtpm")["endorsement_keys"]
+    same([(key["kind"], key["handle"]) for key in told], [("rsa2048", None)])
+    tpm = Guest(place, "a.vtpm", A)
+    same(tpm.ek(), own)
+    same(tpm.persistent(), {EK, 0x8101000A, 0x8101001E})
+    same(nv(tpm, 0x1C00002), told[0]["certificate"])
+    tpm.device.term()
+    done = vtpm(place, "replace", "a.vtpm", "--yes")
+    contains(done.stderr, "persistent keys: 0x81010001 0x8101000a 0x8101001e\n")
+    same([(key["kind"], key["handle"]) for key in certificates(place, "a.vtpm")["endorsement_keys"]],
+         [("rsa2048", "0x81010001")])
+
+
 def nv_as_owner(tpm):
     tpm("nvread -C o -P owner -o nv.der 0x1c00002")
     return openssl("x509", "-inform", "der", "-in", "nv.der").decode()

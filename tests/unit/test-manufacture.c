@@ -165,7 +165,7 @@ test_new_identity (Host *host, gconstpointer unused G_GNUC_UNUSED)
   vtpm_engine_power_off ();
 }
 
-/* With the seed as it was the keys are the same; fewer of them leave nothing of the others. */
+/* Fewer kinds of key than before leave nothing of the others. */
 static void
 test_again (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
@@ -177,10 +177,10 @@ test_again (Host *host, gconstpointer unused G_GNUC_UNUSED)
   VtpmUuid id = vtpm_uuid_random ();
   how.endorsement_keys = 1u << vtpm_key_kind_find ("ecc_nist_p256", 13);
   how.platform_certificate = FALSE;
+  run (change_eps, sizeof change_eps);
   g_autoptr (VtpmPublicPart) after = vtpm_provision_endorsement (host->config, &how, &id, &error);
   g_assert_no_error (error);
   has_handles ("81000001 8101000a", "01c0000a");
-  g_assert_cmpmem (key_at (before, 0)->hash, VTPM_KEY_HASH_BYTES, key_at (after, 0)->hash, VTPM_KEY_HASH_BYTES);
   vtpm_engine_power_off ();
 }
 
