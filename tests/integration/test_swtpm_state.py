@@ -357,6 +357,37 @@ def test_damaged(place):
     vtpm(place, "import", "vm.vtpm", status=2, word="usage")
 
 
+FORGETFUL = """#!/bin/sh
+echo "vtpm-provider 1 forgetful $1 wrap unwrap"
+while read -r op vtpm a b c d; do
+  echo "$op" >>"$VTPM_DATA_DIR/asked"
+  case $op-$(grep -c unwrap "$VTPM_DATA_DIR/asked") in
+    wrap-*) echo "ok key 1 $b" ;;
+    unwrap-1) echo "ok $d" ;;
+    *) echo error key-destroyed it was here a moment ago ;;
+  esac
+done
+"""
+
+
+def test_not_verified(place):
+    """a new file that does not open cold (its provider proved the key, and lost it) is taken back, the original stays"""
+    made_by_swtpm(place)
+    os.mkdir("helpers")
+    write_file("helpers/vtpm-provider-forgetful", FORGETFUL, "w")
+    os.chmod("helpers/vtpm-provider-forgetful", 0o755)
+    os.makedirs(place.data_dir, mode=0o700)
+    write_file(os.path.join(place.data_dir, "providers.conf"),
+               "[provider %s]\nname=forgetful\nkind=forgetful\n" % uuid.uuid4(), "w")
+    write_file(place.config, "[vtpm]\nhelper-dirs=%s;\n" % os.path.abspath("helpers"), "w")
+    left_alone(place, "key-destroyed", 4, "--provider", "forgetful")
+    same(read_file(os.path.join(place.data_dir, "asked")).split(), [b"wrap", b"unwrap", b"unwrap"])
+    os.unlink(os.path.join(place.data_dir, "asked"))
+    before = contents("old")
+    import_it(place, "old", "old/" + PERMANENT, "--provider", "forgetful", status=4, word="key-destroyed")
+    same(contents("old"), before)
+
+
 def test_taken(place):
     """what is there is never overwritten: a state file, a symbolic link, swtpm's state; one in use is not touched"""
     guest = made_by_swtpm(place)
