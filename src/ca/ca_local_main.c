@@ -15,13 +15,15 @@
 #include "src/ca/authority.h"
 #include "src/ca/ca_store.h"
 
+#define GROUP_FOLDER (S_ISGID | S_IRWXG) /* S_ISGID alone may come from a folder above */
+
 /* Owner and modes as the data folder has them: who may enter it may use what is in it. */
 static VtpmPlace
 place_of (const char *data_dir)
 {
   VtpmPlace place = { .data_dir = (char *) data_dir, .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
   struct stat info;
-  if (stat (data_dir, &info) == 0 && (info.st_mode & S_ISGID))
+  if (stat (data_dir, &info) == 0 && (info.st_mode & GROUP_FOLDER) == GROUP_FOLDER)
     {
       place.dir_mode = 02770;
       place.file_mode = 0660;

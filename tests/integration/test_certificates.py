@@ -273,13 +273,16 @@ def place_program():
 
 
 def test_group_place(place):
-    """below a folder of a group, the authority's files belong to it"""
+    """below a folder of a group, the authority's files belong to it; one that only passes its group on is none"""
     need_root()
     os.makedirs(place.data_dir)
     os.chown(place.data_dir, 0, 65534)
+    os.chmod(place.data_dir, 0o2755)
+    good(place, "ca", "create", "own")
     os.chmod(place.data_dir, 0o2770)
     place.create("state.vtpm", "--ek", P384)
-    key = os.stat(os.path.join(place.data_dir, "ca", "default.key"))
+    own, key = (os.stat(os.path.join(place.data_dir, "ca", name + ".key")) for name in ("own", "default"))
+    same(stat.S_IMODE(own.st_mode), 0o600)
     same((stat.S_IMODE(key.st_mode), key.st_gid), (0o660, 65534))
 
 
