@@ -245,7 +245,8 @@ open_or_make (const VtpmBrokerOptions *options, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (options->path, TRUE, &cause);
-  if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && (options->incoming || options->may_come))
+  if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING
+      && (options->incoming || (options->may_come && options->create)))
     return NULL;
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->create)
     return make_new (options, error);

@@ -15,7 +15,7 @@ typedef struct
   const char *path;
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
-  VtpmPolicy on_clone;  /* what happens to the file of another VM; NONE: nothing said */
+  VtpmPolicy on_clone; /* what happens to the file of another VM; NONE: nothing said */
   /** Called in the broker before it looks for the file; FALSE ends the start with the error. Or NULL. */
   gboolean (*prepare) (gpointer data, GError **error);
   gpointer prepare_data;
@@ -24,9 +24,10 @@ typedef struct
   const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */
   mode_t mode;          /* of a file that is made; 0: as the store makes it */
   gboolean incoming;    /* there may be none: it is made when the state has come */
-  gboolean may_come;    /* as INCOMING where there is none, or only a TPM that was made in wait of one; an INIT without
-                           state blobs then makes it (CREATE) or starts that TPM, and it is nobody's place any more */
-  gboolean daemon;      /* lets go of standard input and output once it has told how the start went */
+  gboolean
+      may_come;    /* as INCOMING where there is none (and CREATE), or only a TPM that was made in wait of one; an INIT
+                      without    state blobs then makes it (CREATE) or starts that TPM, and it is nobody's place any more */
+  gboolean daemon; /* lets go of standard input and output once it has told how the start went */
   gboolean has_at_least;
   guint64 at_least_epoch, at_least_generation;
 } VtpmBrokerOptions;

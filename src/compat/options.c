@@ -146,6 +146,13 @@ vtpm_compat_change_root (const char *path, GError **error)
   return FALSE;
 }
 
+const char *
+vtpm_compat_config_file (void)
+{
+  const char *path = g_getenv ("VTPM_CONFIG");
+  return path && *path ? path : NULL;
+}
+
 int
 vtpm_compat_fail (const char *program, const GError *error)
 {

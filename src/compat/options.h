@@ -44,6 +44,10 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatPlace, vtpm_compat_place_clear)
 gboolean vtpm_compat_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_compat_change_root (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** The configuration file where it is not the default one: swtpm's command lines have no option that names it. NULL:
+ * none is named. */
+const char *vtpm_compat_config_file (void);
+
 /** Prints ERROR in one line as PROGRAM's and gives swtpm's exit status for every failure. */
 int vtpm_compat_fail (const char *program, const GError *error);
 

@@ -188,7 +188,8 @@ run (const VtpmCompatSetup *setup, GError **error)
     return FALSE;
   vtpm_harden_no_dump ();
   signal (SIGPIPE, SIG_IGN);
-  g_autoptr (VtpmConfig) config = vtpm_secret_init (error) ? vtpm_config_load (NULL, error) : NULL;
+  g_autoptr (VtpmConfig) config
+      = vtpm_secret_init (error) ? vtpm_config_load (vtpm_compat_config_file (), error) : NULL;
   if (!config)
     return FALSE;
   if (setup->key)

@@ -146,7 +146,7 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .provider = socket->key ? vtpm_compat_key_provider (socket->key) : NULL,
                                .mode = socket->mode,
                                .incoming = socket->incoming,
-                               .may_come = make && !socket->server.init };
+                               .may_come = !socket->server.init };
   const VtpmServe serving = { .program = PROGRAM,
                               .daemon = socket->daemon,
                               .only_one = TRUE,
@@ -168,7 +168,7 @@ run (VtpmCompatSocket *socket, GError **error)
       || (socket->user && !vtpm_compat_run_as (socket->user, error)) || !vtpm_serve_harden (error)
       || !open_log (socket, error))
     return -1;
-  g_autoptr (VtpmConfig) config = vtpm_config_load (NULL, error);
+  g_autoptr (VtpmConfig) config = vtpm_config_load (vtpm_compat_config_file (), error);
   if (!config)
     return -1;
   if (socket->key)

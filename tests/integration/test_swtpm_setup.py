@@ -1,0 +1,303 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""swtpm_setup as libvirt and people call it: what is made, what is left alone, what is set aside."""
+import json
+import os
+import stat
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from keyhost import add_passphrase, names  # noqa: E402
+from swtpm import (MARK, SETUP, STATE, SUSPENDED, VM, OTHER_VM, Served, debian, escrow_config, folder_of, pipe_of, run,
+                   setup)  # noqa: E402
+from tpm_bytes import tpm_command, startup, words  # noqa: E402
+
+LIBVIRT = ("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite")
+QUICK = ("--not-overwrite",)  # without endorsement keys
+
+
+def record(place, where):
+    return place.inspect(os.path.join(where, STATE) if os.path.isdir(where) else where)["records"][0]
+
+
+def banks(data):
+    """The PCR banks that have PCRs, as hash algorithms."""
+    response = data.good(tpm_command(0x17A, words(5, 0, 1)))
+    count, found, at = int.from_bytes(response[15:19], "big"), set(), 19
+    for _ in range(count):
+        algorithm, size = int.from_bytes(response[at:at + 2], "big"), response[at + 2]
+        if any(response[at + 3:at + 3 + size]):
+            found.add(algorithm)
+        at += 3 + size
+    return found
+
+
+def powered_banks(place, folder, *args, **options):
+    served = Served(place, folder, *args, **options)
+    control, data = served.powered()
+    data.good(startup())
+    found = banks(data)
+    control.close()
+    served.shutdown()
+    return found
+
+
+def test_libvirt(place):
+    """libvirt's command line: keys, certificates, identity, mark; a log in the file that is named; again it is left"""
+    folder = folder_of(VM)
+    setup(place, folder, "--vmid", "guest:" + VM, "--logfile", "log", "--write-ek-cert-files", ".", *LIBVIRT)
+    known = record(place, folder)
+    same((known["vm_uuid"], known["awaits_incoming"], len(known["key_slots"])), (VM, False, 1))
+    told = json.loads(place.vtpm("inspect", "--certificates", "--json", os.path.join(folder, STATE)).stdout)
+    same([key["kind"] for key in told["endorsement_keys"]], ["rsa2048", "ecc_nist_p384"])
+    true(told["platform_certificate"], "a platform certificate")
+    contains(read_file("log").decode(), "made vTPM %s of VM %s" % (known["vtpm_id"], VM))
+    true(os.path.exists(os.path.join(folder, MARK)), "the mark")
+    for name in ("ek-rsa2048.crt", "ek-secp384r1.crt"):
+        text = subprocess.run(["openssl", "x509", "-inform", "der", "-noout", "-text"], input=read_file(name),
+                              capture_output=True, check=True).stdout.decode()
+        contains(text, known["vtpm_id"])
+    before = read_file(os.path.join(folder, STATE))
+    setup(place, folder, "--vmid", "guest:" + VM, *LIBVIRT)
+    same(read_file(os.path.join(folder, STATE)), before)
+    same(sorted(os.listdir(folder)), [MARK, STATE])
+
+
+def test_identity(place):
+    """the VM is that of --vmid, else of the folder's name, else none; one that is no UUID is none"""
+    for number, (vm, args, wanted) in enumerate(((VM, ("--vmid", "guest:" + OTHER_VM), OTHER_VM), (VM, (), VM),
+                                                 (VM, ("--vmid", "100"), VM), ("plain", ("--vmid", OTHER_VM), OTHER_VM),
+                                                 ("plain", (), None), ("plain", ("--vmid", "guest:x"), None))):
+        folder = folder_of(vm, "host-%d" % number)
+        setup(place, folder, *QUICK, *args)
+        same(record(place, folder)["vm_uuid"], wanted, str(args))
+
+
+def test_existing(place):
+    """what is there: refused with exit 1, left with --not-overwrite, set aside with --overwrite; all of it still opens"""
+    folder = folder_of("plain")
+    path = os.path.join(folder, STATE)
+    setup(place, folder)
+    first = read_file(path)
+    done = setup(place, folder, status=1)
+    contains(done.stderr, "[state-exists]")
+    setup(place, folder, "--not-overwrite")
+    same(read_file(path), first)
+    setup(place, folder, "--overwrite", "--createek")
+    same(read_file(path + ".overwritten"), first)
+    true(record(place, path)["vtpm_id"] != record(place, path + ".overwritten")["vtpm_id"], "it is another TPM")
+    place.sound(path)
+    place.sound(path + ".overwritten")
+    second = read_file(path)
+    setup(place, folder, "--overwrite", "--createek")
+    same([read_file(path + ".overwritten"), read_file(path + ".overwritten-2")], [first, second])
+
+
+def test_overwrite_refused(place):
+    """--overwrite: a TPM that runs is left; where the new one cannot be made the old one is in its place again"""
+    folder = folder_of("plain")
+    path = os.path.join(folder, STATE)
+    setup(place, folder)
+    served = Served(place, folder)
+    served.powered()
+    before = os.stat(path).st_ino
+    contains(setup(place, folder, "--overwrite", "--createek", status=1).stderr, "[in-use]")
+    same((os.stat(path).st_ino, os.path.exists(path + ".overwritten")), (before, False))
+    served.shutdown()
+    before = read_file(path)
+    escrow_config(place, "nobody")
+    done = setup(place, folder, "--overwrite", "--createek", "--pwdfile-fd", str(fd := pipe_of(b"word")), status=1,
+                 pass_fds=(fd,))
+    contains(done.stderr, "[provider-unknown]")
+    same((read_file(path), sorted(os.listdir(folder))), (before, [MARK, STATE]))
+
+
+def test_swtpm_state_kept(place):
+    """state of swtpm's: refused, left, set aside with what was suspended; a damaged file of ours is set aside too"""
+    folder = folder_of("plain")
+    path = os.path.join(folder, STATE)
+    for name in (STATE, SUSPENDED):
+        write_file(os.path.join(folder, name), bytes((2, 1, 0, 10, 0, 0, 0, 0, 0, 26)) + words(0) + bytes(12))
+    before = read_file(path)
+    contains(setup(place, folder, status=1).stderr, "[state-exists]")
+    setup(place, folder, "--not-overwrite")
+    same(read_file(path), before)
+    setup(place, folder, "--overwrite")
+    same(sorted(os.listdir(folder)), sorted([MARK, STATE, STATE + ".overwritten", SUSPENDED + ".overwritten",
+                                             *([".lock"] if os.path.exists(os.path.join(folder, ".lock")) else [])]))
+    same([read_file(os.path.join(folder, name) + ".overwritten") for name in (STATE, SUSPENDED)], [before, before])
+    folder = folder_of("damaged")
+    path = os.path.join(folder, STATE)
+    setup(place, folder)
+    change_file(path, 0, bytes(700 << 10))
+    damaged = read_file(path)
+    contains(setup(place, folder, status=1).stderr, "[state-exists]")
+    setup(place, folder, "--overwrite", "--createek")
+    same(read_file(path + ".overwritten"), damaged)
+    place.sound(path)
+
+
+def test_incoming(place):
+    """--overwrite without VM and keys, as libvirt prepares for an incoming TPM, makes one that says so and is no VM's"""
+    folder = folder_of(VM)
+    setup(place, folder, "--logfile", "log", "--overwrite")
+    known = record(place, folder)
+    same((known["vm_uuid"], known["awaits_incoming"]), (None, True))
+    for args in (("--overwrite", "--vmid", "x:" + VM), ("--overwrite", "--createek")):
+        setup(place, folder, *args)
+        same(record(place, folder)["awaits_incoming"], False, str(args))
+
+
+def test_secret(place):
+    """a passphrase by descriptor, in pieces or by file makes the only key slot; the secret stands nowhere"""
+    for number, (option, word) in enumerate((("fd", b"a libvirt secret"), ("file", b"word in a file\n"), ("fd", b"x" * 1024))):
+        folder = folder_of("secret-%d" % number)
+        if option == "fd":
+            setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(word)), "--cipher", "aes-256-cbc", pass_fds=(fd,))
+        else:
+            write_file("word", word)
+            setup(place, folder, "--pwdfile", "word")
+        same(names(place, os.path.join(folder, STATE)), ["swtpm-passphrase"])
+        lacks(read_file(os.path.join(folder, STATE)), word.strip())
+    true(not os.path.exists(os.path.join(place.data_dir, "providers.conf")), "no provider was made for it")
+    folder = folder_of("empty")
+    contains(setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"")), status=1, pass_fds=(fd,)).stderr,
+             "[key-closed]")
+    same(os.listdir(folder), [])
+
+
+def test_key_file(place):
+    """a key file of 128 or 256 bits, in digits or bytes; one that is none is refused and nothing is made"""
+    for number, (content, good) in enumerate(((b"0x" + b"1f" * 16 + b"\n", True), (b"2e" * 32, True), (b"1f" * 15, False),
+                                              (b"zz" * 16, False))):
+        folder = folder_of("key-%d" % number)
+        write_file("key", content)
+        done = setup(place, folder, "--keyfile", "key", status=0 if good else 1)
+        if good:
+            same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
+        else:
+            same(os.listdir(folder), [], done.stderr)
+
+
+def test_escrow(place):
+    """escrow= in vtpm.conf adds a second slot beside the secret's, which opens it alone; without a secret it adds none"""
+    add_passphrase(place, "safe", "escrow word")
+    escrow_config(place, "safe")
+    folder = folder_of("escrow")
+    path = os.path.join(folder, STATE)
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"libvirt's word")), pass_fds=(fd,))
+    same(names(place, path), ["swtpm-passphrase", "safe"])
+    contains(place.check(path).stdout, "safe")
+    true(powered_banks(place, folder), "it opens without the secret")
+    folder = folder_of("plain")
+    setup(place, folder)
+    true("swtpm-passphrase" not in names(place, os.path.join(folder, STATE)), "no secret, no slot")
+
+
+def test_banks(place):
+    """PCR banks: SHA-256 by default, a list, - for all, the configuration file's; the last counts least"""
+    write_file("setup.conf", b"# a comment\ncreate_certs_tool = /bin/false\nactive_pcr_banks = sha1,sha512\n")
+    for number, (args, wanted) in enumerate((((), {0x0B}), (("--pcr-banks", "sha1,sha384"), {4, 0x0C}),
+                                             (("--pcr-banks", "-"), {4, 0x0B, 0x0C, 0x0D}),
+                                             (("--config", "setup.conf"), {4, 0x0D}),
+                                             (("--config", "setup.conf", "--pcr-banks", "sha256"), {0x0B}))):
+        folder = folder_of("banks-%d" % number)
+        setup(place, folder, *args)
+        same(powered_banks(place, folder), wanted, str(args))
+
+
+def test_reconfigure(place):
+    """--reconfigure changes the banks of a TPM in use and nothing else; the same banks again write nothing"""
+    folder = folder_of(VM)
+    path = os.path.join(folder, STATE)
+    setup(place, folder)
+    same(powered_banks(place, folder), {0x0B})
+    setup(place, folder, "--pcr-banks", "sha1,sha384", "--reconfigure", "--logfile", "log")
+    same(powered_banks(place, folder), {4, 0x0C})
+    before = read_file(path)
+    setup(place, folder, "--pcr-banks", "sha1,sha384", "--reconfigure")
+    same(read_file(path), before)
+    place.ended_well(path)
+    contains(setup(place, folder_of("none"), "--pcr-banks", "sha1", "--reconfigure", status=1).stderr, "[state-missing]")
+    same(os.listdir(folder_of("none")), [])
+    served = Served(place, folder)
+    served.powered()
+    contains(setup(place, folder, "--pcr-banks", "sha1", "--reconfigure", status=1).stderr, "[in-use]")
+    served.shutdown()
+
+
+def test_reconfigure_secret(place):
+    """--reconfigure under a secret: with it; a wrong one is told in the log and changes nothing"""
+    folder = folder_of(VM)
+    path = os.path.join(folder, STATE)
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"good")), pass_fds=(fd,))
+    before = read_file(path)
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"bad")), "--pcr-banks", "sha1", "--reconfigure", "--logfile",
+          "log", status=1, pass_fds=(fd,))
+    contains(read_file("log").decode(), "[wrong-passphrase]")
+    same(read_file(path), before)
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"good")), "--pcr-banks", "sha1", "--reconfigure",
+          pass_fds=(fd,))
+    same(powered_banks(place, folder, "--key", "pwdfd=%d" % (fd := pipe_of(b"good")), pass_fds=(fd,)), {4})
+
+
+def test_place(place):
+    """dir:// and file:// say where; file:// is a file of any name and leaves no mark"""
+    os.mkdir("d")
+    setup(place, "dir://" + os.path.abspath("d"))
+    same(sorted(os.listdir("d")), [MARK, STATE])
+    setup(place, "file://" + os.path.abspath("image"))
+    place.sound("image")
+    same(stat.S_IMODE(os.stat("image").st_mode), 0o600)
+    contains(setup(place, "file://" + os.path.abspath("image"), status=1).stderr, "[state-exists]")
+
+
+def test_refused(place):
+    """TPM 1.2, taking ownership, signing keys and what is no option are refused with a word and exit 1"""
+    folder = folder_of("plain")
+    for args, piece in ((("--tpm-state", folder), "TPM 1.2"), (("--tpm2",), "--tpm-state"),
+                        (("--tpm2", "--tpm-state", folder, "--take-ownership"), "TPM 1.2"),
+                        (("--tpm2", "--tpm-state", folder, "--ownerpass", "x"), "TPM 1.2"),
+                        (("--tpm2", "--tpm-state", folder, "--allow-signing"), "--allow-signing"),
+                        (("--tpm2", "--tpm-state", folder, "--no-such"), "--no-such"),
+                        (("--tpm2", "--tpm-state", folder, "--pcr-banks", "md5"), "md5"),
+                        (("--tpm2", "--tpm-state", folder, "--rsa-keysize", "1024"), "1024"),
+                        (("--tpm2", "--tpm-state", folder, "--config", "/nonexistent"), "/nonexistent"),
+                        (("--tpm2", "--tpm-state", folder, "--pwdfile", "w", "--cipher", "rot13"), "rot13"),
+                        (("--tpm2", "--tpm-state", folder, "--runas", "no-such-user"), "no-such-user"),
+                        (("--tpm2", "--tpm-state", "no/such/folder"), "no/such/folder")):
+        done = run(place, SETUP, *args, status=1)
+        contains(done.stderr, "[usage]", piece)
+        same(os.listdir(folder), [])
+
+
+def test_words(place):
+    """capabilities are JSON that libvirt reads; --version, --help and --create-config-files end with 0"""
+    told = json.loads(run(place, SETUP, "--print-capabilities").stdout)
+    same(told["type"], "swtpm_setup")
+    for feature in ("tpm-2.0", "cmdarg-pwdfile-fd", "cmdarg-create-config-files", "cmdarg-reconfigure-pcr-banks"):
+        true(feature in told["features"], feature)
+    true("tpm-1.2" not in told["features"], "no TPM 1.2")
+    run(place, SETUP, "--version")
+    contains(run(place, SETUP, "--help").stdout, "--tpm2")
+    for args in (("--create-config-files",), ("--create-config-files", "skip-if-exist"),
+                 ("--create-config-files=overwrite,root",)):
+        run(place, SETUP, *args)
+
+
+def test_options_of_debian(place):
+    """every option that Debian's swtpm_setup --help names is an option here"""
+    import re
+    text = run(place, debian("swtpm_setup"), "--help").stdout
+    options = set(re.findall(r"^\s*(--[a-z0-9_-]+)", text, re.MULTILINE))
+    true(len(options) > 25, "options were found: %s" % options)
+    for option in sorted(options):
+        done = run(place, SETUP, option, *(("x",) if option not in ("--help",) else ()), status=None)
+        lacks(done.stderr, "'%s' is no option here" % option)
+
+
+if __name__ == "__main__":
+    main(globals())
