@@ -12,7 +12,15 @@
 
 #include <openssl/rand.h>
 
+#include "base/cursor.h"
 #include "base/errors.h"
+#include "src/tpm/tpm_commands.h"
+
+#define CC_EVICT_CONTROL 0x120u /* TPM 2.0 part 2, 6.5.2 */
+#define CC_NV_DEFINE_SPACE 0x12au
+#define CC_NV_CHANGE_AUTH 0x13bu
+#define HT_PERSISTENT 0x81u
+#define RH_PLATFORM 0x4000000cu
 
 G_DEFINE_QUARK (vtpm_engine_error_quark, vtpm_engine_error)
 
@@ -20,6 +28,7 @@ G_DEFINE_QUARK (vtpm_engine_error_quark, vtpm_engine_error)
 static struct
 {
   VtpmBlob *permanent;            /* newest bytes: given to it, or stored by it */
+  gsize permanent_len;            /* of the newest, also when they were taken */
   const VtpmBlob *volatile_state; /* while it powers on */
   gboolean stored;
   guint8 locality;
@@ -51,7 +60,10 @@ static TPM_RESULT
 on_load (unsigned char **data, uint32_t *len, uint32_t number G_GNUC_UNUSED, const char *name)
 {
   if (g_str_equal (name, TPM_PERMANENT_ALL_NAME))
-    return give (tpm.permanent, data, len);
+    {
+      tpm.permanent_len = tpm.permanent ? tpm.permanent->len : 0;
+      return give (tpm.permanent, data, len);
+    }
   if (g_str_equal (name, TPM_VOLATILESTATE_NAME))
     return give (tpm.volatile_state, data, len);
   return TPM_RETRY;
@@ -66,6 +78,7 @@ on_store (const unsigned char *data, uint32_t len, uint32_t number G_GNUC_UNUSED
     {
       vtpm_blob_free (tpm.permanent);
       tpm.permanent = vtpm_blob_copy (data, len);
+      tpm.permanent_len = len;
       tpm.stored = TRUE;
     }
   return TPM_SUCCESS;
@@ -182,11 +195,32 @@ vtpm_engine_power_off (void)
   TPMLIB_Terminate ();
 }
 
+/* libtpms 0.9 counts the bytes of its permanent state in 16 bits, and what it stores beyond 64 KiB never loads again.
+ * So NV is full before that: none of these adds 3 KiB. The platform has more, for certificates made anew. */
+static gboolean
+has_no_room (const guint8 *command, gsize len)
+{
+  if (tpm.permanent_len <= VTPM_ENGINE_GUEST_PERMANENT || len < VTPM_TPM_HEADER_SIZE + 8)
+    return FALSE;
+  VtpmReader r = vtpm_reader (command + VTPM_TPM_HEADER_SIZE, len - VTPM_TPM_HEADER_SIZE);
+  guint32 authority = vtpm_read_be32 (&r), object = vtpm_read_be32 (&r), code = vtpm_tpm_code (command);
+  if (authority == RH_PLATFORM && tpm.permanent_len <= VTPM_ENGINE_MAX_PERMANENT)
+    return FALSE;
+  return code == CC_NV_DEFINE_SPACE || code == CC_NV_CHANGE_AUTH
+         || (code == CC_EVICT_CONTROL && object >> 24 != HT_PERSISTENT);
+}
+
 const guint8 *
 vtpm_engine_process (const guint8 *command, gsize len, guint8 locality, gsize *response_len)
 {
   static const guint8 failure[] = { 0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x01 }; /* TPM_RC_FAILURE */
+  static const guint8 no_room[] = { 0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x4b }; /* TPM_RC_NV_SPACE */
   g_assert (len <= VTPM_ENGINE_MAX_BUFFER);
+  if (has_no_room (command, len))
+    {
+      *response_len = sizeof no_room;
+      return no_room;
+    }
   tpm.locality = locality;
   TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command,
                                       (uint32_t) len);

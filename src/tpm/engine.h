@@ -10,7 +10,9 @@
 
 #include "base/secret.h"
 
-#define VTPM_ENGINE_MAX_BUFFER 4096 /* the largest command or response of libtpms (TPM_BUFFER_MAX) */
+#define VTPM_ENGINE_MAX_BUFFER 4096             /* the largest command or response of libtpms (TPM_BUFFER_MAX) */
+#define VTPM_ENGINE_GUEST_PERMANENT (56 * 1024) /* with more, a guest adds nothing to NV */
+#define VTPM_ENGINE_MAX_PERMANENT (60 * 1024)   /* nor does the platform */
 #define VTPM_ENGINE_BAD_LOCALITY 0x3d
 
 /** TPMLIB_GetVersion(): major << 16 | minor << 8 | micro. */

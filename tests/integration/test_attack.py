@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (CANCEL, IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, Control, connect, contains, main,  # noqa: E402
                     read_file, receive, same, true, wait_until, write_file)
-from tpm_bytes import (RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, nv_define, pcr_extend,  # noqa: E402
+from tpm_bytes import (EMPTY_AUTH, RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, nv_define, pcr_extend,  # noqa: E402
                        pcr_read, rc_of, shutdown, startup, tpm_command, words)
 
 # struct flock: F_WRLCK on byte 0, the owner's
@@ -166,6 +166,29 @@ def test_status_does_not_wait(place):
         if rc == 0:
             data.run(flush(words(0x80000000)))
     device.term()
+
+
+def test_nv_full(place):
+    """a guest that fills NV is told that it is full, makes room again, and its TPM is there at the next start"""
+    place.create()
+    first, defined = 0x01500100, 0
+    for size in (2048, 8):  # a large one no longer fits, then not even a small one
+        device = place.start()
+        control, data = device.powered()
+        while defined < 4000:
+            rc = data.rc(nv_define(first + defined, size))
+            if rc:
+                break
+            defined += 1
+        same(rc, 0x14B, "TPM_RC_NV_SPACE")
+        device.term()
+    true(defined >= 20, "%d indices" % defined)
+    device = place.start()
+    control, data = device.powered()
+    data.good(tpm_command(0x122, words(0x40000001, first) + EMPTY_AUTH, True))  # TPM2_NV_UndefineSpace
+    data.good(nv_define(first, 8))
+    device.term()
+    same(place.vtpm("check", "state.vtpm", "--config", place.config).returncode, 0)
 
 
 if __name__ == "__main__":

@@ -417,6 +417,23 @@ def test_guest_in_our_places(place):
          [("rsa2048", "0x81010001")])
 
 
+def test_full_nv(place):
+    """a guest has filled NV: there is room for the new endorsement keys and certificates, and nothing of its is lost"""
+    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048,ecc_nist_p384")
+    device, _, data = running(place, "a.vtpm", "--vm-uuid", A)
+    defined = 0
+    while data.rc(nv_define(INDEX + defined, 2048)) == 0:
+        defined += 1
+    while data.rc(nv_define(INDEX + defined, 8)) == 0:
+        defined += 1
+    device.term()
+    vtpm(place, "reidentify", "a.vtpm", "--yes")
+    same([key["handle"] for key in certificates(place, "a.vtpm")["endorsement_keys"]], ["0x81010001", "0x81010016"])
+    device, _, data = running(place, "a.vtpm", "--vm-uuid", A)
+    data.good(nv_write(INDEX + defined - 1, bytes(8)))
+    device.term()
+
+
 def nv_as_owner(tpm):
     tpm("nvread -C o -P owner -o nv.der 0x1c00002")
     return openssl("x509", "-inform", "der", "-in", "nv.der").decode()
