@@ -93,7 +93,7 @@ open_log (const VtpmCompatSocket *socket, GError **error)
                        : socket->log_level == 0         ? VTPM_LOG_ERROR
                        : socket->log                    ? VTPM_LOG_INFO
                                                         : VTPM_LOG_WARNING;
-  if (socket->truncate_log && truncate (socket->log, 0) != 0 && errno != ENOENT && errno != EINVAL)
+  if (socket->truncate_log && socket->log && truncate (socket->log, 0) != 0 && errno != ENOENT && errno != EINVAL)
     {
       vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot truncate the log %s",
                             socket->log);

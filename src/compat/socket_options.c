@@ -182,7 +182,6 @@ parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
   g_autofree char *file = NULL, *fd = NULL, *level = NULL, *prefix = NULL;
   gboolean truncate = FALSE;
   guint64 number;
-  int descriptor;
   const VtpmCompatWord table[]
       = { { "file", &file, NULL },         { "fd", &fd, NULL }, { "level", &level, NULL }, { "prefix", &prefix, NULL },
           { "truncate", NULL, &truncate }, { NULL, NULL, NULL } };
@@ -197,13 +196,11 @@ parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
   socket->log_prefix = g_steal_pointer (&prefix);
   if (fd)
     {
-      descriptor = -1;
       if (!vtpm_compat_number ("--log", fd, 10, G_MAXINT, &number, error))
         return FALSE;
-      descriptor = (int) number;
-      if (fcntl (descriptor, F_GETFD) < 0)
+      if (fcntl ((int) number, F_GETFD) < 0)
         return usage (error, "--log: fd=%s is not open", fd);
-      socket->log = descriptor == STDERR_FILENO ? g_strdup ("-") : g_strdup_printf ("/dev/fd/%d", descriptor);
+      socket->log = number == STDERR_FILENO ? g_strdup ("-") : g_strdup_printf ("/dev/fd/%d", (int) number);
     }
   else if (file)
     socket->log = g_strdup (g_str_equal (file, "-") ? "/dev/null" : file);
