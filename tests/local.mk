@@ -127,6 +127,7 @@ tap_cases += \
 	tests/integration/test_store.py \
 	tests/integration/test_storm.py \
 	tests/integration/test_swtpm.py \
+	tests/integration/test_swtpm_alike.py \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py

@@ -115,8 +115,11 @@ run_locality (const Call *call, const char *name, guint32 command, GError **erro
 {
   guint64 locality;
   VtpmControlReply reply;
-  if (!number (call->argument, MAX_LOCALITY, "Locality outside valid range of [0..4].", &locality, error))
+  g_autofree char *complaint = g_strdup_printf ("Could not get locality number from %s.", call->argument);
+  if (!number (call->argument, G_MAXUINT32, complaint, &locality, error))
     return FALSE;
+  if (locality > MAX_LOCALITY)
+    return usage (error, "Locality outside valid range of [0..4].");
   return ask (call, name, &(VtpmControlRequest){ .command = command, .locality = (guint8) locality }, &reply, error);
 }
 
