@@ -15,7 +15,8 @@ gboolean vtpm_tpm_is_endorsement (guint32 handle);
 
 /**
  * Makes the primary key of TEMPLATE in HIERARCHY, as PERSISTENT, and gives its TPMT_PUBLIC. *IS_PERSISTENT is FALSE
- * where the owner hierarchy has a password, the guest has a key there or no room is left. WHAT says in words what it is for. FALSE: failed.
+ * where the owner hierarchy has a password, the guest has a key there or no room is left. WHAT says in words what it is
+ * for. FALSE: failed.
  */
 gboolean vtpm_tpm_make_primary (guint32 hierarchy, const guint8 *template, gsize len, guint32 persistent,
                                 const char *what, GBytes **public, gboolean *is_persistent,

@@ -142,6 +142,25 @@ def test_serials(place):
     true(max(serials).bit_length() in range(120, 129), "128 bits, not %s" % serials)
 
 
+def test_in_one_process(place):
+    """create starts the helpers of provider and authority only, and makes no file but the state's and the host's own"""
+    if not shutil.which("strace"):
+        raise Skip("strace is not installed")
+    env = dict(place.env, ASAN_OPTIONS="detect_leaks=0")  # which wants to trace, too
+    done = subprocess.run(["strace", "-f", "-qq", "-e", "trace=execve,openat", "-o", "trace", place_program(), "create",
+                           "state.vtpm", "--ek", P384, "--config", place.config], env=env, capture_output=True,
+                          text=True, timeout=60, check=False)
+    if done.returncode and not os.path.getsize("trace"):
+        raise Skip("strace may not trace here")
+    same(done.returncode, 0, done.stderr)
+    trace = read_file("trace").decode()
+    programs = {os.path.basename(path) for path in re.findall(r'execve\("([^"]+)"', trace)}
+    true(programs <= {os.path.basename(place_program()), "vtpm-provider-native", "vtpm-ca-local"}, programs)
+    made = re.findall(r'openat\(\w+, "([^"]+)", [^)]*(?:O_CREAT|O_TMPFILE)', trace)
+    same([path for path in made if path != "." and not path.startswith(place.data_dir + "/")], [])
+    same([name for name in os.listdir(".") if "state" in name], ["state.vtpm"])
+
+
 def test_every_kind(place):
     """every kind of key the library makes: handle, index, certificate, and tpm2_createek equals it"""
     place.create("state.vtpm", "--ek", ",".join(EVERY_KIND), "--pcr-banks", "sha1,sha256,sha384")
