@@ -237,6 +237,23 @@ note_failure (GString *failures, VtpmErrorCode *code, const GError *cause)
   g_string_append (failures, text ? text + strlen ("] ") : cause->message);
 }
 
+/* A passphrase that was mistyped would wrap the new DEK as well as the right one, and the one on paper would open
+ * nothing from then on. A slot that does not open for another reason may be why the key is changed. */
+static gboolean
+is_same_secret (VtpmKeyring *keyring, const VtpmProviderEntry *entry, const VtpmDeepRekey *how, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  const VtpmRecord *record = vtpm_keyring_record (keyring);
+  int found = vtpm_keyring_find (keyring, &entry->uuid);
+  if (found < 0 || vtpm_keyring_has_versions (entry) || is_among (&entry->uuid, how->drop)
+      || vtpm_provider_pool_prove (vtpm_keyring_pool (keyring), record, record->key_slots->pdata[found],
+                                   vtpm_keyring_dek (keyring), &cause)
+      || vtpm_error_code (cause) != VTPM_ERROR_WRONG_PASSPHRASE)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return FALSE;
+}
+
 static gboolean
 wrap_with_all (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next, const VtpmSecret *dek, GError **error)
 {
@@ -250,7 +267,8 @@ wrap_with_all (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next,
       const VtpmProviderEntry *entry = successor (pool, record, i, how, &cause);
       if (entry ? has_slot_of (next, &entry->uuid) : !cause)
         continue;
-      VtpmKeySlot *slot = entry ? vtpm_provider_pool_wrap (pool, entry, next, dek, &cause) : NULL;
+      gboolean may_wrap = entry && is_same_secret (keyring, entry, how, &cause);
+      VtpmKeySlot *slot = may_wrap ? vtpm_provider_pool_wrap (pool, entry, next, dek, &cause) : NULL;
       if (slot)
         g_ptr_array_add (next->key_slots, slot);
       else

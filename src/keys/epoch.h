@@ -19,8 +19,8 @@ typedef struct
 
 /**
  * A new epoch of the vTPM in KEYRING, which must be closed after. Every slot's provider wraps the new DEK or nothing is
- * written, and the message names each that could not. *PUSHED_OUT: a former DEK was dropped to make room (the
- * seventeenth).
+ * written, and the message names each that could not; wrong-passphrase: a passphrase or raw key other than the slot's.
+ * *PUSHED_OUT: a former DEK was dropped to make room (the seventeenth).
  */
 gboolean vtpm_epoch_change (VtpmKeyring *keyring, const VtpmDeepRekey *how, gboolean *pushed_out,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -273,9 +273,8 @@ vtpm_keyring_drop (VtpmKeyring *keyring, const VtpmUuid *provider, GError **erro
   return dropped;
 }
 
-/* Nothing changes with time in these. */
-static gboolean
-has_versions (const VtpmProviderEntry *entry)
+gboolean
+vtpm_keyring_has_versions (const VtpmProviderEntry *entry)
 {
   return !g_str_equal (entry->kind, "passphrase") && !g_str_equal (entry->kind, "raw-key");
 }
@@ -308,7 +307,7 @@ successor (VtpmKeyring *keyring, guint i, const VtpmProviderEntry *from, const V
                                                                      &slot->provider, slot->key_id, error);
   if (!found)
     return FALSE;
-  if (!named && !has_versions (found))
+  if (!named && !vtpm_keyring_has_versions (found))
     return TRUE;
   gboolean may_stay = stale && vtpm_uuid_equal (&found->uuid, &slot->provider);
   if (may_stay && !is_current (keyring, found, slot->key_version, &current, error))

@@ -31,6 +31,9 @@ VtpmProviderPool *vtpm_keyring_pool (VtpmKeyring *keyring);
 /** Position of the first slot of PROVIDER; -1: it has none. */
 int vtpm_keyring_find (const VtpmKeyring *keyring, const VtpmUuid *provider);
 
+/** Whether time changes ENTRY's key: a passphrase and a raw key are what somebody gives, always version 1. */
+gboolean vtpm_keyring_has_versions (const VtpmProviderEntry *entry);
+
 /* Each wraps and proves first, then writes the header (vtpm_header_change), then tells the audit log.
  * On FALSE the file is as before, or as after where the last of the writes failed (store-failed). */
 

@@ -9,8 +9,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import change_file, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
 from keyhost import (INDEX, add_native, add_passphrase, add_raw_key, audit, cold_start, destroy,  # noqa: E402
-                     header_only, make_state, names, provider, random_name, rekey_lock, running, slots, state_slots,
-                     unchanged, uuid_of, vtpm)
+                     epoch, header_only, make_state, names, provider, random_name, rekey, rekey_lock, running, slots,
+                     state_slots, unchanged, uuid_of, vtpm)
 from tpm_bytes import nv_write  # noqa: E402
 
 
@@ -127,6 +127,23 @@ def test_drop_unknown(place):
     keys(place, "drop", "state.vtpm", "--provider", random_name(), status=2, word="usage")
     keys(place, "drop", "state.vtpm", "--provider", uuid)
     same(names(place), ["native"])
+
+
+def test_deep_mistyped(place):
+    """deep with a mistyped passphrase changes nothing: the right one would open no file any more"""
+    make_state(place)
+    provider(place, "create", "words", "--kind", "passphrase")
+    for name in ("right", "mistyped"):
+        write_file(name, name.encode())
+    vtpm(place, "keys", "add", "state.vtpm", "--provider", "words", "--password-file", "right")
+    with unchanged():
+        contains(rekey(place, "state.vtpm", "--deep", "--password-file", "mistyped", status=4,
+                       word="wrong-passphrase").stderr, "words", "--drop")
+        rekey(place, "state.vtpm", "--deep", "--to", "words", "--password-file", "mistyped", status=4,
+              word="wrong-passphrase")
+    rekey(place, "state.vtpm", "--deep", "--password-file", "right", "--verify")
+    rekey(place, "state.vtpm", "--deep", "--drop", "words")
+    same((names(place), epoch(place)), (["native"], 3))
 
 
 def test_other_tool(place):
