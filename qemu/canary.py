@@ -128,7 +128,8 @@ def self_test(folder):
                     _write(path, filler[:spot] + window + filler[spot + WINDOW:])
                     assert (path, spot) in canary.search(path)[2], f"missed a window at {spot}"
                     planted += 1
-        _write(path, bytes(64) + plain[:WINDOW - 1] + bytes(64))
+        other = bytes([plain[WINDOW - 1] ^ 1])  # zeros behind it would be the sixteenth byte once in 256 times
+        _write(path, bytes(64) + plain[:WINDOW - 1] + other + bytes(64))
         assert not canary.search(path)[2], "took 15 bytes for a window"
     finally:
         if os.path.exists(path):
