@@ -2,6 +2,7 @@
 #include "src/ca/authority.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -9,6 +10,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "src/ca/ca_store.h"
 
 #define KEY ".key"
@@ -162,6 +164,26 @@ store_key (const VtpmPlace *place, const char *name, const char *suffix, const V
   return text && store (place, name, suffix, text->data, text->len, error);
 }
 
+/* Of an attempt that was cut short, or of an authority whose chain was deleted: the keys are kept, whichever it is. */
+static gboolean
+set_aside (const VtpmPlace *place, const char *name, const char *suffix, GError **error)
+{
+  g_autofree char *file = vtpm_ca_file (name, suffix);
+  g_autofree char *path = g_build_filename (place->data_dir, file, NULL);
+  guint32 number;
+  vtpm_random (&number, sizeof number);
+  g_autofree char *aside = g_strdup_printf ("%s.aside-%08x", path, number);
+  if (rename (path, aside) == 0)
+    {
+      vtpm_log (VTPM_LOG_WARNING, "%s was there without its certificates; it was set aside as %s", path, aside);
+      return TRUE;
+    }
+  if (errno == ENOENT)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_ACCESS_DENIED, errno, "cannot set %s aside", path);
+  return FALSE;
+}
+
 /* The chain is written last: without it there is no authority, and no certificate was ever issued. */
 static gboolean
 make_two (const VtpmPlace *place, const char *name, const char *subject, GError **error)
@@ -210,6 +232,8 @@ make (const VtpmPlace *place, const char *name, const char *subject, const char 
   g_autofree char *made = subject ? NULL : own_subject ();
   if (!subject)
     subject = made;
+  if (!set_aside (place, name, KEY, error) || !set_aside (place, name, ROOT_KEY, error))
+    return FALSE;
   return key ? make_on_token (place, name, subject, key, error) : make_two (place, name, subject, error);
 }
 

@@ -368,6 +368,21 @@ def own_signer(text):
     return "exec:" + os.path.abspath("signer")
 
 
+def test_lost_chain(place):
+    """an authority whose certificates are gone: another is made, and the keys of the old one are kept"""
+    place.create("first.vtpm", "--ek", "ecc_nist_p256")
+    folder = os.path.join(place.data_dir, "ca")
+    chain, = [name for name in os.listdir(folder) if name.endswith(".pem")]
+    keys = {read_file(os.path.join(folder, name)) for name in os.listdir(folder) if name.endswith(".key")}
+    same(len(keys), 2)
+    os.remove(os.path.join(folder, chain))
+    done = place.vtpm("create", "second.vtpm", "--config", place.config, "--ek", "ecc_nist_p256")
+    same(done.returncode, 0, done.stderr)
+    contains(done.stderr, "set aside as")
+    kept = {read_file(os.path.join(folder, name)) for name in os.listdir(folder) if ".key.aside-" in name}
+    same(kept, keys)
+
+
 def test_exec(place):
     """--ca exec: a program of the site signs, one run for each certificate"""
     place.create("state.vtpm", "--ek", P384 + "," + RSA, "--ca", own_signer(documented_signer()))
