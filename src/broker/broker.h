@@ -24,9 +24,9 @@ typedef struct
   const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */
   mode_t mode;          /* of a file that is made; 0: as the store makes it */
   gboolean incoming;    /* there may be none: it is made when the state has come */
-  gboolean
-      may_come;    /* as INCOMING where there is none (and CREATE), or only a TPM that was made in wait of one; an INIT
-                      without    state blobs then makes it (CREATE) or starts that TPM, and it is nobody's place any more */
+  /* As INCOMING where there is no file (and CREATE), or only a TPM that was made in wait of one. An INIT without state
+   * blobs then makes the file (CREATE) or starts that TPM, and it is nobody's place any more. */
+  gboolean may_come;
   gboolean daemon; /* lets go of standard input and output once it has told how the start went */
   gboolean has_at_least;
   guint64 at_least_epoch, at_least_generation;

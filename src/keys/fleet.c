@@ -74,9 +74,9 @@ static void
 on_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
   Search *search = data;
-  char *key = g_strdup_printf ("%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", (guint64) info->st_dev,
-                               (guint64) info->st_ino);
-  if (!g_hash_table_add (search->seen, key))
+  gboolean is_new = g_hash_table_add (search->seen, g_strdup_printf ("%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x",
+                                                                     (guint64) info->st_dev, (guint64) info->st_ino));
+  if (!is_new)
     return;
   if (reads_as_state (fd))
     vtpm_fleet_add (search->fleet, path);
