@@ -39,7 +39,8 @@ vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
   int fd = open (path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
   if (fd < 0)
     {
-      vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot open the log %s", path);
+      vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED,
+                      "cannot open the log %s: %s; correct the name, or its folder", path, g_strerror (errno));
       return FALSE;
     }
   log_fd = fd;

@@ -39,7 +39,7 @@ print_help (FILE *to)
   for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
     fprintf (to, "  %-10s %s\n", commands[i].name, commands[i].summary);
   fputs ("  help       show the options of a command: vtpm help COMMAND\n\n"
-         "vtpm --version prints the version. The manual: man vtpm, man vtpm-run, man vtpm.conf\n",
+         "vtpm --version prints the version. The manual: vtpm(1), vtpm-run(1), vtpm-provider(1), vtpm.conf(5)\n",
          to);
 }
 

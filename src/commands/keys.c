@@ -225,9 +225,7 @@ vtpm_command_keys (int argc, char **argv)
         argv[1] = whole;
         return commands[i].run (argc - 1, argv + 1);
       }
-  if (argc < 2)
-    print_help (stderr);
-  vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "there is no command '%s'; see 'vtpm keys --help'",
-                  name);
+  vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s%s%s; see 'vtpm keys --help'",
+                  argc < 2 ? "no command is named" : "there is no command '", name, argc < 2 ? "" : "'");
   return vtpm_command_fail ("keys", error);
 }

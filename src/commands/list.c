@@ -231,8 +231,8 @@ parse_filters (char **texts, GError **error)
       const Column *column = equals ? find_column (*texts, (gsize) (equals - *texts)) : NULL;
       if (!column)
         {
-          vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
-                          "--filter '%s' is not COLUMN=PATTERN; see 'vtpm list --help'", *texts);
+          vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "--filter '%s' %s; see 'vtpm list --help'",
+                          *texts, equals ? "names no column that there is" : "is not COLUMN=PATTERN");
           return NULL;
         }
       g_array_set_size (filters, filters->len + 1);

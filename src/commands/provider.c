@@ -255,7 +255,7 @@ vtpm_command_provider (int argc, char **argv)
         return commands[i].run (argc - 1, argv + 1);
       }
   vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s%s%s; see 'vtpm provider --help'",
-                  argc < 2 ? "what about the providers?" : "there is no command '", argc < 2 ? "" : argv[1],
+                  argc < 2 ? "no command is named" : "there is no command '", argc < 2 ? "" : argv[1],
                   argc < 2 ? "" : "'");
   return vtpm_command_fail ("provider", error);
 }

@@ -215,7 +215,8 @@ read_retire (const SearchOptions *options, const char *text, guint32 *version, G
   guint64 number;
   if (!g_ascii_string_to_unsigned (text, 10, 1, G_MAXUINT32, &number, NULL))
     {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "'%s' is not the number of a key version", text);
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                      "'%s' is not the number of a key version; 'vtpm provider status' shows them", text);
       return FALSE;
     }
   *version = (guint32) number;

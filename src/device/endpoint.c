@@ -214,8 +214,8 @@ open_inherited (VtpmEndpoint *endpoint, GError **error)
   socklen_t len = sizeof listens;
   if (getsockopt (endpoint->fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) != 0)
     {
-      vtpm_error_set_errno (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, errno, "descriptor %d is no socket",
-                            endpoint->fd);
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
+                      "descriptor %d is no socket: %s; have one open there", endpoint->fd, g_strerror (errno));
       endpoint->fd = -1;
       return FALSE;
     }

@@ -50,7 +50,8 @@ vtpm_pid_file_write (const char *path, GError **error)
   g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
   if (fd < 0 || ftruncate (fd, 0) != 0 || !vtpm_write_full (fd, text, strlen (text)))
     {
-      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, errno, "cannot write the pid file %s", path);
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                      "cannot write the pid file %s: %s; correct the name, or its folder", path, g_strerror (errno));
       return NULL;
     }
   VtpmPidFile *file = g_new0 (VtpmPidFile, 1);

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "base/errors.h"
+#include "src/keys/keyring.h"
 #include "state/audit.h"
 #include "state/provider.h"
 #include "state/wraps.h"
@@ -20,7 +21,12 @@ look_up (const VtpmProviderEntry *entry, const GArray *versions, guint32 version
   for (guint i = 0; i < versions->len; i++)
     *there = *there || g_array_index (versions, VtpmKeyVersion, i).version == version;
   guint32 newest = versions->len > 0 ? g_array_index (versions, VtpmKeyVersion, versions->len - 1).version : 0;
-  if (version == newest)
+  if (version == newest && !vtpm_keyring_has_versions (entry))
+    vtpm_error_set (error, VTPM_RETIRE_ERROR, VTPM_ERROR_USAGE,
+                    "key provider \"%s\" is of kind %s, which has no key versions to retire. Drop its key slots: vtpm "
+                    "keys drop",
+                    entry->name, entry->kind);
+  else if (version == newest)
     vtpm_error_set (error, VTPM_RETIRE_ERROR, VTPM_ERROR_USAGE,
                     "key version %u is the newest of key provider \"%s\", and what wraps is never retired. Make a new "
                     "one first: vtpm provider rotate %s",

@@ -63,7 +63,7 @@ set_in_use (const VtpmProviderEntry *entry, guint32 key_version, guint n, const 
   g_autofree char *way = key_version > 0 ? g_strdup_printf ("vtpm rekey --from %s STATE...", entry->name)
                                          : g_strdup_printf ("vtpm rekey --from %s --to OTHER STATE...", entry->name);
   vtpm_error_set (error, VTPM_UPKEEP_ERROR, VTPM_ERROR_KEY_IN_USE,
-                  "%skey provider \"%s\" is needed by %u file%s:%s\nState files are moved by: %s. Exports and saved "
+                  "%skey provider \"%s\" is needed by %u file%s:%s\nState files are moved by '%s'. Exports and saved "
                   "images cannot be: make them anew, or keep the key as long as them",
                   version, entry->name, n, n == 1 ? "" : "s", list, way);
 }

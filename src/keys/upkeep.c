@@ -5,6 +5,7 @@
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "src/keys/keyring.h"
 #include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/line.h"
@@ -121,7 +122,14 @@ vtpm_upkeep_rotate (const VtpmConfig *config, const VtpmProviderEntry *entry, ch
 {
   GError *cause = NULL;
   guint32 version = 0;
-  (void) !rotate (config, entry, key_id, &version, &cause);
+  if (vtpm_keyring_has_versions (entry))
+    (void) !rotate (config, entry, key_id, &version, &cause);
+  else
+    vtpm_error_set (
+        &cause, VTPM_UPKEEP_ERROR, VTPM_ERROR_USAGE,
+        "key provider \"%s\" is of kind %s, which has no key versions. For another secret drop its key slots "
+        "and add them anew: vtpm keys drop, vtpm keys add",
+        entry->name, entry->kind);
   return tell_audit (config, "rotate", entry, version, cause, error) ? version : 0;
 }
 

@@ -30,7 +30,16 @@ static VtpmSecret *
 ask_password (const VtpmAsker *asker, const VtpmProviderEntry *entry, const char *path, gboolean is_new, GError **error)
 {
   g_autofree char *what = g_strdup_printf ("%spassword of %s", is_new ? "new " : "", path);
-  return asker->ask (asker->data, entry, what, is_new, error);
+  g_autoptr (GError) cause = NULL;
+  VtpmSecret *password = asker->ask (asker->data, entry, what, is_new, &cause);
+  if (!password)
+    {
+      const char *text = strstr (cause->message, "] ");
+      vtpm_error_set (error, VTPM_UPKEEP_ERROR, vtpm_error_code (cause),
+                      "no %s: %s. Give it with --password-file FILE, or at a terminal", what,
+                      text ? text + strlen ("] ") : cause->message);
+    }
+  return password;
 }
 
 static gboolean

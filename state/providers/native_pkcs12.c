@@ -20,13 +20,26 @@ static void
 set_file_error (GError **error, int errnum, const char *what, const char *path)
 {
   VtpmErrorCode code = VTPM_ERROR_STORE_FAILED;
+  const char *next = NULL;
   if (errnum == EEXIST)
-    code = VTPM_ERROR_STATE_EXISTS;
+    {
+      code = VTPM_ERROR_STATE_EXISTS;
+      next = "choose another name";
+    }
   else if (errnum == ENOENT || errnum == ENOTDIR)
-    code = VTPM_ERROR_STATE_MISSING;
+    {
+      code = VTPM_ERROR_STATE_MISSING;
+      next = "correct the name";
+    }
   else if (errnum == EACCES || errnum == EPERM || errnum == EROFS)
-    code = VTPM_ERROR_ACCESS_DENIED;
-  vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, code, errnum, "cannot %s %s", what, path);
+    {
+      code = VTPM_ERROR_ACCESS_DENIED;
+      next = "see who may use file and folder";
+    }
+  if (code == VTPM_ERROR_STORE_FAILED) /* or store-full, by ERRNUM */
+    vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, code, errnum, "cannot %s %s", what, path);
+  else
+    vtpm_error_set (error, VTPM_PROVIDER_ERROR, code, "cannot %s %s: %s; %s", what, path, g_strerror (errnum), next);
 }
 
 static gboolean
