@@ -112,6 +112,7 @@ tap_cases += \
 	tests/integration/test_key.py \
 	tests/integration/test_key_faults.py \
 	tests/integration/test_keys.py \
+	tests/integration/test_libvirt.py \
 	tests/integration/test_life.py \
 	tests/integration/test_many.py \
 	tests/integration/test_mistakes.py \

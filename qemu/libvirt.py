@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A libvirtd of our own, without systemd and beside whatever the host runs, and domains in it with the test guest.
+
+libvirtd runs in private mount and UTS namespaces, its folders bound over the host's places."""
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, HERE)
+from guest import Guest, GuestError  # noqa: E402
+
+PLACES = ("/etc/libvirt", "/var/lib/libvirt", "/run/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/var/log/swtpm")
+OWN_OF_USER = "/var/lib/swtpm-localca"  # Debian's swtpm keeps its certificate authority there
+PROGRAMS = ("libvirtd", "virsh", "qemu-img", "unshare", "mount")
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+LIMIT = 120
+_libc = ctypes.CDLL(None)
+
+
+def missing():
+    """What libvirt needs and this machine lacks, or None."""
+    if os.geteuid() != 0:
+        return "libvirtd needs root"
+    for program in PROGRAMS:
+        if not shutil.which(program, path=SYSTEM_PATH):
+            return f"{program} is not installed"
+    os.makedirs("/run/libvirt", exist_ok=True)  # gone after a boot
+    for place in PLACES:
+        if not os.path.isdir(place):
+            return f"{place} is not there"
+    probe = subprocess.run(["unshare", "-m", "-u", "--propagation", "private", "true"], capture_output=True, check=False)
+    return None if probe.returncode == 0 else "there are no private mount namespaces: " + probe.stderr.decode().strip()
+
+
+def reachable_by_others(path):
+    """Whether a user other than root gets to PATH."""
+    while path != "/":
+        if not os.stat(path).st_mode & 0o001:
+            return False
+        path = os.path.dirname(path)
+    return True
+
+
+class Libvirt:
+    """PROGRAMS: the folder where swtpm, swtpm_setup and swtpm_ioctl are found first; None: the host's own."""
+
+    def __init__(self, programs, libexec):
+        self.folder = tempfile.mkdtemp(prefix="vtpm-lv.")
+        os.chmod(self.folder, 0o755)
+        self.data_dir = os.path.join(self.folder, "vtpm")
+        self.programs, self.libexec = programs, libexec
+        self.link = os.path.join(self.folder, "bin")
+        self.process = None
+        self.binds = [*PLACES, *([OWN_OF_USER] if os.path.isdir(OWN_OF_USER) else [])]
+        for place in self.binds:
+            os.makedirs(self.place(place))
+        os.makedirs(self.data_dir)
+        self.user = "tss" if reachable_by_others(os.path.realpath(programs)) else "root"
+        for path in (self.data_dir, *([self.place(OWN_OF_USER)] if OWN_OF_USER in self.binds else [])):
+            shutil.chown(path, self.user)
+        self._configure()
+        self.use(programs)
+
+    def place(self, path):
+        return os.path.join(self.folder, path.strip("/").replace("/", "-"))
+
+    def _configure(self):
+        etc = self.place("/etc/libvirt")
+        with open(os.path.join(etc, "qemu.conf"), "w", encoding="utf-8") as file:
+            file.write('user = "root"\ngroup = "root"\ncgroup_controllers = []\nsecurity_driver = "none"\n'
+                       'namespaces = []\nstdio_handler = "file"\nremember_owner = 0\nseccomp_sandbox = 0\n'
+                       f'swtpm_user = "{self.user}"\nswtpm_group = "{self.user}"\n')
+        with open(os.path.join(etc, "libvirtd.conf"), "w", encoding="utf-8") as file:
+            file.write(f'auth_unix_rw = "none"\nhost_uuid = "{uuid.uuid4()}"\nlog_outputs = "2:stderr"\n')
+        with open(os.path.join(self.folder, "vtpm.conf"), "w", encoding="utf-8") as file:
+            file.write("[vtpm]\ninit-wait=5\n")
+
+    def use(self, programs):
+        """Whose swtpm is found from now on; libvirtd looks again when a program changes."""
+        new = self.link + ".new"
+        os.symlink(programs or "/nonexistent", new)
+        os.rename(new, self.link)
+
+    def start(self):
+        binds = " && ".join(f"mount --bind {self.place(path)} {path}" for path in self.binds)
+        env = {"PATH": f"{self.link}:{SYSTEM_PATH}", "HOME": self.folder, "LC_ALL": "C", "VTPM_DATA_DIR": self.data_dir,
+               "VTPM_CONFIG": os.path.join(self.folder, "vtpm.conf"), "VTPM_LIBEXEC_DIR": self.libexec}
+        with open(os.path.join(self.folder, "libvirtd.log"), "ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "-m", "-u", "--propagation", "private", "sh", "-c",
+                 f"{binds} && hostname vtpm-test && exec libvirtd"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
+                preexec_fn=lambda: _libc.prctl(1, signal.SIGTERM))
+        end = time.monotonic() + LIMIT
+        while self.virsh("version", check=False).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise GuestError("libvirtd does not start: " + self.log())
+            time.sleep(0.1)
+
+    def log(self):
+        with open(os.path.join(self.folder, "libvirtd.log"), encoding="utf-8", errors="replace") as file:
+            return file.read()[-2000:]
+
+    def virsh(self, *args, check=True, text=None):
+        uri = "qemu+unix:///system?socket=" + os.path.join(self.place("/run/libvirt"), "libvirt-sock")
+        done = subprocess.run(["virsh", "-q", "-c", uri, *args], capture_output=True, text=True, timeout=LIMIT, check=False,
+                              env={"PATH": SYSTEM_PATH, "LC_ALL": "C", "HOME": self.folder}, input=text)
+        if check and done.returncode != 0:
+            raise GuestError(f"virsh {' '.join(args)}: {done.stderr.strip()}")
+        return done
+
+    def tpm_folder(self, domain):
+        return os.path.join(self.place("/var/lib/libvirt"), "swtpm", domain.uuid, "tpm2")
+
+    def tpm_log(self, domain):
+        path = os.path.join(self.place("/var/log/swtpm"), "libvirt", "qemu", f"{domain.name}-swtpm.log")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def secret(self, value, name):
+        """A libvirt secret for a vTPM; gives its UUID."""
+        number = str(uuid.uuid4())
+        path = os.path.join(self.folder, "secret.xml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"<secret ephemeral='no' private='no'><uuid>{number}</uuid>"
+                       f"<usage type='vtpm'><name>{name}</name></usage></secret>")
+        self.virsh("secret-define", path)
+        self.set_secret(number, value)
+        return number
+
+    def set_secret(self, number, value):
+        path = os.path.join(self.folder, "secret.value")
+        with open(path, "wb") as file:
+            file.write(value)
+        self.virsh("secret-set-value", number, "--file", path, "--plain")
+        os.unlink(path)
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            for name in self.virsh("list", "--name", check=False).stdout.split():
+                self.virsh("destroy", name, check=False)
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Domain(Guest):
+    """A domain, and the guest in it over its serial line."""
+
+    def __init__(self, libvirt, name, cache, tpm="", template="libvirt-emulator.xml", number=None):
+        super().__init__(libvirt.folder, cache, None, name, progress=lambda text: None)
+        self.libvirt, self.name, self.uuid = libvirt, name, number or str(uuid.uuid4())
+        self.template = template
+        disk = os.path.join(self.folder, name + ".qcow2")
+        if not os.path.exists(disk):
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True, timeout=60)
+        self.define(tpm)
+
+    def define(self, tpm=""):
+        with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
+            text = file.read()
+        for word, value in (("NAME", self.name), ("UUID", self.uuid), ("CACHE", self.cache), ("FOLDER", self.folder),
+                            ("TPM", tpm)):
+            text = text.replace(f"@{word}@", value)
+        path = os.path.join(self.folder, self.name + ".xml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        self.libvirt.virsh("define", path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.hang_up()
+        self.libvirt.virsh("destroy", self.name, check=False)
+
+    def hang_up(self):
+        if self.serial:
+            self.serial.close()
+            self.serial = None
+
+    def connect(self):
+        self.hang_up()
+        self.buffer = b""
+        path = os.path.join(self.folder, self.name + ".serial")
+        end = time.monotonic() + 20
+        while True:
+            self.serial = socket.socket(socket.AF_UNIX)
+            try:
+                self.serial.connect(path)
+                return
+            except OSError:
+                self.serial.close()
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def start(self, *args):
+        """Starts the domain and waits for the guest."""
+        self.libvirt.virsh("start", self.name, *args)
+        self.connect()
+        self.wait_ready()
+
+    def wait_ready(self):
+        self.expect(rb"guest: up\r?\n", "the kernel to start our init")
+        self.expect(rb"guest: ready\r?\n", "the guest's TPM device")
+
+    def state(self):
+        return self.libvirt.virsh("domstate", self.name).stdout.strip()
+
+    def power_off(self):
+        self.requests += 1
+        self.serial.sendall(b"%d poweroff\n" % self.requests)
+        end = time.monotonic() + LIMIT
+        while self.state() != "shut off":
+            if time.monotonic() > end:
+                raise GuestError(f"the domain is {self.state()}, not shut off")
+            time.sleep(0.05)
+        self.hang_up()
+
+    def banks(self):
+        """The PCR banks that have a PCR."""
+        found, bank = [], None
+        for line in self.ask("pcrs"):
+            match = re.match(r"\s+(sha\d+):", line)
+            if match:
+                bank = match.group(1)
+            elif bank and bank not in found:
+                found.append(bank)
+        return found
