@@ -7,6 +7,7 @@ import re
 import socket
 import stat
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -189,8 +190,8 @@ def test_secret_not_in_device(place):
     with open("/proc/%d/maps" % served.process.pid) as maps, open("/proc/%d/mem" % served.process.pid, "rb", 0) as memory:
         for line in maps:
             area = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
-            if area and "[v" not in line:
-                start, end = (int(side, 16) for side in area.groups())
+            start, end = (int(side, 16) for side in area.groups()) if area else (0, 0)
+            if 0 < end - start < 1 << 28 and "[v" not in line:  # larger ones are a sanitizer's
                 memory.seek(start)
                 try:
                     lacks(memory.read(end - start), word)
@@ -463,7 +464,8 @@ def test_flags(place):
                       ("startup-none", RC_FAILURE)):
         served = Served(place, folder, "--server", "type=unixio,path=d", "--flags", flags)
         data = data_at("d")
-        wait_until(lambda: data.rc(get_random()) != RC_FAILURE or rc == RC_FAILURE, "it is on")
+        wait_until(lambda: data.rc(get_random()) == rc, "%s: what a command is answered" % flags, limit=5)
+        time.sleep(0.05)
         same(data.rc(get_random()), rc, flags)
         if flags == "startup-clear":
             data.good(tpm_command(0x145, b"\0\1"))
@@ -570,7 +572,8 @@ def test_chroot(place):
     os.makedirs("root/data")
     write_file("root/vtpm.conf", b"[vtpm]\nca=none\n")
     served = Served(place, None, "--chroot", os.path.abspath("root"), "--ctrl", "type=unixio,path=/c", ctrl=None,
-                    state="dir=/state", env={"VTPM_DATA_DIR": "/data", "VTPM_CONFIG": "/vtpm.conf"})
+                    state="dir=/state", env={"VTPM_DATA_DIR": "/data", "VTPM_CONFIG": "/vtpm.conf",
+                                                       "ASAN_OPTIONS": "detect_leaks=0"})  # which wants /proc
     served.ctrl = "root/c"
     wait_until(lambda: served.process.poll() is not None or served.answers(), "it listens")
     served.powered()

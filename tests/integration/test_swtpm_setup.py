@@ -169,6 +169,27 @@ def test_secret(place):
     same(os.listdir(folder), [])
 
 
+def test_implied_providers(place):
+    """the providers of --key are known without an entry, not listed, neither changed nor removed; one of the same UUID
+    may be made, and goes before"""
+    folder = folder_of("implied")
+    path = os.path.join(folder, STATE)
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"word")), pass_fds=(fd,))
+    number = record(place, folder)["key_slots"][0]["provider"]
+    lacks(place.vtpm("provider", "list", "--config", place.config).stdout, "swtpm-")
+    for name in ("swtpm-passphrase", "swtpm-key"):
+        for args in (("rotate", name), ("remove", name, "--search", ".", "--yes"), ("rename", name, "other")):
+            done = place.vtpm("provider", *args, "--config", place.config)
+            true(done.returncode != 0, "provider " + " ".join(args))
+    true(not os.path.exists(os.path.join(place.data_dir, "providers.conf")), "nothing was listed")
+    write_file("word", b"word")
+    done = place.vtpm("provider", "create", "mine", "--kind", "passphrase", "--uuid", number, "--option",
+                      "password-file=" + os.path.abspath("word"), "--config", place.config)
+    same(done.returncode, 0, done.stderr)
+    same(names(place, path), ["mine"])
+    place.sound(path)
+
+
 def test_key_file(place):
     """a key file of 128 or 256 bits, in digits or bytes; one that is none is refused and nothing is made"""
     for number, (content, good) in enumerate(((b"0x" + b"1f" * 16 + b"\n", True), (b"2e" * 32, True), (b"1f" * 15, False),
