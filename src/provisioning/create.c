@@ -44,6 +44,16 @@ vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord
   return TRUE;
 }
 
+gboolean
+vtpm_create_prove_key_slot (const VtpmConfig *config, const VtpmRecord *record, const VtpmKeySlot *slot,
+                            const VtpmSecret *dek, GError **error)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
+  const VtpmProviderEntry *entry
+      = registry ? vtpm_registry_find_for_slot (registry, &slot->provider, slot->key_id, error) : NULL;
+  return entry && prove (config, entry, record, slot, dek, error);
+}
+
 static VtpmRecord *
 first_record (const VtpmCreateOptions *options)
 {

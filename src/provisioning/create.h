@@ -34,5 +34,9 @@ gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCrea
 gboolean vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record,
                                    const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Proves that SLOT of RECORD opens now and gives DEK. FALSE: the provider's word, key-slot-damaged. */
+gboolean vtpm_create_prove_key_slot (const VtpmConfig *config, const VtpmRecord *record, const VtpmKeySlot *slot,
+                                     const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 GQuark vtpm_create_error_quark (void);
 #define VTPM_CREATE_ERROR (vtpm_create_error_quark ())

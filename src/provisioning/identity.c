@@ -3,6 +3,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/keys/keyring.h"
 #include "src/provisioning/create.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
@@ -90,6 +91,23 @@ is_among (const VtpmUuid *provider, GPtrArray *entries)
   return FALSE;
 }
 
+/* A passphrase that was mistyped would wrap the new DEK as well as the right one, and the one on paper would open
+ * nothing from then on. Only a passphrase or raw key can be wrong in this way. */
+static gboolean
+is_same_secret (const VtpmConfig *config, VtpmState *state, const VtpmKeySlot *slot, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
+  const VtpmProviderEntry *entry
+      = registry ? vtpm_registry_find_for_slot (registry, &slot->provider, slot->key_id, NULL) : NULL;
+  if (!entry || vtpm_keyring_has_versions (entry)
+      || vtpm_create_prove_key_slot (config, vtpm_state_record (state), slot, vtpm_state_dek (state), &cause)
+      || vtpm_error_code (cause) != VTPM_ERROR_WRONG_PASSPHRASE)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return FALSE;
+}
+
 /* One slot for each provider that had one, in the same order. */
 static gboolean
 wrap_with_all (const VtpmConfig *config, VtpmState *state, GPtrArray *drop, VtpmRecord *record, const VtpmSecret *dek,
@@ -104,7 +122,8 @@ wrap_with_all (const VtpmConfig *config, VtpmState *state, GPtrArray *drop, Vtpm
       if (has_slot_of (record, &slot->provider) || is_among (&slot->provider, drop))
         continue;
       vtpm_uuid_format (&slot->provider, provider);
-      if (!vtpm_create_add_key_slot (config, provider, record, dek, &cause))
+      if (!is_same_secret (config, state, slot, &cause)
+          || !vtpm_create_add_key_slot (config, provider, record, dek, &cause))
         {
           set_cannot_wrap (error, state, &record->vm_uuid, cause);
           return FALSE;

@@ -477,6 +477,21 @@ def test_no_provider_is_made(place):
     same(names(place, "b.vtpm"), ["recovery"])
 
 
+def test_bind_mistyped(place):
+    """bind with a mistyped passphrase changes nothing: the right one would not open the slot any more"""
+    place.create("a.vtpm")
+    vtpm(place, "provider", "create", "words", "--kind", "passphrase")
+    for name in ("right", "mistyped"):
+        write_file(name, name.encode())
+    vtpm(place, "keys", "add", "a.vtpm", "--provider", "words", "--password-file", "right")
+    with unchanged("a.vtpm"):
+        vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--password-file", "mistyped", status=4, word="wrong-passphrase")
+        place.refused(4, ["wrong-passphrase"], "a.vtpm", "--vm-uuid", A, "--password-file", "mistyped")
+    vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--password-file", "right")
+    vtpm(place, "keys", "drop", "a.vtpm", "--provider", "native", "--password-file", "right")
+    vtpm(place, "check", "a.vtpm", "--password-file", "right")
+
+
 def test_bind(place):
     """vtpm bind: the first one keeps id and slots, --drop leaves one out; another VM's becomes a copy"""
     add_native(place, "site")
