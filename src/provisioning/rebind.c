@@ -36,15 +36,6 @@ next_clear (Next *next)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Next, next_clear)
 
-static gboolean
-has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
-{
-  for (guint i = 0; i < record->key_slots->len; i++)
-    if (vtpm_uuid_equal (&((const VtpmKeySlot *) record->key_slots->pdata[i])->provider, provider))
-      return TRUE;
-  return FALSE;
-}
-
 static VtpmRecord *
 next_record (const VtpmRecord *source, const VtpmRebind *how)
 {
@@ -78,7 +69,7 @@ wrap_with (const VtpmConfig *config, const VtpmRegistry *registry, const char *n
   const VtpmProviderEntry *entry = vtpm_registry_find_name (registry, name, error);
   if (!entry)
     return FALSE;
-  return has_slot_of (next->record, &entry->uuid)
+  return vtpm_record_find_slot (next->record, &entry->uuid) >= 0
          || (vtpm_backup_allows_create (&config->place, name, error)
              && vtpm_create_add_key_slot (config, name, next->record, next->dek, error));
 }
@@ -199,6 +190,8 @@ static char *
 set_aside_as (VtpmState *state, guint number, GError **error)
 {
   g_autofree char *name = aside_name (state, number);
+  if (vtpm_is_set_aside (state, name))
+    return g_steal_pointer (&name);
   g_autoptr (VtpmStore) store = vtpm_store_file_create (name, error);
   return store && vtpm_set_aside (vtpm_state_store (state), store, error) ? g_steal_pointer (&name) : NULL;
 }
@@ -298,7 +291,7 @@ vtpm_rebind_left_out (const VtpmConfig *config, const VtpmRecord *before, const 
     {
       const VtpmUuid *provider = &((const VtpmKeySlot *) before->key_slots->pdata[i])->provider;
       char text[VTPM_UUID_TEXT_SIZE];
-      if (has_slot_of (after, provider))
+      if (vtpm_record_find_slot (after, provider) >= 0)
         continue;
       const VtpmProviderEntry *entry = registry ? vtpm_registry_find (registry, provider, NULL) : NULL;
       g_string_append_printf (names, "%s%s", names->len ? ", " : "",

@@ -19,10 +19,10 @@ typedef struct
 
 /**
  * Rebinds STATE, whose owner lock is held and which was recovered. With ASIDE (a policy that acted by itself) a replace
- * or reidentify first copies the file as it is to a new name beside it, durably, and *ASIDE tells that (to be
- * freed). Tells the audit log. FALSE: the word of the provider or certificate authority, identity-other (what was
- * suspended would be discarded; the file cannot be set aside), rekey-pending, store-full, store-failed; the file opens
- * as before or as after, and STATE must be closed.
+ * or reidentify first copies the file as it is to a new name beside it, durably, unless an attempt that was cut short
+ * has done that; *ASIDE tells the name (to be freed). Tells the audit log. FALSE: the word of the provider or
+ * certificate authority, identity-other (what was suspended would be discarded; the file cannot be set aside),
+ * rekey-pending, store-full, store-failed; the file opens as before or as after, and STATE must be closed.
  */
 gboolean vtpm_rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, char **aside,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -43,6 +43,10 @@ char *vtpm_rebind_left_out (const VtpmConfig *config, const VtpmRecord *before, 
 /** Copies FROM, whose owner lock is held, into the new store TO, durably, and publishes that. FALSE: state-exists,
  * in-use, store-full, store-failed. */
 gboolean vtpm_set_aside (VtpmStore *from, VtpmStore *to, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Whether the file NAME is STATE, whose DEK opens it, as it stands now; then it is durable. An attempt that was cut
+ * short has left it. */
+gboolean vtpm_is_set_aside (VtpmState *state, const char *name) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_rebind_error_quark (void);
 #define VTPM_REBIND_ERROR (vtpm_rebind_error_quark ())

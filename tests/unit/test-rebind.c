@@ -5,6 +5,7 @@
 #include "src/provisioning/rebind.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "src/provisioning/create.h"
 #include "src/provisioning/reidentify.h"
@@ -209,6 +210,79 @@ test_aside (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_cmpuint (host_count_files (host), ==, 2);
 }
 
+/* A tool that changes the header after the file was opened: the rebinding stops behind the copy. */
+static void
+change_header (const VtpmState *state)
+{
+  GError *error = NULL;
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (vtpm_state_store ((VtpmState *) state)->name, TRUE, &error);
+  g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
+  gboolean done
+      = store && vtpm_header_change (store, vtpm_state_dek (state), vtpm_state_record (state), changed, &error);
+  g_assert_no_error (error);
+  g_assert_true (done);
+}
+
+/* However often it fails, there is one copy; another state gets one of its own. */
+static void
+test_aside_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
+{
+  GError *error = NULL;
+  VtpmUuid b = uuid_of (UUID_B);
+  const VtpmRebind how = { .policy = VTPM_POLICY_REPLACE, .vm_uuid = &b };
+  g_autofree char *first = NULL, *second = NULL, *third = NULL;
+  make_source (host, NULL);
+  VtpmState *state = host_open_owner (host);
+  change_header (state);
+  g_assert_false (vtpm_rebind (host->config, state, &how, &first, &error));
+  vtpm_state_close (state);
+  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  g_assert_nonnull (first);
+  state = host_open_owner (host);
+  g_assert_true (vtpm_is_set_aside (state, first));
+  g_assert_false (vtpm_is_set_aside (state, host->path)); /* the file itself keeps nothing */
+  g_autofree char *linked = g_strconcat (host->path, ".link", NULL);
+  g_assert_cmpint (link (host->path, linked), ==, 0);
+  g_assert_false (vtpm_is_set_aside (state, linked));
+  g_assert_cmpint (unlink (linked), ==, 0);
+  change_header (state); /* the copy is of the record before */
+  g_assert_false (vtpm_rebind (host->config, state, &how, &second, &error));
+  vtpm_state_close (state);
+  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  g_assert_cmpstr (second, ==, first);
+  g_assert_cmpuint (host_count_files (host), ==, 2);
+  state = host_open_owner (host);
+  g_assert_false (vtpm_is_set_aside (state, first));
+  g_assert_true (vtpm_rebind (host->config, state, &how, &third, &error));
+  g_assert_cmpstr (third, !=, first);
+  vtpm_state_close (state);
+  g_assert_cmpuint (host_count_files (host), ==, 3);
+}
+
+/* The same state under other seals, as a write of state slots leaves it that did not come to its end. */
+static void
+test_aside_sealed_anew (Host *host, gconstpointer unused G_GNUC_UNUSED)
+{
+  GError *error = NULL;
+  VtpmUuid b = uuid_of (UUID_B);
+  const VtpmRebind how = { .policy = VTPM_POLICY_REIDENTIFY, .vm_uuid = &b };
+  g_autofree char *aside = NULL, *kept = NULL;
+  make_source (host, NULL);
+  VtpmState *state = host_open_owner (host);
+  VtpmStore *store = vtpm_store_file_create (kept = g_strconcat (host->path, ".aside-2.2", NULL), &error);
+  g_assert_true (vtpm_set_aside (vtpm_state_store (state), store, &error));
+  vtpm_store_close (store);
+  g_autoptr (VtpmBlob) zero = vtpm_blob_new (VTPM_SLOT_AREA);
+  g_assert_true (
+      vtpm_store_write (vtpm_state_store (state), VTPM_SLOT_OFFSET (1), zero->data, zero->len, TRUE, &error));
+  vtpm_state_close (state);
+  state = host_open_owner (host);
+  g_assert_cmpuint (vtpm_state_generation (state), ==, 2);
+  g_assert_true (vtpm_rebind (host->config, state, &how, &aside, &error));
+  g_assert_cmpstr (aside, ==, kept);
+  vtpm_state_close (state);
+}
+
 static void
 test_suspended (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
@@ -269,6 +343,8 @@ main (int argc, char **argv)
   TEST ("provider-fails", 0, test_provider_fails);
   TEST ("left-out", 0, test_left_out);
   TEST ("aside", 0, test_aside);
+  TEST ("aside-once", 0, test_aside_once);
+  TEST ("aside-sealed-anew", 0, test_aside_sealed_anew);
   TEST ("suspended", 0, test_suspended);
   TEST ("no-losses", 0, test_no_losses);
   return g_test_run ();
