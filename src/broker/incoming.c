@@ -29,22 +29,33 @@ decode_record (const VtpmLinkMessage *request, GError **error)
              : NULL;
 }
 
+/* The VM whose TPM the file waits for: start may have named none. One that it named goes over a placeholder's. */
+static const VtpmUuid *
+awaited_vm (const VtpmBroker *broker)
+{
+  const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
+  if (!own || !own->has_vm_uuid || (broker->options->has_vm_uuid && vtpm_broker_is_placeholder (broker->held)))
+    return NULL;
+  return &own->vm_uuid;
+}
+
 /* Every door has the same check: what comes in is of this VM, and of the vTPM whose file waits for it. */
 static gboolean
 check_incoming (VtpmBroker *broker, const VtpmRecord *record, GError **error)
 {
   if (!vtpm_broker_check_identity (broker->options, "the state blob", record, error))
     return FALSE;
-  const VtpmRecord *own
-      = broker->held && !vtpm_broker_is_placeholder (broker->held) ? vtpm_state_record (broker->held) : NULL;
-  gboolean same_vtpm = !own || vtpm_uuid_equal (&own->vtpm_id, &record->vtpm_id);
-  if (same_vtpm && (!own || vtpm_identity_of (record, own->has_vm_uuid ? &own->vm_uuid : NULL) != VTPM_IDENTITY_OTHER))
+  const VtpmUuid *id
+      = broker->held && !vtpm_broker_is_placeholder (broker->held) ? &vtpm_state_record (broker->held)->vtpm_id : NULL;
+  const VtpmUuid *vm = awaited_vm (broker);
+  gboolean same_vtpm = !id || vtpm_uuid_equal (id, &record->vtpm_id);
+  if (same_vtpm && vtpm_identity_of (record, vm) != VTPM_IDENTITY_OTHER)
     return TRUE;
   char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
   vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_IDENTITY_OTHER,
                   "the state blob is of %s %s, %s is of %s; start on another state file, or without one",
                   same_vtpm ? "VM" : "vTPM", vtpm_uuid_format (same_vtpm ? &record->vm_uuid : &record->vtpm_id, theirs),
-                  broker->options->path, vtpm_uuid_format (same_vtpm ? &own->vm_uuid : &own->vtpm_id, ours));
+                  broker->options->path, vtpm_uuid_format (same_vtpm ? vm : id, ours));
   return FALSE;
 }
 

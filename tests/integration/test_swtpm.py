@@ -11,8 +11,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (BAD_LOCALITY, PERMANENT, SET_LOCALITY, SHUTDOWN, Control, Tpm, closed, contains, gone, lacks, main,
-                    need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
+from device import (BAD_LOCALITY, KEY_NOT_FOUND, PERMANENT, SET_LOCALITY, SHUTDOWN, Control, Tpm, closed, contains,
+                    gone, lacks, main, need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
 from keyhost import names  # noqa: E402
 from swtpm import (MARK, OTHER_VM, STATE, SWTPM, VM, Served, data_at, debian, folder_of, free_port, ioctl, pipe_of, run,
                    setup)  # noqa: E402
@@ -261,6 +261,34 @@ def test_incoming(place):
     target.shutdown()
     same((record(place, folder)["awaits_incoming"], record(place, folder)["vm_uuid"]), (False, VM))
     served.shutdown()
+
+
+def test_incoming_for_one_vm(place):
+    """what waits for a TPM and is bound to a VM takes in that VM's, and no other's, also where start names no VM"""
+    for source, vm in (("own", VM), ("other", OTHER_VM)):
+        place.create(source, "--vm-uuid", vm)
+    folder = folder_of("waits")
+    setup(place, folder, "--overwrite")
+    path = os.path.join(folder, STATE)
+    same(place.vtpm("bind", path, "--vm-uuid", VM, "--config", place.config).returncode, 0)
+    same((record(place, folder)["awaits_incoming"], record(place, folder)["vm_uuid"]), (True, VM))
+    before = read_file(path)
+    blobs = {}
+    for source in ("own", "other"):
+        device = place.start(source, log=source)
+        control, _ = device.powered()
+        blobs[source] = control.pair()
+        device.term()
+    device = place.start(path, "--incoming", log="waits")
+    with device.control() as control:
+        same(control.set_blob(PERMANENT, blobs["other"][0]), KEY_NOT_FOUND)
+        contains(device.log(), "[identity-other]", VM, OTHER_VM)
+        same(read_file(path), before)
+        same(control.load(*blobs["own"]), 0)
+    device.term()
+    now = record(place, folder)
+    same((now["vtpm_id"], now["vm_uuid"], now["awaits_incoming"]),
+         (place.inspect("own")["records"][0]["vtpm_id"], VM, False))
 
 
 def place_is_sound(place, folder, word):
