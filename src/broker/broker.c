@@ -278,12 +278,12 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
   if (!header || !check_file_identity (options, likely_record (header), error) || !say (broker, VTPM_LINK_ASKING, error)
       || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return NULL;
-  vtpm_backup_warn_record (&options->config->place, header->records->pdata[0]);
   return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 
+/* *KEY_SLOTS: of the file, where there is one. */
 static gboolean
-try_start (VtpmBroker *broker, GError **error)
+try_start (VtpmBroker *broker, GPtrArray **key_slots, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmState) state = vtpm_broker_unlock_file (broker, &cause);
@@ -294,8 +294,12 @@ try_start (VtpmBroker *broker, GError **error)
     }
   if (broker->options->may_come && (!state || vtpm_broker_is_placeholder (state)))
     broker->options->incoming = TRUE;
+  if (!broker->options->incoming && !vtpm_broker_hand_over (broker, state, error))
+    return FALSE;
+  if (state)
+    *key_slots = g_ptr_array_ref (vtpm_state_record (state)->key_slots);
   if (!broker->options->incoming)
-    return vtpm_broker_hand_over (broker, state, error);
+    return TRUE;
   VtpmLinkMessage message = { .type = VTPM_LINK_WAITS, .number = state != NULL, .fd = -1 };
   broker->held = g_steal_pointer (&state);
   return vtpm_link_send (broker->sock, &message, error);
@@ -311,8 +315,13 @@ start (VtpmBroker *broker, GError **error)
   for (guint try = 1;; try++)
     {
       g_autoptr (GError) cause = NULL;
-      if (try_start (broker, &cause))
-        return TRUE;
+      g_autoptr (GPtrArray) key_slots = NULL;
+      if (try_start (broker, &key_slots, &cause))
+        {
+          if (key_slots) /* the device works by now: this costs the start no time */
+            vtpm_backup_warn_slots (&options->config->place, key_slots);
+          return TRUE;
+        }
       if (try == START_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
         {
           g_propagate_error (error, g_steal_pointer (&cause));

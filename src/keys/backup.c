@@ -61,12 +61,12 @@ vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry)
 }
 
 void
-vtpm_backup_warn_record (const VtpmPlace *place, const VtpmRecord *record)
+vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots)
 {
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (place, NULL);
-  for (guint i = 0; registry && i < record->key_slots->len; i++)
+  for (guint i = 0; registry && i < key_slots->len; i++)
     {
-      const VtpmKeySlot *slot = record->key_slots->pdata[i];
+      const VtpmKeySlot *slot = key_slots->pdata[i];
       const VtpmProviderEntry *entry = vtpm_registry_find (registry, &slot->provider, NULL);
       if (entry)
         vtpm_backup_warn (place, entry);

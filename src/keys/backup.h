@@ -10,8 +10,8 @@
 
 /** Reminds where the backup of ENTRY is not active. */
 void vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry);
-/** Likewise for every provider that the key slots of RECORD name and this host knows. */
-void vtpm_backup_warn_record (const VtpmPlace *place, const VtpmRecord *record);
+/** Likewise for every provider that KEY_SLOTS (of VtpmKeySlot) name and this host knows. */
+void vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots);
 /** Before a vTPM is made under the provider NAME (NULL: the default). FALSE: not-backed-up (it asks for a backup and
  * has none that is active); what it does not know it lets pass. */
 gboolean vtpm_backup_allows_create (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
