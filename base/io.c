@@ -63,6 +63,24 @@ vtpm_read_full (int fd, void *buf, gsize len)
   return (ssize_t) got;
 }
 
+ssize_t
+vtpm_pread_full (int fd, void *buf, gsize len, guint64 offset)
+{
+  gsize got = 0;
+  while (got < len)
+    {
+      ssize_t n = pread (fd, (char *) buf + got, len - got, (off_t) (offset + got));
+      if (n < 0 && errno == EINTR)
+        continue;
+      if (n < 0)
+        return -1;
+      if (n == 0)
+        break;
+      got += (gsize) n;
+    }
+  return (ssize_t) got;
+}
+
 gboolean
 vtpm_write_full (int fd, const void *buf, gsize len)
 {

@@ -28,6 +28,8 @@ void vtpm_detach_stdio (void);
 
 /** Reads exactly LEN bytes. Gives LEN, fewer at the end of the file, or -1 with errno. Goes on after EINTR. */
 ssize_t vtpm_read_full (int fd, void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
+/** The same at OFFSET; the descriptor's position stays. */
+ssize_t vtpm_pread_full (int fd, void *buf, gsize len, guint64 offset) G_GNUC_WARN_UNUSED_RESULT;
 /** Writes exactly LEN bytes; FALSE with errno. Never raises SIGPIPE on a socket. Goes on after EINTR. */
 gboolean vtpm_write_full (int fd, const void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;
 

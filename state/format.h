@@ -105,6 +105,8 @@ typedef struct
 VtpmRecord *vtpm_record_new (void);
 /** A deep copy without BYTES: to be changed and sealed again. */
 VtpmRecord *vtpm_record_copy (const VtpmRecord *record);
+/** Position of PROVIDER's first key slot; -1: it has none. */
+int vtpm_record_find_slot (const VtpmRecord *record, const VtpmUuid *provider);
 void vtpm_record_free (VtpmRecord *record);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmRecord, vtpm_record_free)
 

@@ -81,6 +81,15 @@ vtpm_record_copy (const VtpmRecord *record)
   return copy;
 }
 
+int
+vtpm_record_find_slot (const VtpmRecord *record, const VtpmUuid *provider)
+{
+  for (guint i = 0; i < record->key_slots->len; i++)
+    if (vtpm_uuid_equal (&((const VtpmKeySlot *) record->key_slots->pdata[i])->provider, provider))
+      return (int) i;
+  return -1;
+}
+
 void
 vtpm_record_free (VtpmRecord *record)
 {

@@ -96,18 +96,23 @@ read_slot_header (VtpmStore *store, VtpmHeader *header, guint slot, guint8 *buf,
   return TRUE;
 }
 
+void
+vtpm_header_add_records (GPtrArray *records, GPtrArray *copy)
+{
+  for (guint i = 0; copy && i < copy->len; i++)
+    if (!g_ptr_array_find_with_equal_func (records, copy->pdata[i], same_record, NULL))
+      g_ptr_array_add (records, g_steal_pointer (&copy->pdata[i]));
+  g_ptr_array_sort (records, newest_first);
+}
+
 static gboolean
 merge_copies (VtpmHeader *header, GPtrArray *copies[2])
 {
   header->records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
-  guint total = 0;
   for (guint c = 0; c < 2; c++)
-    for (guint i = 0; copies[c] && i < copies[c]->len; i++, total++)
-      if (!g_ptr_array_find_with_equal_func (header->records, copies[c]->pdata[i], same_record, NULL))
-        g_ptr_array_add (header->records, g_steal_pointer (&copies[c]->pdata[i]));
+    vtpm_header_add_records (header->records, copies[c]);
   header->copies_differ
-      = copies[0] && copies[1] && (copies[0]->len != copies[1]->len || header->records->len * 2 != total);
-  g_ptr_array_sort (header->records, newest_first);
+      = copies[0] && copies[1] && (copies[0]->len != copies[1]->len || header->records->len != copies[0]->len);
   return header->records->len > 0;
 }
 

@@ -26,6 +26,8 @@ typedef struct
 VtpmHeader *vtpm_header_read (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The same for a caller that holds the header lock. */
 VtpmHeader *vtpm_header_read_locked (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes out of COPY (as vtpm_header_decode() gives it, or NULL) what RECORDS has not, newest first after. */
+void vtpm_header_add_records (GPtrArray *records, GPtrArray *copy);
 void vtpm_header_free (VtpmHeader *header);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmHeader, vtpm_header_free)
 

@@ -13,6 +13,22 @@
 #define LOCK_WAIT_MS 10000
 #define LOCK_RETRY_MS 10
 
+#define GROUP_FOLDER (S_ISGID | S_IRWXG) /* S_ISGID alone may come from a folder above */
+
+VtpmPlace
+vtpm_place_of_folder (const char *data_dir)
+{
+  VtpmPlace place = { .data_dir = (char *) data_dir, .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
+  struct stat info;
+  if (stat (data_dir, &info) == 0 && (info.st_mode & GROUP_FOLDER) == GROUP_FOLDER)
+    {
+      place.dir_mode = 02770;
+      place.file_mode = 0660;
+      place.group = info.st_gid;
+    }
+  return place;
+}
+
 static void
 set_error (GError **error, int errnum, const char *what, const char *path)
 {

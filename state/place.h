@@ -18,6 +18,9 @@ typedef struct
   char *audit;       /* NULL: DATA_DIR/audit.log; "journal"; "none"; or the absolute path of a file */
 } VtpmPlace;
 
+/** For a helper, which reads no configuration: owner and modes as the folder DATA_DIR has them; who may enter it may
+ * use what is in it. DATA_DIR stays the caller's. */
+VtpmPlace vtpm_place_of_folder (const char *data_dir);
 /** Makes DATA_DIR/SUBDIR (SUBDIR may be NULL) with the place's owner and mode, whatever the umask. FALSE
  * (access-denied, failed). */
 gboolean vtpm_place_make_dir (const VtpmPlace *place, const char *subdir, GError **error) G_GNUC_WARN_UNUSED_RESULT;

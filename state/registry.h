@@ -63,6 +63,9 @@ gboolean vtpm_provider_kind_is_valid (const char *kind);
 #define VTPM_PROVIDER_SWTPM_PASSPHRASE "848cc2b8-1d82-4a04-be31-791636af01a2"
 #define VTPM_PROVIDER_SWTPM_KEY "9c34fe03-7e6e-41f5-98a0-52ae14ff5934"
 
+/** Whether one of ENTRIES (of VtpmProviderEntry; may be NULL) has PROVIDER's UUID. */
+gboolean vtpm_provider_is_among (const VtpmUuid *provider, const GPtrArray *entries);
+
 typedef struct
 {
   GPtrArray *entries; /* of VtpmProviderEntry, sorted by name */

@@ -96,6 +96,15 @@ is_name (const char *text)
 }
 
 gboolean
+vtpm_provider_is_among (const VtpmUuid *provider, const GPtrArray *entries)
+{
+  for (guint i = 0; entries && i < entries->len; i++)
+    if (vtpm_uuid_equal (provider, &((const VtpmProviderEntry *) entries->pdata[i])->uuid))
+      return TRUE;
+  return FALSE;
+}
+
+gboolean
 vtpm_provider_kind_is_valid (const char *kind)
 {
   gsize len = strspn (kind, G_CSET_a_2_z G_CSET_DIGITS "-");

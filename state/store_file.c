@@ -33,22 +33,11 @@ file_store (VtpmStore *store)
 static gboolean
 file_read (VtpmStore *store, guint64 offset, void *buf, gsize len, gsize *got, GError **error)
 {
-  *got = 0;
-  while (*got < len)
-    {
-      ssize_t n = pread (file_store (store)->fd, (char *) buf + *got, len - *got, (off_t) (offset + *got));
-      if (n < 0 && errno == EINTR)
-        continue;
-      if (n < 0)
-        {
-          vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot read %s", store->name);
-          return FALSE;
-        }
-      if (n == 0)
-        break;
-      *got += (gsize) n;
-    }
-  return TRUE;
+  ssize_t n = vtpm_pread_full (file_store (store)->fd, buf, len, offset);
+  *got = (gsize) MAX (n, 0);
+  if (n < 0)
+    vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot read %s", store->name);
+  return n >= 0;
 }
 
 /* One write; with DURABLE the cheapest synchronous one the kernel and file system have. */

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -14,23 +13,6 @@
 #include "base/io.h"
 #include "src/ca/authority.h"
 #include "src/ca/ca_store.h"
-
-#define GROUP_FOLDER (S_ISGID | S_IRWXG) /* S_ISGID alone may come from a folder above */
-
-/* Owner and modes as the data folder has them: who may enter it may use what is in it. */
-static VtpmPlace
-place_of (const char *data_dir)
-{
-  VtpmPlace place = { .data_dir = (char *) data_dir, .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  struct stat info;
-  if (stat (data_dir, &info) == 0 && (info.st_mode & GROUP_FOLDER) == GROUP_FOLDER)
-    {
-      place.dir_mode = 02770;
-      place.file_mode = 0660;
-      place.group = info.st_gid;
-    }
-  return place;
-}
 
 /* NULL: too long, or not text. */
 static char *
@@ -69,11 +51,21 @@ issue_all (VtpmAuthority *authority, const char *text, GString *out, GError **er
     }
 }
 
+/* The first one that asks for the default authority makes it, and says so before anything else: the audit log is the
+ * caller's. */
+static gboolean
+ensure (const VtpmPlace *place, const char *name, GError **error)
+{
+  gboolean made;
+  return vtpm_authority_ensure (place, name, &made, error)
+         && (!made || vtpm_write_full (STDOUT_FILENO, VTPM_CA_MADE, strlen (VTPM_CA_MADE)));
+}
+
 /* The authority stands ready before the first request is there: the caller makes its keys meanwhile. */
 static gboolean
 sign (const VtpmPlace *place, const char *name, GString *out, GError **error)
 {
-  if (g_str_equal (name, VTPM_CA_DEFAULT) && !vtpm_authority_ensure (place, name, error))
+  if (g_str_equal (name, VTPM_CA_DEFAULT) && !ensure (place, name, error))
     return FALSE;
   g_autoptr (VtpmAuthority) authority = vtpm_authority_open (place, name, error);
   g_autofree char *text = authority ? read_input (error) : NULL;
@@ -125,7 +117,7 @@ main (int argc, char **argv)
                       "vtpm-ca-local is started by vtpm, with VTPM_DATA_DIR set: sign NAME, or create NAME");
       return tell (error);
     }
-  VtpmPlace place = place_of (data_dir);
+  VtpmPlace place = vtpm_place_of_folder (data_dir);
   if (!vtpm_secret_init (&error) || !run (&place, argv + 1, out, &error))
     return tell (error);
   return vtpm_write_full (STDOUT_FILENO, out->str, out->len) ? 0 : vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;

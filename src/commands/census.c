@@ -158,13 +158,9 @@ take (const char *config_path, char **dirs, gboolean as_json, View *view, GError
   g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
   if (!config)
     return FALSE;
-  char **paths = dirs[0] ? dirs : config->state_dirs;
-  if (!paths[0])
-    {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
-                      "where are the state files? Name the folders, or set state-dirs= in vtpm.conf");
-      return FALSE;
-    }
+  char **paths = vtpm_command_state_dirs (config, dirs, error);
+  if (!paths)
+    return FALSE;
   g_autoptr (VtpmCensus) census = vtpm_census_take ((const char *const *) paths, view->images, error);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, &broken);
   if (!census)

@@ -47,3 +47,14 @@ vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const ch
     }
   return TRUE;
 }
+
+char **
+vtpm_command_state_dirs (const VtpmConfig *config, char **dirs, GError **error)
+{
+  char **paths = dirs[0] ? dirs : config->state_dirs;
+  if (paths[0])
+    return paths;
+  vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                  "where are the state files? Name the folders, or set state-dirs= in vtpm.conf");
+  return NULL;
+}

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include <glib.h>
+#include "src/config.h"
 
 typedef struct
 {
@@ -42,6 +42,10 @@ int vtpm_command_fail (const char *command, const GError *error);
  */
 gboolean vtpm_command_parse (const GOptionEntry *entries, const char *arguments, const char *description, int min,
                              int max, int *argc, char ***argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** The folders that hold state files: DIRS, or where it is empty those of vtpm.conf. NULL: usage (none at all). Not
+ * owned. */
+char **vtpm_command_state_dirs (const VtpmConfig *config, char **dirs, GError **error);
 
 GQuark vtpm_command_error_quark (void);
 #define VTPM_COMMAND_ERROR (vtpm_command_error_quark ())

@@ -378,13 +378,9 @@ take (const Arguments *a, char **dirs, View *view, GError **error)
   g_autoptr (VtpmConfig) config = vtpm_config_load (a->config, error);
   if (!config)
     return FALSE;
-  char **paths = dirs[0] ? dirs : config->state_dirs;
-  if (!paths[0])
-    {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
-                      "where are the state files? Name the folders, or set state-dirs= in vtpm.conf");
-      return FALSE;
-    }
+  char **paths = vtpm_command_state_dirs (config, dirs, error);
+  if (!paths)
+    return FALSE;
   view->registry = vtpm_registry_load (&config->place, &broken);
   if (!view->registry)
     vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);

@@ -17,6 +17,17 @@
 
 G_DEFINE_QUARK (vtpm_compat_error_quark, vtpm_compat_error)
 
+gboolean
+vtpm_compat_usage (GError **error, const char *command, const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see '%s --help'", text, command);
+  return FALSE;
+}
+
 static gboolean
 usage (GError **error, const char *option, const char *text, const char *wanted)
 {

@@ -20,6 +20,9 @@ typedef struct
   gboolean *flag;
 } VtpmCompatWord;
 
+/** Sets usage and names the help of COMMAND. Always FALSE. */
+gboolean vtpm_compat_usage (GError **error, const char *command, const char *format, ...) G_GNUC_PRINTF (3, 4);
+
 /** Reads TEXT, the argument of OPTION. WORDS ends with one that is NULL. FALSE: usage. */
 gboolean vtpm_compat_words (const char *option, const char *text, const VtpmCompatWord *words,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

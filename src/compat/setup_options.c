@@ -26,18 +26,7 @@ vtpm_compat_setup_clear (VtpmCompatSetup *setup)
   g_clear_pointer (&setup->key, vtpm_compat_key_free);
 }
 
-static gboolean usage (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
-
-static gboolean
-usage (GError **error, const char *format, ...)
-{
-  va_list args;
-  va_start (args, format);
-  g_autofree char *text = g_strdup_vprintf (format, args);
-  va_end (args);
-  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm_setup --help'", text);
-  return FALSE;
-}
+#define COMMAND "swtpm_setup"
 
 enum
 {
@@ -203,9 +192,9 @@ take_option (int option, const char *argument, VtpmCompatSetup *setup, GError **
     case O_RUNAS:
       return keep (&setup->user, argument);
     case O_TPM12:
-      return usage (error, "taking ownership is a TPM 1.2's, which is not offered");
+      return vtpm_compat_usage (error, COMMAND, "taking ownership is a TPM 1.2's, which is not offered");
     case O_SIGNING:
-      return usage (error, "--allow-signing, a non-standard endorsement key, is not offered");
+      return vtpm_compat_usage (error, COMMAND, "--allow-signing, a non-standard endorsement key, is not offered");
     default:
       g_return_val_if_reached (FALSE);
     }
@@ -242,11 +231,11 @@ vtpm_compat_setup_parse (int argc, char **argv, VtpmCompatSetup *setup, GError *
   opterr = 0;
   while ((option = getopt_long (argc, argv, "h", long_options, NULL)) != -1)
     if (option == '?')
-      return usage (error, "'%s' is no option here, or wants an argument", argv[optind - 1]);
+      return vtpm_compat_usage (error, COMMAND, "'%s' is no option here, or wants an argument", argv[optind - 1]);
     else if (!take_switch (option, setup) && !take_option (option, optarg, setup, error))
       return FALSE;
   if (optind < argc && !setup->create_config_files) /* whose words may follow as an argument of their own */
-    return usage (error, "'%s' is no option", argv[optind]);
+    return vtpm_compat_usage (error, COMMAND, "'%s' is no option", argv[optind]);
   setup->certificates |= setup->platform_certificate;
   setup->endorsement_keys |= setup->certificates;
   take_vm_uuid (setup);
@@ -274,7 +263,7 @@ read_config_file (const VtpmCompatSetup *setup, char **banks, char **rsa_size, G
   const char *path = setup->config_file ? setup->config_file : SYSTEM_CONFIG_FILE;
   g_autoptr (VtpmBlob) bytes = vtpm_read_file (path, MAX_CONFIG_FILE);
   if (!bytes)
-    return !setup->config_file || usage (error, "cannot read %s: %s", path, g_strerror (errno));
+    return !setup->config_file || vtpm_compat_usage (error, COMMAND, "cannot read %s: %s", path, g_strerror (errno));
   g_autofree char *text = g_strndup ((const char *) bytes->data, bytes->len);
   *banks = find_value (text, "active_pcr_banks");
   *rsa_size = find_value (text, "rsa_keysize");
@@ -287,7 +276,7 @@ parse_banks (const char *list, guint *banks, GError **error)
   g_autofree char *bad = NULL;
   *banks = 0;
   return g_str_equal (list, ALL_BANKS) || vtpm_pcr_banks_parse (list, banks, &bad)
-         || usage (error, "--pcr-banks: '%s' is none of sha1, sha256, sha384, sha512", bad);
+         || vtpm_compat_usage (error, COMMAND, "--pcr-banks: '%s' is none of sha1, sha256, sha384, sha512", bad);
 }
 
 /* The position of the kind of RSA key of SIZE bits. */
@@ -296,7 +285,7 @@ parse_rsa_size (const char *size, int *kind, GError **error)
 {
   g_autofree char *name = g_strdup_printf ("rsa%s", g_str_equal (size, "max") ? "3072" : size);
   *kind = vtpm_key_kind_find (name, strlen (name));
-  return *kind >= 0 || usage (error, "--rsa-keysize: %s is neither 2048 nor 3072", size);
+  return *kind >= 0 || vtpm_compat_usage (error, COMMAND, "--rsa-keysize: %s is neither 2048 nor 3072", size);
 }
 
 gboolean

@@ -27,18 +27,7 @@ vtpm_compat_socket_clear (VtpmCompatSocket *socket)
     g_clear_pointer (texts[i], g_free);
 }
 
-static gboolean usage (GError **error, const char *format, ...) G_GNUC_PRINTF (2, 3);
-
-static gboolean
-usage (GError **error, const char *format, ...)
-{
-  va_list args;
-  va_start (args, format);
-  g_autofree char *text = g_strdup_vprintf (format, args);
-  va_end (args);
-  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm socket --help'", text);
-  return FALSE;
-}
+#define COMMAND "swtpm socket"
 
 static gboolean
 parse_fd (const char *option, const char *text, int *fd, GError **error)
@@ -47,7 +36,7 @@ parse_fd (const char *option, const char *text, int *fd, GError **error)
   if (!vtpm_compat_number (option, text, 10, G_MAXINT, &number, error))
     return FALSE;
   if (number <= 2 || fcntl ((int) number, F_SETFD, FD_CLOEXEC) != 0)
-    return usage (error, "%s: %s is not the number of an open descriptor above 2", option, text);
+    return vtpm_compat_usage (error, COMMAND, "%s: %s is not the number of an open descriptor above 2", option, text);
   *fd = (int) number;
   return TRUE;
 }
@@ -74,7 +63,7 @@ set_tcp (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, 
 {
   guint64 port;
   if (!words->port || !vtpm_compat_number (option, words->port, 10, 65535, &port, error))
-    return words->port ? FALSE : usage (error, "%s: port= is missing", option);
+    return words->port ? FALSE : vtpm_compat_usage (error, COMMAND, "%s: port= is missing", option);
   endpoint->kind = VTPM_ENDPOINT_TCP;
   endpoint->port = g_strdup (words->port);
   const char *host = words->bindaddr ? words->bindaddr : "127.0.0.1";
@@ -87,7 +76,7 @@ set_unix (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint,
 {
   guint64 mode = SOCKET_MODE, uid = (uid_t) -1, gid = (gid_t) -1;
   if (!words->path)
-    return usage (error, "%s: path= is missing", option);
+    return vtpm_compat_usage (error, COMMAND, "%s: path= is missing", option);
   if ((words->mode && !vtpm_compat_number (option, words->mode, 8, 0777, &mode, error))
       || (words->uid && !vtpm_compat_number (option, words->uid, 10, G_MAXINT32, &uid, error))
       || (words->gid && !vtpm_compat_number (option, words->gid, 10, G_MAXINT32, &gid, error)))
@@ -106,9 +95,9 @@ set_channel (const char *option, const ChannelWords *words, VtpmEndpoint *endpoi
   vtpm_endpoint_close (endpoint);
   *endpoint = (VtpmEndpoint){ .fd = -1 };
   if (words->type && !is_unix && !g_str_equal (words->type, "tcp"))
-    return usage (error, "%s: type=%s is neither unixio nor tcp", option, words->type);
+    return vtpm_compat_usage (error, COMMAND, "%s: type=%s is neither unixio nor tcp", option, words->type);
   if (words->fd && words->clientfd)
-    return usage (error, "%s: fd= and clientfd=: choose one", option);
+    return vtpm_compat_usage (error, COMMAND, "%s: fd= and clientfd=: choose one", option);
   if (fd)
     {
       endpoint->kind = VTPM_ENDPOINT_FD;
@@ -165,9 +154,9 @@ parse_state (const char *text, VtpmCompatSocket *socket, GError **error)
   if (!vtpm_compat_words ("--tpmstate", text, table, error))
     return FALSE;
   if ((dir != NULL) == (uri != NULL))
-    return usage (error, "--tpmstate wants dir=FOLDER or backend-uri=URI");
+    return vtpm_compat_usage (error, COMMAND, "--tpmstate wants dir=FOLDER or backend-uri=URI");
   if (uri && !g_str_has_prefix (uri, "dir://") && !g_str_has_prefix (uri, "file://"))
-    return usage (error, "--tpmstate: backend-uri=%s is neither dir:// nor file://", uri);
+    return vtpm_compat_usage (error, COMMAND, "--tpmstate: backend-uri=%s is neither dir:// nor file://", uri);
   if (mode && !vtpm_compat_number ("--tpmstate", mode, 8, 0777, &bits, error))
     return FALSE;
   socket->mode = mode ? (mode_t) bits : 0;
@@ -199,7 +188,7 @@ parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
       if (!vtpm_compat_number ("--log", fd, 10, G_MAXINT, &number, error))
         return FALSE;
       if (fcntl ((int) number, F_GETFD) < 0)
-        return usage (error, "--log: fd=%s is not open", fd);
+        return vtpm_compat_usage (error, COMMAND, "--log: fd=%s is not open", fd);
       socket->log = number == STDERR_FILENO ? g_strdup ("-") : g_strdup_printf ("/dev/fd/%d", (int) number);
     }
   else if (file)
@@ -215,7 +204,7 @@ parse_pid (const char *text, VtpmCompatSocket *socket, GError **error)
   if (!vtpm_compat_words ("--pid", text, table, error))
     return FALSE;
   if ((file != NULL) == (fd != NULL))
-    return usage (error, "--pid wants file=FILE or fd=N");
+    return vtpm_compat_usage (error, COMMAND, "--pid wants file=FILE or fd=N");
   g_free (socket->pid_file);
   socket->pid_file = g_steal_pointer (&file);
   return !fd || parse_fd ("--pid", fd, &socket->pid_fd, error);
@@ -248,9 +237,9 @@ parse_flags (const char *text, VtpmCompatSocket *socket, GError **error)
   if (!vtpm_compat_words ("--flags", text, table, error))
     return FALSE;
   if (deactivated)
-    return usage (error, "--flags: startup-deactivated is a TPM 1.2's");
+    return vtpm_compat_usage (error, COMMAND, "--flags: startup-deactivated is a TPM 1.2's");
   if (clear + state + none > 1)
-    return usage (error, "--flags: one kind of startup");
+    return vtpm_compat_usage (error, COMMAND, "--flags: one kind of startup");
   socket->server.init = init || clear || state;
   socket->server.startup = clear ? (int) VTPM_SU_CLEAR : state ? (int) VTPM_SU_STATE : -1;
   return TRUE;
@@ -265,8 +254,9 @@ parse_migration (const char *text, VtpmCompatSocket *socket, GError **error)
   if (!vtpm_compat_words ("--migration", text, table, error))
     return FALSE;
   return !release
-         || usage (error, "--migration: release-lock-outgoing, for state on storage that two hosts share, is not "
-                          "offered (there is no cmdarg-migration among the capabilities)");
+         || vtpm_compat_usage (error, COMMAND,
+                               "--migration: release-lock-outgoing, for state on storage that two hosts share, is not "
+                               "offered (there is no cmdarg-migration among the capabilities)");
 }
 
 static gboolean
@@ -277,7 +267,7 @@ parse_seccomp (const char *text, GError **error)
   if (!vtpm_compat_words ("--seccomp", text, table, error))
     return FALSE;
   return (action && (g_str_equal (action, "kill") || g_str_equal (action, "log") || g_str_equal (action, "none")))
-         || usage (error, "--seccomp wants action=kill, log or none");
+         || vtpm_compat_usage (error, COMMAND, "--seccomp wants action=kill, log or none");
 }
 
 static gboolean
@@ -376,7 +366,7 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case O_MIGRATION:
       return parse_migration (argument, socket, error);
     default:
-      return usage (error, "there is no such option, or it wants an argument");
+      return vtpm_compat_usage (error, COMMAND, "there is no such option, or it wants an argument");
     }
 }
 
@@ -404,11 +394,11 @@ vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatSocket *socket, GErro
   opterr = 0;
   while ((option = getopt_long (argc, argv, "p:f:tdr:R:h", long_options, NULL)) != -1)
     if (option == '?')
-      return usage (error, "'%s' is no option here, or wants an argument", argv[optind - 1]);
+      return vtpm_compat_usage (error, COMMAND, "'%s' is no option here, or wants an argument", argv[optind - 1]);
     else if (!take_switch (option, socket) && !take_option (option, optarg, socket, error))
       return FALSE;
   if (optind < argc)
-    return usage (error, "'%s' is no option", argv[optind]);
+    return vtpm_compat_usage (error, COMMAND, "'%s' is no option", argv[optind]);
   const char *folder = g_getenv ("TPM_PATH");
   if (!socket->has_place && folder && *folder)
     socket->has_place = vtpm_compat_place_parse (folder, &socket->place, error);

@@ -146,17 +146,11 @@ read_section (VtpmSwtpmFiles *files, guint i, const VtpmSwtpmSection *section, G
   if (section->length == 0)
     return TRUE;
   g_autoptr (VtpmBlob) part = vtpm_blob_new (section->length);
-  for (gsize done = 0; done < part->len;)
-    {
-      ssize_t n = pread (files->lock, part->data + done, part->len - done, (off_t) (section->offset + done));
-      if (n < 0 && errno == EINTR)
-        continue;
-      if (n < 0)
-        return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", files->name);
-      if (n == 0)
-        return fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name, "became shorter while it was read");
-      done += (gsize) n;
-    }
+  ssize_t n = vtpm_pread_full (files->lock, part->data, part->len, section->offset);
+  if (n < 0)
+    return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", files->name);
+  if ((gsize) n < part->len)
+    return fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name, "became shorter while it was read");
   files->part[i] = g_steal_pointer (&part);
   return TRUE;
 }

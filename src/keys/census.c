@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 #include "src/keys/glance.h"
 #include "src/keys/image_search.h"
 #include "src/keys/walk.h"
@@ -163,7 +164,7 @@ look_at_export (File *file)
 {
   g_autofree guint8 *data = g_malloc (VTPM_MAX_ENVELOPE);
   VtpmEnvelope envelope;
-  gssize len = file->size <= VTPM_MAX_ENVELOPE ? vtpm_glance_read (file->fd, data, VTPM_MAX_ENVELOPE, 0) : -1;
+  gssize len = file->size <= VTPM_MAX_ENVELOPE ? vtpm_pread_full (file->fd, data, VTPM_MAX_ENVELOPE, 0) : -1;
   g_autoptr (VtpmRecord) record = len >= 0 && vtpm_envelope_decode (data, (gsize) len, &envelope, NULL)
                                       ? vtpm_record_decode (envelope.record, envelope.record_length, NULL)
                                       : NULL;

@@ -194,24 +194,6 @@ next_record (const VtpmRecord *base)
   return next;
 }
 
-static gboolean
-is_among (const VtpmUuid *provider, GPtrArray *entries)
-{
-  for (guint i = 0; entries && i < entries->len; i++)
-    if (vtpm_uuid_equal (provider, &((const VtpmProviderEntry *) entries->pdata[i])->uuid))
-      return TRUE;
-  return FALSE;
-}
-
-static gboolean
-has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
-{
-  for (guint i = 0; i < record->key_slots->len; i++)
-    if (vtpm_uuid_equal (&((const VtpmKeySlot *) record->key_slots->pdata[i])->provider, provider))
-      return TRUE;
-  return FALSE;
-}
-
 /* Who is to wrap in the place of slot I of RECORD. NULL without an error: nobody. */
 static const VtpmProviderEntry *
 successor (VtpmProviderPool *pool, const VtpmRecord *record, guint i, const VtpmDeepRekey *how, GError **error)
@@ -220,7 +202,7 @@ successor (VtpmProviderPool *pool, const VtpmRecord *record, guint i, const Vtpm
   const VtpmKeySlot *slot = record->key_slots->pdata[i];
   if (how->to && vtpm_uuid_equal (&slot->provider, how->from ? &how->from->uuid : first))
     return how->to; /* also where --drop names the one that gives way */
-  if (is_among (&slot->provider, how->drop))
+  if (vtpm_provider_is_among (&slot->provider, how->drop))
     return NULL;
   return vtpm_registry_find_for_slot (vtpm_provider_pool_registry (pool), &slot->provider, slot->key_id, error);
 }
@@ -245,7 +227,7 @@ is_same_secret (VtpmKeyring *keyring, const VtpmProviderEntry *entry, const Vtpm
   g_autoptr (GError) cause = NULL;
   const VtpmRecord *record = vtpm_keyring_record (keyring);
   int found = vtpm_keyring_find (keyring, &entry->uuid);
-  if (found < 0 || vtpm_keyring_has_versions (entry) || is_among (&entry->uuid, how->drop)
+  if (found < 0 || vtpm_keyring_has_versions (entry) || vtpm_provider_is_among (&entry->uuid, how->drop)
       || vtpm_provider_pool_prove (vtpm_keyring_pool (keyring), record, record->key_slots->pdata[found],
                                    vtpm_keyring_dek (keyring), &cause)
       || vtpm_error_code (cause) != VTPM_ERROR_WRONG_PASSPHRASE)
@@ -265,7 +247,7 @@ wrap_with_all (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next,
     {
       g_autoptr (GError) cause = NULL;
       const VtpmProviderEntry *entry = successor (pool, record, i, how, &cause);
-      if (entry ? has_slot_of (next, &entry->uuid) : !cause)
+      if (entry ? vtpm_record_find_slot (next, &entry->uuid) >= 0 : !cause)
         continue;
       gboolean may_wrap = entry && is_same_secret (keyring, entry, how, &cause);
       VtpmKeySlot *slot = may_wrap ? vtpm_provider_pool_wrap (pool, entry, next, dek, &cause) : NULL;

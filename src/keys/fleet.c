@@ -12,6 +12,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/keys/glance.h"
 #include "src/keys/walk.h"
 
 #define BAR_WIDTH 30
@@ -43,25 +44,8 @@ typedef struct
 {
   GPtrArray *fleet, *trouble;
   guint *others;
-  GHashTable *seen; /* device and inode of each file: it may have more names than one, or be below two folders */
+  GHashTable *seen; /* vtpm_glance_seen_new(): a file may have more names than one, or be below two folders */
 } Search;
-
-/* Either header copy begins as one: a damaged file is one too, and shall be told. Neither, and errno: perhaps one. */
-static gboolean
-reads_as_state (int fd)
-{
-  int failure = 0;
-  char start[sizeof VTPM_HEADER_MAGIC - 1];
-  for (guint copy = 0; copy < 2; copy++)
-    {
-      ssize_t n = pread (fd, start, sizeof start, (off_t) VTPM_HEADER_OFFSET (copy));
-      if (n == (ssize_t) sizeof start && memcmp (start, VTPM_HEADER_MAGIC, sizeof start) == 0)
-        return TRUE;
-      failure = n < 0 ? errno : failure;
-    }
-  errno = failure;
-  return FALSE;
-}
 
 static void
 on_trouble (const char *path, const char *why, gpointer data)
@@ -74,14 +58,15 @@ static void
 on_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
   Search *search = data;
-  gboolean is_new = g_hash_table_add (search->seen, g_strdup_printf ("%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x",
-                                                                     (guint64) info->st_dev, (guint64) info->st_ino));
-  if (!is_new)
+  int failed = 0;
+  if (vtpm_glance_was_seen (search->seen, info))
     return;
-  if (reads_as_state (fd))
+  vtpm_glance_add_seen (search->seen, info);
+  /* A damaged one too: it shall be told. Read, whatever its size is said to be. */
+  if (vtpm_glance_is_state (fd, G_MAXUINT64, &failed))
     vtpm_fleet_add (search->fleet, path);
-  else if (errno != 0)
-    on_trouble (path, g_strerror (errno), data);
+  else if (failed != 0)
+    on_trouble (path, g_strerror (failed), data);
   else
     ++*search->others;
 }
@@ -89,7 +74,7 @@ on_file (int fd, const char *path, const struct stat *info, gpointer data)
 gboolean
 vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GPtrArray *trouble, GError **error)
 {
-  g_autoptr (GHashTable) seen = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  g_autoptr (GHashTable) seen = vtpm_glance_seen_new ();
   Search search = { fleet, trouble, others, seen };
   const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .data = &search };
   return vtpm_walk (&walk, folders, error);

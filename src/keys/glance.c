@@ -7,29 +7,12 @@
 #include <unistd.h>
 
 #include "base/cursor.h"
+#include "base/io.h"
 #include "state/header.h"
 #include "state/store.h"
 
 #define FIRST_READ 4096  /* of a header copy: one with two key slots and certificates has 3 KiB */
 #define LENGTH_OFFSET 12 /* docs/state-format.md, "Header copy" */
-
-gssize
-vtpm_glance_read (int fd, guint8 *buf, gsize len, guint64 offset)
-{
-  gsize done = 0;
-  while (done < len)
-    {
-      ssize_t n = pread (fd, buf + done, len - done, (off_t) (offset + done));
-      if (n < 0 && errno == EINTR)
-        continue;
-      if (n < 0)
-        return -1;
-      if (n == 0)
-        break;
-      done += (gsize) n;
-    }
-  return (gssize) done;
-}
 
 gboolean
 vtpm_glance_magic (int fd, guint64 size, guint64 offset, const char *magic, int *failed)
@@ -37,7 +20,7 @@ vtpm_glance_magic (int fd, guint64 size, guint64 offset, const char *magic, int 
   guint8 start[VTPM_MAGIC_SIZE];
   if (size < offset + VTPM_MAGIC_SIZE)
     return FALSE;
-  gssize n = vtpm_glance_read (fd, start, VTPM_MAGIC_SIZE, offset);
+  gssize n = vtpm_pread_full (fd, start, VTPM_MAGIC_SIZE, offset);
   if (n < 0 && failed)
     *failed = errno;
   return n == VTPM_MAGIC_SIZE && memcmp (start, magic, VTPM_MAGIC_SIZE) == 0;
@@ -56,12 +39,12 @@ static VtpmPartStatus
 read_copy (int fd, guint copy, GPtrArray **records)
 {
   g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
-  gssize len = vtpm_glance_read (fd, buf, FIRST_READ, VTPM_HEADER_OFFSET (copy));
+  gssize len = vtpm_pread_full (fd, buf, FIRST_READ, VTPM_HEADER_OFFSET (copy));
   if (len < LENGTH_OFFSET + 4)
     return VTPM_PART_DAMAGED;
   VtpmReader r = vtpm_reader (buf + LENGTH_OFFSET, 4);
   if (vtpm_read_le32 (&r) > len)
-    len = vtpm_glance_read (fd, buf, VTPM_HEADER_AREA, VTPM_HEADER_OFFSET (copy));
+    len = vtpm_pread_full (fd, buf, VTPM_HEADER_AREA, VTPM_HEADER_OFFSET (copy));
   return len < 0 ? VTPM_PART_DAMAGED : vtpm_header_decode (buf, (gsize) len, records);
 }
 

@@ -17,8 +17,6 @@ typedef struct
 void vtpm_copies_clear (VtpmCopies *copies);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCopies, vtpm_copies_clear)
 
-/** Reads up to LEN bytes at OFFSET; fewer at the end of the file. -1 with errno. */
-gssize vtpm_glance_read (int fd, guint8 *buf, gsize len, guint64 offset);
 /** Whether MAGIC stands at OFFSET of FD, which has SIZE bytes. *FAILED (may be NULL) gets the errno of a read that
  * failed. */
 gboolean vtpm_glance_magic (int fd, guint64 size, guint64 offset, const char *magic, int *failed);

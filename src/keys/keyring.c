@@ -139,10 +139,7 @@ slot_at (const VtpmRecord *record, guint i)
 int
 vtpm_keyring_find (const VtpmKeyring *keyring, const VtpmUuid *provider)
 {
-  for (guint i = 0; i < keyring->record->key_slots->len; i++)
-    if (vtpm_uuid_equal (&slot_at (keyring->record, i)->provider, provider))
-      return (int) i;
-  return -1;
+  return vtpm_record_find_slot (keyring->record, provider);
 }
 
 void

@@ -2,6 +2,7 @@
 #include "src/keys/preflight.h"
 
 #include "base/errors.h"
+#include "state/header.h"
 
 G_DEFINE_QUARK (vtpm_preflight_error_quark, vtpm_preflight_error)
 
@@ -13,29 +14,12 @@ slot_free (gpointer data)
   g_free (slot);
 }
 
-static gboolean
-same_record (gconstpointer a, gconstpointer b)
-{
-  return g_bytes_equal (((const VtpmRecord *) a)->bytes, ((const VtpmRecord *) b)->bytes);
-}
-
-static gint
-newest_first (gconstpointer a, gconstpointer b)
-{
-  const VtpmRecord *left = *(VtpmRecord *const *) a, *right = *(VtpmRecord *const *) b;
-  if (left->epoch != right->epoch)
-    return left->epoch > right->epoch ? -1 : 1;
-  return left->sequence > right->sequence ? -1 : left->sequence < right->sequence;
-}
-
 static VtpmPartStatus
 add_copy (GPtrArray *records, const guint8 *data, gsize len)
 {
   g_autoptr (GPtrArray) copy = NULL;
   VtpmPartStatus status = vtpm_header_decode (data, len, &copy);
-  for (guint i = 0; copy && i < copy->len; i++)
-    if (!g_ptr_array_find_with_equal_func (records, copy->pdata[i], same_record, NULL))
-      g_ptr_array_add (records, g_steal_pointer (&copy->pdata[i]));
+  vtpm_header_add_records (records, copy);
   return status;
 }
 
@@ -70,7 +54,6 @@ vtpm_preflight_read (const void *data, gsize len, const char *name, GError **err
              == VTPM_PART_NEWER;
   if (!check_records (records, len, newer, name, error))
     return NULL;
-  g_ptr_array_sort (records, newest_first);
   return g_steal_pointer (&records);
 }
 

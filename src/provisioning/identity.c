@@ -59,15 +59,6 @@ vtpm_identity_check_library (const char *name, const VtpmRecord *record, GError 
   return FALSE;
 }
 
-static gboolean
-has_slot_of (const VtpmRecord *record, const VtpmUuid *provider)
-{
-  for (guint i = 0; i < record->key_slots->len; i++)
-    if (vtpm_uuid_equal (&((const VtpmKeySlot *) record->key_slots->pdata[i])->provider, provider))
-      return TRUE;
-  return FALSE;
-}
-
 /* Keeps the word and the cause of the provider that cannot wrap, and names the way on. */
 static void
 set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, const GError *cause)
@@ -80,15 +71,6 @@ set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, cons
       "the new key: mend this one, then start again; or leave it out with 'vtpm bind STATE --vm-uuid %s --drop "
       "PROVIDER'",
       vtpm_state_store (state)->name, vm, vtpm_error_text (cause), vm);
-}
-
-static gboolean
-is_among (const VtpmUuid *provider, GPtrArray *entries)
-{
-  for (guint i = 0; entries && i < entries->len; i++)
-    if (vtpm_uuid_equal (provider, &((const VtpmProviderEntry *) entries->pdata[i])->uuid))
-      return TRUE;
-  return FALSE;
 }
 
 /* A passphrase that was mistyped would wrap the new DEK as well as the right one, and the one on paper would open
@@ -119,7 +101,7 @@ wrap_with_all (const VtpmConfig *config, VtpmState *state, GPtrArray *drop, Vtpm
       const VtpmKeySlot *slot = old->key_slots->pdata[i];
       char provider[VTPM_UUID_TEXT_SIZE];
       g_autoptr (GError) cause = NULL;
-      if (has_slot_of (record, &slot->provider) || is_among (&slot->provider, drop))
+      if (vtpm_record_find_slot (record, &slot->provider) >= 0 || vtpm_provider_is_among (&slot->provider, drop))
         continue;
       vtpm_uuid_format (&slot->provider, provider);
       if (!is_same_secret (config, state, slot, &cause)

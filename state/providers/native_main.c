@@ -4,30 +4,12 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
 #include "state/providers/native_ops.h"
 
 #define USAGE_STATUS 2
-
-#define GROUP_FOLDER (S_ISGID | S_IRWXG) /* S_ISGID alone may come from a folder above */
-
-/* Owner and modes as the data folder has them: who may enter it may use what is in it. */
-static VtpmPlace
-place_of (const char *data_dir)
-{
-  VtpmPlace place = { .data_dir = (char *) data_dir, .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  struct stat info;
-  if (stat (data_dir, &info) == 0 && (info.st_mode & GROUP_FOLDER) == GROUP_FOLDER)
-    {
-      place.dir_mode = 02770;
-      place.file_mode = 0660;
-      place.group = info.st_gid;
-    }
-  return place;
-}
 
 static int
 usage (const char *cause)
@@ -61,7 +43,7 @@ main (int argc, char **argv)
     }
   if (!data_dir || !g_path_is_absolute (data_dir))
     return usage ("VTPM_DATA_DIR or data-dir= must name the data folder by its absolute path");
-  VtpmPlace place = place_of (data_dir);
+  VtpmPlace place = vtpm_place_of_folder (data_dir);
   g_autoptr (VtpmProviderEntry) entry
       = vtpm_provider_entry_new (&uuid, VTPM_NATIVE_KIND, VTPM_NATIVE_KIND, (const char *const *) argv + 2);
   VtpmHelperTalk talk = { .in = STDIN_FILENO, .out = STDOUT_FILENO };
