@@ -30,7 +30,7 @@ provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/uni
 provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part tests/unit/test-swtpm-format
 host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
-src_tests = tests/unit/test-census tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \
+src_tests = tests/unit/test-census tests/unit/test-census-images tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \
 	tests/unit/test-cuse-files tests/unit/test-cuse-ioctl
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(provisioning_tests) $(src_tests) \
@@ -42,11 +42,14 @@ registry_fixture = tests/unit/registry_fixture.c tests/unit/registry_fixture.h
 provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
 native_fixture = tests/unit/native_fixture.c tests/unit/native_fixture.h
 host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
+census_fixture = tests/unit/census_fixture.c tests/unit/census_fixture.h
 unlock_fixture = $(host_fixture) tests/unit/unlock_fixture.c tests/unit/unlock_fixture.h
 
 tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
 tests_unit_test_state_format_doc_SOURCES = tests/unit/test-state-format-doc.c $(doc_fixture)
 tests_unit_test_header_epoch_SOURCES = tests/unit/test-header-epoch.c $(state_fixture)
+tests_unit_test_census_SOURCES = tests/unit/test-census.c $(census_fixture)
+tests_unit_test_census_images_SOURCES = tests/unit/test-census-images.c $(census_fixture)
 tests_unit_test_keyring_SOURCES = tests/unit/test-keyring.c $(host_fixture)
 tests_unit_test_header_SOURCES = tests/unit/test-header.c $(state_fixture)
 tests_unit_test_state_SOURCES = tests/unit/test-state.c $(state_fixture)
@@ -132,7 +135,7 @@ tap_cases += \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers \
+EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 

@@ -259,12 +259,16 @@ vtpm_authority_create (const VtpmPlace *place, const char *name, const char *sub
 }
 
 gboolean
-vtpm_authority_ensure (const VtpmPlace *place, const char *name, GError **error)
+vtpm_authority_ensure (const VtpmPlace *place, const char *name, gboolean *made, GError **error)
 {
+  *made = FALSE;
   if (vtpm_ca_exists (place, name))
     return TRUE;
   vtpm_autofd int held = lock (place, error);
-  return held >= 0 && (vtpm_ca_exists (place, name) || make (place, name, NULL, NULL, error));
+  if (held < 0 || vtpm_ca_exists (place, name))
+    return held >= 0;
+  *made = make (place, name, NULL, NULL, error);
+  return *made;
 }
 
 static VtpmSigner *

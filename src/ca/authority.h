@@ -16,8 +16,9 @@ typedef struct VtpmAuthority VtpmAuthority;
  */
 gboolean vtpm_authority_create (const VtpmPlace *place, const char *name, const char *subject, const char *key,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Makes the authority NAME where there is none; safe against a second process that does the same. */
-gboolean vtpm_authority_ensure (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Makes the authority NAME where there is none (*MADE); safe against a second process that does the same. */
+gboolean vtpm_authority_ensure (const VtpmPlace *place, const char *name, gboolean *made,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** NULL: usage (there is none), access-denied, state-damaged, the token's word. */
 VtpmAuthority *vtpm_authority_open (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -12,6 +12,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "src/ca/ca_store.h"
+#include "state/audit.h"
 #include "state/provider_process.h"
 
 #define HELPER "vtpm-ca-local"
@@ -183,6 +184,16 @@ take_error (const VtpmCaClient *client, const char *output, GError **error)
   return TRUE;
 }
 
+static void
+take_made (const VtpmCaClient *client, GString *output)
+{
+  if (client->program || !g_str_has_prefix (output->str, VTPM_CA_MADE))
+    return;
+  vtpm_audit (client->place,
+              &(VtpmAudit){ .act = "ca-create", .outcome = vtpm_audit_outcome (NULL), .detail = client->name });
+  g_string_erase (output, 0, strlen (VTPM_CA_MADE));
+}
+
 char *
 vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error)
 {
@@ -193,6 +204,7 @@ vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error
     return NULL;
   gboolean talked = talk (client, input, output, error);
   vtpm_helper_end (&client->process, talked ? GRACE_MS : 0, &how);
+  take_made (client, output);
   if (!talked || take_error (client, output->str, error))
     return NULL;
   if (g_strcmp0 (how, "exit status 0") == 0)

@@ -14,6 +14,8 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import Skip, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
+from keyhost import audit  # noqa: E402
+from killed import killer, run_killed  # noqa: E402
 from test_tpm2_tools import Tools  # noqa: E402
 
 SOFTHSM = next((path for path in ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so",
@@ -280,6 +282,7 @@ def test_default_authority(place):
     contains(root, "CA:TRUE, pathlen:1", "Certificate Sign", "9999 GMT")
     for i in range(6):
         true(verifies(certificates(place, "s%d" % i)["endorsement_keys"][0]["certificate"], chain), "s%d" % i)
+    same([(line["outcome"], line["detail"]) for line in audit(place, "ca-create")], [("ok", "default")])
     shown = json.loads(good(place, "ca", "list", "--json"))
     same([(ca["name"], ca["default"], ca["root"]) for ca in shown],
          [("default", True, shown[0]["subject"] + " root")])
@@ -289,6 +292,31 @@ def test_default_authority(place):
 def place_program():
     from device import VTPM
     return VTPM
+
+
+def test_killed_first_create(place):
+    """the first create, it or its authority's helper killed at any step that names or syncs a file: no TPM, or a whole
+    one; the next create makes one, and all there are verify"""
+    library = killer(place)
+    for name in (os.path.basename(place_program()), "vtpm-ca-local"):
+        killed, step = True, 0
+        while killed:
+            step += 1
+            true(step < 60, "it does not end")
+            shutil.rmtree(place.data_dir, ignore_errors=True)
+            done = run_killed(place, library, name, step, "create", "first.vtpm", "--ek", P384)
+            # the helper is killed, not vtpm: that tells, and makes nothing
+            killed = done.returncode == (-9 if name == os.path.basename(place_program()) else 1)
+            true(killed or done.returncode == 0, "step %d of %s: %s" % (step, name, done.stderr))
+            good(place, "create", "second.vtpm", "--ek", P384)
+            made = [path for path in ("first.vtpm", "second.vtpm") if os.path.exists(path)]
+            true(killed or len(made) == 2, "it was not killed")
+            chain = good(place, "ca", "export")
+            for path in made:
+                place.sound(path)
+                true(verifies(certificates(place, path)["endorsement_keys"][0]["certificate"], chain), "openssl verify")
+                os.unlink(path)
+        true(step > 5, "%s was killed %d times" % (name, step - 1))
 
 
 def test_group_place(place):

@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (STORE_VOLATILE, VTPM, Control, Skip, contains, die_with_parent, lacks, main, read_file, same, true,
                     wait_until, write_file)  # noqa: E402
 from keyhost import add_passphrase, audit, unchanged, vtpm  # noqa: E402
+from killed import killer, run_killed  # noqa: E402
 from test_tpm2_tools import Tools  # noqa: E402
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -579,23 +580,9 @@ def test_page(place):
         guests[name].stop_swtpm()
 
 
-def killer(place):
-    library = os.path.join(place.folder, "killed_names.so")
-    try:
-        subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library, os.path.join(HERE, "killed_names.c"),
-                        "-ldl"], check=True, stderr=subprocess.DEVNULL, timeout=60)
-    except (OSError, subprocess.CalledProcessError):
-        raise Skip("there is no compiler to build killed_names.c") from None
-    return library
-
-
 def killed_at(place, library, number, *args):
     """Whether it was killed before it could end by itself."""
-    done = subprocess.run([VTPM, *args, "--config", place.config], stdin=subprocess.DEVNULL, capture_output=True,
-                          env={**place.env, "LD_PRELOAD": library, "KILL_AT": str(number),
-                               "KILL_NAME": os.path.basename(VTPM),
-                               "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")},
-                          timeout=60, check=False)
+    done = run_killed(place, library, os.path.basename(VTPM), number, *args)
     true(done.returncode in (0, -signal.SIGKILL), done.stderr.decode())
     return done.returncode != 0
 
