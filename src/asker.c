@@ -70,7 +70,7 @@ ask_source (Caller *caller, GError **error)
 {
   if (!caller->given && !caller->unreadable)
     {
-      caller->given = caller->file ? vtpm_secret_from_file (caller->file, &caller->unreadable)
+      caller->given = caller->file ? vtpm_secret_from_file (caller->file, -1, &caller->unreadable)
                                    : vtpm_secret_from_fd (caller->fd, "--password-fd", &caller->unreadable);
       close_source (caller);
     }

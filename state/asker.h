@@ -28,10 +28,13 @@ typedef struct
   gpointer data;
 } VtpmAsker;
 
+/** How long a pipe is waited for that the configuration names: nobody sits there who could see what is missing. */
+#define VTPM_SECRET_WAIT_MS 5000
+
 /**
- * What the file PATH (a pipe too) holds, to its end, without one trailing LF. NULL: access-denied, key-closed (not
- * there, empty, too long).
+ * What the file PATH (a pipe too) holds, to its end, without one trailing LF; WAIT_MS is for all of it, -1 as long as
+ * it takes. NULL: access-denied, key-closed (not there, empty, too long, not written in time).
  */
-VtpmSecret *vtpm_secret_from_file (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Likewise from an open descriptor, which errors call NAME. */
+VtpmSecret *vtpm_secret_from_file (const char *path, int wait_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Likewise from an open descriptor, which errors call NAME, as long as it takes. */
 VtpmSecret *vtpm_secret_from_fd (int fd, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

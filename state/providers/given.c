@@ -14,7 +14,7 @@ VtpmSecret *
 vtpm_given_get (const VtpmGiven *given, gboolean is_new, GError **error)
 {
   if (given->file)
-    return vtpm_secret_from_file (given->file, error);
+    return vtpm_secret_from_file (given->file, VTPM_SECRET_WAIT_MS, error);
   VtpmSecret *secret = given->asker->ask (given->asker->data, NULL, given->what, is_new, NULL);
   if (!secret)
     vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_CLOSED, "it needs its %s: " VTPM_SECRET_ADVICE,

@@ -14,6 +14,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "state/provider_reply.h"
 
 #define PASSWORD_FILE "password-file="
 #define RANDOM_CHARACTERS 6 /* of mkstemp(3) */
@@ -39,6 +40,16 @@ ask (const VtpmNative *native, const char *what, gboolean is_new, GError **error
   return NULL;
 }
 
+static VtpmSecret *
+read_password_file (const VtpmNative *native, const char *path, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  VtpmSecret *secret = vtpm_secret_from_file (path, VTPM_SECRET_WAIT_MS, &cause);
+  if (!secret)
+    vtpm_provider_set_error (error, native->entry, vtpm_error_code (cause), "%s", vtpm_error_text (cause));
+  return secret;
+}
+
 VtpmSecret *
 vtpm_native_ask_passphrase (const VtpmNative *native, GError **error)
 {
@@ -46,7 +57,7 @@ vtpm_native_ask_passphrase (const VtpmNative *native, GError **error)
   if (!path)
     return ask (native, "passphrase of the key store", FALSE, error);
   if (g_path_is_absolute (path))
-    return vtpm_secret_from_file (path, error);
+    return read_password_file (native, path, error);
   vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
                   "the option " PASSWORD_FILE " of the key provider \"%s\" must be an absolute path, not %s",
                   native->entry->name, path);

@@ -169,6 +169,35 @@ def test_wrong_secret_first(place):
         os.remove("state.vtpm")
 
 
+def test_secret_from_a_pipe(place):
+    """password-file= names a pipe: who writes into it opens; where nobody does, no start waits for ever"""
+    place.configure("init-wait=20\n")
+    secret = os.path.abspath("secret")
+    write_file(secret, b"correct horse\n")
+    add_native(place, "last")
+    for kind in ("native", "passphrase"):
+        vtpm(place, "provider", "create", kind, "--kind", kind, "--option", "password-file=" + secret)
+        make_state(place, provider=kind)
+        vtpm(place, "keys", "add", "state.vtpm", "--provider", "last")
+        os.remove(secret)
+        os.mkfifo(secret)
+        begin = time.monotonic()
+        if kind == "native":
+            starts_by_the_second(place, kind, "key-closed")
+        else:
+            cold_start(place)  # its helper waits, the next slot is asked after 2 s
+        true(time.monotonic() - begin < 15, "a start took %.1f s" % (time.monotonic() - begin))
+        contains(vtpm(place, "provider", "test", kind, status=4, word="key-closed").stderr, secret, "nobody has written")
+        with subprocess.Popen(["sh", "-c", "while :; do echo correct horse >secret; sleep 0.05; done"],
+                              stdout=subprocess.DEVNULL, preexec_fn=die_with_parent) as feeder:
+            vtpm(place, "keys", "drop", "state.vtpm", "--provider", "last")
+            cold_start(place)
+            feeder.kill()
+        os.remove(secret)
+        write_file(secret, b"correct horse\n")
+        os.remove("state.vtpm")
+
+
 LATE = """#!/bin/sh
 echo "vtpm-provider 1 late $1 create versions destroy wrap unwrap"
 at=$VTPM_DATA_DIR/late

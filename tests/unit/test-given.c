@@ -5,6 +5,7 @@
  */
 #include "state/providers/given.h"
 
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -336,12 +337,88 @@ test_files (Fixture *f, gconstpointer data)
     {
       g_autoptr (GError) error = NULL;
       g_autofree char *path = write_secret (f, files[i].content, files[i].len);
-      g_autoptr (VtpmSecret) secret = vtpm_secret_from_file (path, &error);
+      g_autoptr (VtpmSecret) secret = vtpm_secret_from_file (path, -1, &error);
       g_assert_cmpuint (secret ? secret->len : 0, ==, files[i].kept);
       if (secret)
         g_assert_cmpmem (secret->data, secret->len, files[i].content, files[i].kept);
       else
         assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+    }
+}
+
+/* Comes late, and says it in two parts. */
+static gpointer
+write_late (gpointer data)
+{
+  const char *path = data;
+  g_usleep (100000);
+  int fd = open (path, O_WRONLY | O_CLOEXEC);
+  g_assert_cmpint (fd, >=, 0);
+  g_assert_true (vtpm_write_full (fd, "cor", 3));
+  g_usleep (100000);
+  g_assert_true (vtpm_write_full (fd, "rect\n", 5));
+  close (fd);
+  return NULL;
+}
+
+static void
+assert_secret (const char *path, int wait_ms, const char *wanted)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmSecret) secret = vtpm_secret_from_file (path, wait_ms, &error);
+  g_assert_no_error (error);
+  g_assert_cmpmem (secret->data, secret->len, wanted, strlen (wanted));
+}
+
+/* A pipe in the file system is waited for, not for ever; so is a writer who does not come to an end. */
+static void
+test_fifo (Fixture *f, gconstpointer data)
+{
+  (void) data;
+  g_autofree char *path = g_build_filename (f->folder, "fifo", NULL);
+  g_assert_cmpint (mkfifo (path, 0600), ==, 0);
+  const int limits[] = { 10000, -1 };
+  for (gsize i = 0; i < G_N_ELEMENTS (limits); i++)
+    {
+      GThread *writer = g_thread_new ("writer", write_late, path);
+      assert_secret (path, limits[i], "correct");
+      g_thread_join (writer);
+    }
+  vtpm_autofd int held = -1;
+  for (int i = 0; i < 2; i++)
+    {
+      GError *error = NULL;
+      gint64 begin = vtpm_now_ms ();
+      g_assert_null (vtpm_secret_from_file (path, 150, &error));
+      g_assert_cmpint (vtpm_now_ms () - begin, >=, 150);
+      g_assert_cmpint (vtpm_now_ms () - begin, <, 5000);
+      g_assert_nonnull (strstr (error->message, path));
+      assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+      held = held < 0 ? open (path, O_RDWR | O_CLOEXEC) : held;
+      g_assert_true (vtpm_write_full (held, "cor", 3));
+    }
+  g_assert_cmpint (g_remove (path), ==, 0);
+}
+
+/* A shell's <(command), and --password-fd: the writer has ended before it is read. */
+static void
+test_pipe (Fixture *f, gconstpointer data)
+{
+  (void) f;
+  (void) data;
+  for (int by_name = 0; by_name < 2; by_name++)
+    {
+      int ends[2];
+      g_assert_cmpint (pipe2 (ends, O_CLOEXEC), ==, 0);
+      g_autofree char *path = g_strdup_printf ("/dev/fd/%d", ends[0]);
+      g_autoptr (GError) error = NULL;
+      g_assert_true (vtpm_write_full (ends[1], "horse\n", 6));
+      vtpm_fd_clear (&ends[1]);
+      g_autoptr (VtpmSecret) secret
+          = by_name ? vtpm_secret_from_file (path, 10000, &error) : vtpm_secret_from_fd (ends[0], "it", &error);
+      g_assert_no_error (error);
+      g_assert_cmpmem (secret->data, secret->len, "horse", 5);
+      vtpm_fd_clear (&ends[0]);
     }
 }
 
@@ -402,6 +479,8 @@ main (int argc, char **argv)
   ADD ("changed-slots", test_changed_slots);
   ADD ("raw-key", test_raw_key);
   ADD ("files", test_files);
+  ADD ("fifo", test_fifo);
+  ADD ("pipe", test_pipe);
   ADD ("option-file", test_option_file);
   ADD ("requests", test_requests);
   return g_test_run ();
