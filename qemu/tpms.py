@@ -109,6 +109,15 @@ class Vtpm:
         shutil.copy(self.state, other.state)
         return other
 
+    def losses(self, policy):
+        """What vtpm lists before it does POLICY to the state file, which it does not here: nobody says yes."""
+        done = subprocess.run([self.program, policy, self.state, "--vm-uuid", self.vm_uuid, "--config", self.config],
+                              env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=120, check=False)
+        if done.returncode != 2 or "--yes" not in done.stderr:
+            raise GuestError(f"vtpm {policy} did not ask: exit {done.returncode}: {done.stderr}")
+        return done.stderr
+
     def authority(self):
         """What a verifier of its certificates trusts, PEM."""
         return self._run(self.program, "ca", "export", "--config", self.config)
