@@ -191,6 +191,81 @@ command_rotate (int argc, char **argv)
   return 0;
 }
 
+/* Two passphrases, and neither is given where the other is asked for. */
+typedef struct
+{
+  VtpmAsker *now, *new;
+} Passphrases;
+
+static void
+passphrases_clear (Passphrases *passphrases)
+{
+  vtpm_asker_free (passphrases->now);
+  vtpm_asker_free (passphrases->new);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Passphrases, passphrases_clear)
+
+static VtpmSecret *
+ask_either (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  const Passphrases *passphrases = data;
+  const VtpmAsker *asker = is_new ? passphrases->new : passphrases->now;
+  return asker->ask (asker->data, entry, what, is_new, error);
+}
+
+static void
+print_protected (const VtpmProviderEntry *entry, gboolean off)
+{
+  const char *file = NULL;
+  for (char **option = entry->options; option && *option; option++)
+    if (g_str_has_prefix (*option, "password-file="))
+      file = strchr (*option, '=') + 1;
+  printf ("the key store of provider %s is %s\n", entry->name,
+          off ? "no longer sealed: its mode alone protects it" : "sealed with the new passphrase");
+  if (!off && file)
+    printf ("Put it into %s now: until then no start opens by this provider\n", file);
+  else if (!off)
+    puts ("From now on each start asks for it, unless the provider's option password-file= names a file that has it");
+}
+
+static int
+command_protect (int argc, char **argv)
+{
+  g_autofree char *config = NULL;
+  g_auto (VtpmAskerOptions) now = { 0 }, new = { 0 };
+  gboolean off = FALSE;
+  const GOptionEntry entries[] = {
+    { "off", 0, 0, G_OPTION_ARG_NONE, &off, "take the passphrase away: the store's mode alone protects it", NULL },
+    { "new-password-file", 0, 0, G_OPTION_ARG_FILENAME, &new.file,
+      "the new passphrase is in FILE; without, it is asked for", "FILE" },
+    { "new-password-fd", 0, 0, G_OPTION_ARG_FILENAME, &new.fd, "likewise, read from the open descriptor N", "N" },
+    VTPM_ASKER_ENTRIES (now),
+    VTPM_CONFIG_ENTRY (config),
+    { NULL, 0, 0, 0, NULL, NULL, NULL },
+  };
+  g_autoptr (GError) error = NULL;
+  g_auto (Passphrases) passphrases = { 0 };
+  g_auto (VtpmProviderSession) session = { 0 };
+  const VtpmAsker asker = { ask_either, &passphrases };
+  const VtpmProviderEntry *entry = NULL;
+  if (!vtpm_command_parse (entries, "NAME",
+                           "Gives the key store of the native provider NAME a passphrase, or another one.", 1, 1, &argc,
+                           &argv, &error))
+    return vtpm_command_fail ("provider protect", error);
+  if (off && (new.file || new.fd))
+    vtpm_error_set (&error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "--off takes no new passphrase");
+  else if (vtpm_provider_session_begin (&session, config, NULL, &error)
+           && (passphrases.now = vtpm_asker_new (&now, &error)) && (passphrases.new = vtpm_asker_new (&new, &error)))
+    entry = vtpm_registry_find_name (session.registry, argv[1], &error);
+  if (entry)
+    session.config->asker = &asker;
+  if (!entry || !vtpm_upkeep_protect (session.config, entry, off, &error))
+    return vtpm_command_fail ("provider protect", error);
+  print_protected (entry, off);
+  return 0;
+}
+
 static int
 command_default (int argc, char **argv)
 {
@@ -222,6 +297,7 @@ static const VtpmCommand commands[] = {
   { "status", vtpm_command_provider_status, "ask them how they do; key versions and backup" },
   { "test", command_test, "wrap and unwrap a key that nothing uses" },
   { "rotate", command_rotate, "make a new key version" },
+  { "protect", command_protect, "give a native provider's key store a passphrase, or another, or none" },
   { "default", command_default, "choose the one for new vTPMs" },
   { "export", vtpm_command_provider_export, "back up the keys of a native provider (PKCS#12)" },
   { "import", vtpm_command_provider_import, "bring them back, or to another host" },

@@ -133,6 +133,28 @@ vtpm_upkeep_rotate (const VtpmConfig *config, const VtpmProviderEntry *entry, ch
   return tell_audit (config, "rotate", entry, version, cause, error) ? version : 0;
 }
 
+static gboolean
+protect (const VtpmConfig *config, const VtpmProviderEntry *entry, gboolean off, GError **error)
+{
+  if (!g_str_equal (entry->kind, VTPM_NATIVE_KIND))
+    {
+      vtpm_error_set (error, VTPM_UPKEEP_ERROR, VTPM_ERROR_USAGE,
+                      "key provider \"%s\" is of kind %s, and only a native one has a key store here", entry->name,
+                      entry->kind);
+      return FALSE;
+    }
+  g_autofree char *reply = request (config, entry, off ? "unprotect" : "protect", MAKE_MS, error);
+  return reply != NULL;
+}
+
+gboolean
+vtpm_upkeep_protect (const VtpmConfig *config, const VtpmProviderEntry *entry, gboolean off, GError **error)
+{
+  GError *cause = NULL;
+  (void) !protect (config, entry, off, &cause);
+  return tell_audit (config, off ? "unprotect" : "protect", entry, 0, cause, error);
+}
+
 static VtpmKeySlot *
 try_out (const VtpmConfig *config, const VtpmProviderEntry *entry, GError **error)
 {

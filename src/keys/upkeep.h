@@ -79,6 +79,14 @@ typedef struct
 gboolean vtpm_upkeep_import (const VtpmConfig *config, const char *name, const char *path, const VtpmAsker *password,
                              gboolean protect, VtpmImported *imported, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/**
+ * Seals the key store of ENTRY (native) with a new passphrase that is asked for, after the old one where there is one;
+ * with OFF leaves it to its mode alone. FALSE: usage (another kind), the provider's word, store-full; the key store is
+ * as it was.
+ */
+gboolean vtpm_upkeep_protect (const VtpmConfig *config, const VtpmProviderEntry *entry, gboolean off,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /** Asks a person whether it is meant. FALSE with an error: no. */
 typedef gboolean (*VtpmConfirm) (const VtpmProviderEntry *entry, gpointer data, GError **error);
 

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """vtpm provider export, import, retire and remove: keys that leave, come back, and go for good."""
+import json
 import os
 import pty
 import shutil
@@ -132,6 +133,53 @@ def test_sealed(place):
     good(place, "import", "sealed", "--pkcs12", "keys.p12", "--password-file", "pw", "--store-password-file", "pass")
     same(place.check(path).returncode, 4)
     same(place.vtpm("check", path, "--config", place.config, "--password-file", "pass").returncode, 0)
+
+
+def test_protect(place):
+    """protect gives a key store a passphrase, another, none; a wrong one changes nothing; what it wrapped opens by it"""
+    good(place, "create", "site", "--kind", "native")
+    path = state(place, "a")
+    store = key_store(place, "site")
+    plain = read_file(store)
+    one, two, wrong = (secret_file(name, name + "\n") for name in ("one", "two", "wrong"))
+
+    def opens(*args):
+        done = place.vtpm("check", path, "--config", place.config, *args, start_new_session=True)
+        return done.returncode == 0 or done.stderr.split("[")[1].split("]")[0]
+
+    contains(good(place, "protect", "site", "--new-password-file", one), "sealed", "each start asks")
+    same((opens("--password-file", one), opens("--password-file", two), opens()),
+         (True, "wrong-passphrase", "key-closed"))
+    true(plain[44:76] not in read_file(store), "the key stands in the store")
+    before = read_file(store)
+    bad(place, 4, "wrong-passphrase", "protect", "site", "--password-file", wrong, "--new-password-file", two)
+    bad(place, 4, "wrong-passphrase", "protect", "site", "--off", "--password-file", wrong)
+    bad(place, 4, "key-closed", "protect", "site", "--new-password-file", two, start_new_session=True)
+    bad(place, 4, "key-closed", "protect", "site", "--password-file", one, start_new_session=True)
+    bad(place, 4, "key-closed", "protect", "site", "--password-file", one, "--new-password-file",
+        secret_file("empty", ""))
+    bad(place, 2, "usage", "protect", "site", "--off", "--password-file", one, "--new-password-file", two)
+    same(read_file(store), before)
+    good(place, "protect", "site", "--password-file", one, "--new-password-file", two)
+    same((opens("--password-file", one), opens("--password-file", two)), ("wrong-passphrase", True))
+    good(place, "rotate", "site", "--password-file", two)
+    contains(good(place, "protect", "site", "--off", "--password-file", two), "no longer sealed")
+    same((opens(), len(status_of(place, "site")["versions"])), (True, 2))
+    contains(read_file(store), plain[44:76])
+    named = os.path.abspath(one)
+    good(place, "create", "named", "--kind", "native", "--option", "password-file=" + named)
+    contains(good(place, "protect", "named", "--new-password-file", two), "Put it into " + named)
+    bad(place, 4, "wrong-passphrase", "test", "named")
+    shutil.copy(two, one)
+    good(place, "test", "named")
+    good(place, "create", "raw", "--kind", "passphrase")
+    bad(place, 2, "usage", "protect", "raw", "--new-password-file", two)
+    bad(place, 4, "provider-unknown", "protect", "nobody", "--new-password-file", two)
+    lines = [json.loads(line) for line in read_file(os.path.join(place.data_dir, "audit.log")).splitlines()]
+    same([(line["act"], line["outcome"]) for line in lines if "protect" in line["act"]],
+         [("protect", "ok"), ("protect", "wrong-passphrase"), ("unprotect", "wrong-passphrase"),
+          *[("protect", "key-closed")] * 3, ("protect", "ok"), ("unprotect", "ok"), ("protect", "ok"),
+          ("protect", "usage")])
 
 
 def test_retire(place):
