@@ -132,6 +132,24 @@ def test_profile(place):
          "TPM specification in " + der.hex())
 
 
+def test_without_a_key(place):
+    """inspect --certificates tells the same with no key at hand, while the VM runs and to whom may only read"""
+    place.create("state.vtpm", "--ek", RSA + "," + P384)
+    told, text = certificates(place), good(place, "inspect", "--certificates", "state.vtpm")
+    same(text.count("BEGIN CERTIFICATE"), 3)
+    contains(text, told["vtpm_id"], *[key["key_hash"] for key in told["endorsement_keys"]])
+    device = place.start("state.vtpm")
+    device.powered()
+    os.chmod("state.vtpm", 0o400)
+    os.rename(place.data_dir, "away")
+    same(certificates(place), told)
+    same(good(place, "inspect", "--certificates", "state.vtpm"), text)
+    true(not os.path.exists(place.data_dir), "inspect made a place for keys")
+    os.rename("away", place.data_dir)
+    os.chmod("state.vtpm", 0o600)
+    device.term()
+
+
 def test_serials(place):
     """serial numbers: random, up to 128 bits, never one twice"""
     serials = []

@@ -583,6 +583,14 @@ def test_list(place):
     same(paths("--duplicates"), ["a", "b"])
     same(paths("--reverse"), ["u", "r", "b", "a"])
     same(paths("--sort", "vm_uuid")[0], "u")
+    for number, name in enumerate(("unbound", "b", "r", "a")):
+        os.utime("d/%s.vtpm" % name, (0, 1000000000 + number))
+    same(paths("--sort", "last_use"), ["u", "b", "r", "a"])
+    same(json.loads(vtpm(place, "list", "d/r.vtpm", "--json").stdout)[0]["last_use"], 1000000002)
+    same(paths("--filter", "provider=nat*", "--filter", "policy=copy"), ["a", "b", "r"])
+    same(paths("--filter", "path=*/*", "--filter", "ek_hash="), ["u"])
+    largest = max(every, key=lambda v: v["allocated_size"])["allocated_size"]
+    same([v["allocated_size"] for v in json.loads(vtpm(place, "list", "d", "--json", "--sort", "size").stdout)][-1], largest)
     same(paths("--sort", "lineage", "--filter", "vm_uuid=?*"), ["a", "b", "r"])
     table = vtpm(place, "list", "d").stdout
     contains(table, A, "duplicate of " + a["vtpm_id"][:8], "reidentify of " + a["vtpm_id"][:8], a["ek_hash"][:12])
