@@ -122,9 +122,15 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
     return FALSE;
   if (!broker->held || vtpm_broker_is_placeholder (broker->held))
     {
+      const VtpmUuid *vm = awaited_vm (broker);
       VtpmState *state = make_file (broker, request, record, payload, error);
       if (state)
         {
+          if (vm && !record->has_vm_uuid) /* it is bound as one that is there would have been */
+            {
+              broker->options->has_vm_uuid = TRUE;
+              broker->options->vm_uuid = *vm;
+            }
           vtpm_state_close (broker->held);
           broker->held = state;
         }

@@ -265,30 +265,31 @@ def test_incoming(place):
 
 def test_incoming_for_one_vm(place):
     """what waits for a TPM and is bound to a VM takes in that VM's, and no other's, also where start names no VM"""
-    for source, vm in (("own", VM), ("other", OTHER_VM)):
-        place.create(source, "--vm-uuid", vm)
-    folder = folder_of("waits")
-    setup(place, folder, "--overwrite")
-    path = os.path.join(folder, STATE)
-    same(place.vtpm("bind", path, "--vm-uuid", VM, "--config", place.config).returncode, 0)
-    same((record(place, folder)["awaits_incoming"], record(place, folder)["vm_uuid"]), (True, VM))
-    before = read_file(path)
     blobs = {}
-    for source in ("own", "other"):
+    for source, args in (("own", ("--vm-uuid", VM)), ("unbound", ()), ("other", ("--vm-uuid", OTHER_VM))):
+        place.create(source, *args)
         device = place.start(source, log=source)
         control, _ = device.powered()
         blobs[source] = control.pair()
         device.term()
-    device = place.start(path, "--incoming", log="waits")
-    with device.control() as control:
-        same(control.set_blob(PERMANENT, blobs["other"][0]), KEY_NOT_FOUND)
-        contains(device.log(), "[identity-other]", VM, OTHER_VM)
-        same(read_file(path), before)
-        same(control.load(*blobs["own"]), 0)
-    device.term()
-    now = record(place, folder)
-    same((now["vtpm_id"], now["vm_uuid"], now["awaits_incoming"]),
-         (place.inspect("own")["records"][0]["vtpm_id"], VM, False))
+    for source in ("own", "unbound"):
+        folder = folder_of("for-" + source)
+        setup(place, folder, "--overwrite")
+        path = os.path.join(folder, STATE)
+        same(place.vtpm("bind", path, "--vm-uuid", VM, "--config", place.config).returncode, 0)
+        same((record(place, folder)["awaits_incoming"], record(place, folder)["vm_uuid"]), (True, VM))
+        before = read_file(path)
+        device = place.start(path, "--incoming", log="waits-for-" + source)
+        with device.control() as control:
+            same(control.set_blob(PERMANENT, blobs["other"][0]), KEY_NOT_FOUND)
+            contains(device.log(), "[identity-other]", VM, OTHER_VM)
+            same(read_file(path), before)
+            same(control.load(*blobs[source]), 0)
+        device.term()
+        now = record(place, folder)
+        same((now["vtpm_id"], now["vm_uuid"], now["awaits_incoming"]),
+             (place.inspect(source)["records"][0]["vtpm_id"], VM, False))
+        place.sound(path)
 
 
 def place_is_sound(place, folder, word):
