@@ -31,17 +31,34 @@ prove (const VtpmConfig *config, const VtpmProviderEntry *entry, const VtpmRecor
   return provider && vtpm_keyslot_prove (provider, record, slot, dek, PROVIDER_WAIT_MS, error);
 }
 
+/* What this is for has a line of its own, which names the file. */
+static void
+tell_wrap (const VtpmConfig *config, const VtpmRecord *record, const VtpmProviderEntry *entry, const VtpmKeySlot *slot,
+           const GError *cause)
+{
+  vtpm_audit (&config->place, &(VtpmAudit){ .act = "wrap",
+                                            .vtpm_id = &record->vtpm_id,
+                                            .provider = entry ? &entry->uuid : NULL,
+                                            .key_version = slot ? slot->key_version : 0,
+                                            .outcome = vtpm_audit_outcome (cause),
+                                            .detail = cause ? cause->message : NULL });
+}
+
 gboolean
 vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record, const VtpmSecret *dek,
                           GError **error)
 {
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
-  const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, error) : NULL;
-  g_autoptr (VtpmKeySlot) slot = entry ? wrap (config, entry, record, dek, error) : NULL;
-  if (!slot || !prove (config, entry, record, slot, dek, error))
-    return FALSE;
-  g_ptr_array_add (record->key_slots, g_steal_pointer (&slot));
-  return TRUE;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, &cause);
+  const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, &cause) : NULL;
+  g_autoptr (VtpmKeySlot) slot = entry ? wrap (config, entry, record, dek, &cause) : NULL;
+  gboolean proved = slot && prove (config, entry, record, slot, dek, &cause);
+  tell_wrap (config, record, entry, slot, cause);
+  if (proved)
+    g_ptr_array_add (record->key_slots, g_steal_pointer (&slot));
+  else
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return proved;
 }
 
 gboolean

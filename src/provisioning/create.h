@@ -30,7 +30,8 @@ typedef struct
 gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Wraps DEK into a key slot of RECORD under the provider NAME (NULL: the default). FALSE: the provider's word. */
+/** Wraps DEK into a key slot of RECORD under the provider NAME (NULL: the default). Tells the audit log. FALSE: the
+ * provider's word. */
 gboolean vtpm_create_add_key_slot (const VtpmConfig *config, const char *name, VtpmRecord *record,
                                    const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -57,8 +57,8 @@ def test_acts(place):
     """every act has its line, also the one that failed, with who and which key"""
     live(place)
     same([act for act in acts(place) if act[0] != "unlock"],
-         [("provider-create", "ok"), ("provider-create", "ok"), ("provider-create", "usage"), ("create", "ok"),
-          ("identity-unchecked", "ok"), ("test", "ok"), ("test", "wrong-passphrase"), ("rotate", "ok"), ("export", "ok"),
+         [("provider-create", "ok"), ("provider-create", "ok"), ("provider-create", "usage"), ("wrap", "ok"),
+          ("create", "ok"), ("identity-unchecked", "ok"), ("test", "ok"), ("test", "wrong-passphrase"), ("rotate", "ok"), ("export", "ok"),
           ("import", "wrong-passphrase-or-damaged"), ("import", "ok"), ("retire", "key-in-use"),
           ("provider-default", "ok"), ("destroy", "ok"), ("destroy", "state-missing"), ("retire", "ok"),
           ("provider-remove", "ok")])
@@ -81,6 +81,34 @@ def test_unlock_fails(place):
     place.refused(4, ["[key-destroyed]"], "vm")
     last = lines(place)[-1]
     same((last["act"], last["outcome"], last["provider"]), ("unlock", "key-destroyed", listed(place)["native"]["uuid"]))
+
+
+def test_wrap(place):
+    """each key slot of a new vTPM, of a clone and of a binding has its line, also the one that could not be wrapped"""
+    good(place, "create", "site", "--kind", "native")
+    good(place, "create", "spare", "--kind", "native")
+    good(place, "rotate", "spare")
+    known = {entry["uuid"]: name for name, entry in listed(place).items()}
+
+    def since(count, *args, status=0):
+        done = place.vtpm(*args, "--config", place.config)
+        same(done.returncode, status, done.stderr)
+        return [(line["act"], known.get(line.get("provider")), line.get("key-version"), line["outcome"])
+                for line in lines(place)[count:] if line["act"] in ("wrap", "create", "bind")]
+
+    spare = ("wrap", "spare", 2, "ok")
+    same(since(len(lines(place)), "create", "vm", "--provider", "spare"), [spare, ("create", "spare", 2, "ok")])
+    same(len({line["vtpm-id"] for line in lines(place) if line["act"] in ("wrap", "create")}), 1)
+    same(place.vtpm("keys", "add", "vm", "--provider", "site", "--config", place.config).returncode, 0)
+    bound = since(len(lines(place)), "bind", "vm", "--vm-uuid", "7d444840-9dc0-41d1-b245-5ffdce74fad2")
+    same(bound, [spare, ("wrap", "site", 1, "ok"), ("bind", None, None, "ok")])
+    same(since(len(lines(place)), "clone", "vm", "vm2", "--vm-uuid", "7d444840-9dc0-41d1-b245-5ffdce74fad3")[:1],
+         [("wrap", "site", 1, "ok")])
+    os.unlink(key_store(place, "spare"))
+    same(since(len(lines(place)), "create", "vm3", "--provider", "spare", status=4),
+         [("wrap", "spare", None, "key-destroyed"), ("create", None, None, "key-destroyed")])
+    same(since(len(lines(place)), "create", "vm3", "--provider", "nobody", status=4)[0],
+         ("wrap", None, None, "provider-unknown"))
 
 
 def test_no_secret(place):
