@@ -102,8 +102,8 @@ def test_wrap(place):
     same(place.vtpm("keys", "add", "vm", "--provider", "site", "--config", place.config).returncode, 0)
     bound = since(len(lines(place)), "bind", "vm", "--vm-uuid", "7d444840-9dc0-41d1-b245-5ffdce74fad2")
     same(bound, [spare, ("wrap", "site", 1, "ok"), ("bind", None, None, "ok")])
-    same(since(len(lines(place)), "clone", "vm", "vm2", "--vm-uuid", "7d444840-9dc0-41d1-b245-5ffdce74fad3")[:1],
-         [("wrap", "site", 1, "ok")])
+    same(since(len(lines(place)), "clone", "vm", "vm2", "--on-clone", "copy", "--vm-uuid",
+               "7d444840-9dc0-41d1-b245-5ffdce74fad3"), [("wrap", "site", 1, "ok")])
     os.unlink(key_store(place, "spare"))
     same(since(len(lines(place)), "create", "vm3", "--provider", "spare", status=4),
          [("wrap", "spare", None, "key-destroyed"), ("create", None, None, "key-destroyed")])
