@@ -240,6 +240,22 @@ def test_storage_key(place):
     same(handles(tools, "nv-index"), ["0x1C00016"])
 
 
+def test_storage_key_kinds(place):
+    """a storage root key of every kind the library makes, and one that it has not is told"""
+    for kind in EVERY_KIND:
+        place.create("state.vtpm", "--ek", "none", "--srk", kind)
+        tools = Tools(place, create=False)
+        same(handles(tools, "persistent"), ["0x81000001"])
+        tools("create -Q -C 0x81000001 -u seal.pub -r seal.priv -i -", input=b"secret")
+        tools("load -Q -C 0x81000001 -u seal.pub -r seal.priv -c seal.ctx")
+        same(tools("unseal -c seal.ctx"), b"secret", kind)
+        tools.device.term()
+        os.unlink("state.vtpm")
+    done = place.vtpm("create", "state.vtpm", "--config", place.config, "--ek", "none", "--srk", "rsa4096")
+    if done.returncode:
+        contains(done.stderr, "[failed]", "rsa4096", "0x1c4")
+
+
 def test_no_writing(place):
     """a guest's owner cannot write or undefine a certificate"""
     place.create("state.vtpm", "--ek", P384)
