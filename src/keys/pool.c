@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/provider_reply.h"
 #include "state/seal.h"
@@ -275,16 +276,28 @@ vtpm_provider_pool_verify (VtpmProviderPool *pool, const VtpmRecord *record, con
 
 /* The failure that stands for all: as at a start (DESIGN section 7); a header changed without its key is mended by no
  * provider that comes back. */
-static GError *
+static guint
 choose_failure (GError *const *failures, guint n)
 {
   for (guint i = 0; i < n; i++)
     if (failures[i] && failures[i]->domain == VTPM_POOL_ERROR)
-      return failures[i];
+      return i;
   for (guint i = 0; i < n; i++)
     if (vtpm_error_may_come_back (failures[i]))
-      return failures[i];
-  return failures[0];
+      return i;
+  return 0;
+}
+
+/* As a start tells it: SLOT opened, or its failure CAUSE stands for all. */
+static void
+tell_audit (const VtpmProviderPool *pool, const VtpmRecord *record, const VtpmKeySlot *slot, const GError *cause)
+{
+  vtpm_audit (&pool->config->place, &(VtpmAudit){ .act = "unlock",
+                                                  .vtpm_id = &record->vtpm_id,
+                                                  .provider = &slot->provider,
+                                                  .key_version = slot->key_version,
+                                                  .outcome = vtpm_audit_outcome (cause),
+                                                  .detail = cause ? cause->message : NULL });
 }
 
 static gboolean
@@ -300,7 +313,7 @@ vtpm_provider_pool_unlock (VtpmProviderPool *pool, const VtpmRecord *record, GEr
   GError *failures[VTPM_MAX_KEY_SLOTS] = { NULL }; /* a record has one slot at least */
   gboolean late[VTPM_MAX_KEY_SLOTS];
   VtpmSecret *dek = NULL;
-  guint n = record->key_slots->len;
+  guint n = record->key_slots->len, told = 0;
   for (guint i = 0; i < n; i++)
     late[i] = is_late (pool, record->key_slots->pdata[i]);
   /* those that were too late the last time come last */
@@ -310,12 +323,17 @@ vtpm_provider_pool_unlock (VtpmProviderPool *pool, const VtpmRecord *record, GEr
         const VtpmKeySlot *slot = record->key_slots->pdata[i % n];
         Member *member = find_member (pool, &slot->provider, slot->key_id, &failures[i % n]);
         dek = member ? open_slot (pool, member, &member->ask, record, slot, &failures[i % n]) : NULL;
+        told = i % n;
       }
   for (guint i = 0; i < n && (dek || n > 1); i++)
     if (failures[i])
       vtpm_log (VTPM_LOG_WARNING, "key slot %u of %u: %s", i + 1, n, failures[i]->message);
   if (!dek)
-    g_propagate_error (error, g_error_copy (choose_failure (failures, n)));
+    {
+      told = choose_failure (failures, n);
+      g_propagate_error (error, g_error_copy (failures[told]));
+    }
+  tell_audit (pool, record, record->key_slots->pdata[told], failures[told]);
   for (guint i = 0; i < n; i++)
     g_clear_error (&failures[i]);
   return dek;

@@ -83,6 +83,22 @@ def test_unlock_fails(place):
     same((last["act"], last["outcome"], last["provider"]), ("unlock", "key-destroyed", listed(place)["native"]["uuid"]))
 
 
+def test_unlock_by_tools(place):
+    """who changes the keys of a file has unlocked it: a line says so, also where nothing opened or was changed"""
+    place.create("vm")
+    uuid = listed(place)["native"]["uuid"]
+    for args, status, wanted in ((["rekey", "vm", "--stale"], 0, ["ok"]), (["rekey", "vm", "--deep"], 0, ["ok"]),
+                                 (["rekey", "vm"], 4, ["key-destroyed"])):
+        if status:
+            os.unlink(key_store(place, "native"))
+        before = len(lines(place))
+        same(place.vtpm(*args, "--config", place.config).returncode, status, args)
+        told = [line for line in lines(place)[before:] if line["act"] == "unlock"]
+        same([line["outcome"] for line in told], wanted, args)
+        same({(line["provider"], line["key-version"]) for line in told}, {(uuid, 1)}, args)
+        same({line["vtpm-id"] for line in told}, {place.inspect("vm")["records"][0]["vtpm_id"]})
+
+
 def test_wrap(place):
     """each key slot of a new vTPM, of a clone and of a binding has its line, also the one that could not be wrapped"""
     good(place, "create", "site", "--kind", "native")
