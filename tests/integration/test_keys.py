@@ -11,6 +11,7 @@ from device import change_file, contains, lacks, main, read_file, same, true, wa
 from keyhost import (INDEX, add_native, add_passphrase, add_raw_key, audit, cold_start, destroy,  # noqa: E402
                      epoch, header_only, make_state, names, provider, random_name, rekey, rekey_lock, running, slots,
                      state_slots, unchanged, uuid_of, vtpm)
+from providers import add_helper  # noqa: E402
 from tpm_bytes import nv_write  # noqa: E402
 
 
@@ -110,6 +111,40 @@ def test_drop(place):
     same(names(place), ["native"])
     cold_start(place)
     same([line["outcome"] for line in audit(place, "drop")], ["usage", "key-destroyed", "ok"])
+
+
+ONCE = """#!/bin/sh
+# What a process has unwrapped it remembers; the key itself is good for one unwrap.
+echo "vtpm-provider 1 once $1 create versions wrap unwrap"
+while read -r op vtpm a b c d; do
+  case $op in
+    create) echo "ok k1 1" ;;
+    versions) echo "ok 1:k1:0" ;;
+    wrap) echo "ok k1 1 $b" ;;
+    unwrap)
+      if [ "$kept" ]; then echo "ok $kept"
+      elif rm "$VTPM_DATA_DIR/once" 2>/dev/null; then kept=$d; echo "ok $d"
+      else echo "error key-destroyed it is gone"; fi ;;
+    *) echo "error usage no such request" ;;
+  esac
+done
+"""
+
+
+def test_no_cache_proves(place):
+    """a helper that only remembers the key proves nothing: drop is refused, and rekey --verify fails"""
+    add_helper(place, "once", ONCE)
+    provider(place, "create", "once", "--kind", "once")
+    add_native(place, "second")
+    for args, status in ((["create", "state.vtpm", "--provider", "once"], 0),
+                         (["keys", "add", "state.vtpm", "--provider", "second"], 0),
+                         (["keys", "drop", "state.vtpm", "--provider", "second"], 4),
+                         (["rekey", "state.vtpm", "--stale", "--verify"], 4)):
+        write_file(os.path.join(place.data_dir, "once"), b"")
+        vtpm(place, *args, status=status, word="key-destroyed" if status else None)
+        true(not os.path.exists(os.path.join(place.data_dir, "once")), "the helper was not asked first")
+    same(names(place), ["once", "second"])
+    vtpm(place, "keys", "drop", "state.vtpm", "--provider", "once")
 
 
 def test_drop_unknown(place):
