@@ -135,7 +135,7 @@ tap_cases += \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
+EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
