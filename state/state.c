@@ -248,6 +248,27 @@ vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey 
   return g_steal_pointer (&state);
 }
 
+gboolean
+vtpm_state_is_as_left (VtpmState *state, gboolean *same, GError **error)
+{
+  FoundSlot found[2] = { 0 };
+  const guint64 epoch = state->record->epoch;
+  g_autoptr (VtpmHeader) header = vtpm_header_read (state->store, error);
+  if (!header)
+    return FALSE;
+  const OpenEpoch epochs[2] = { { epoch, state->dek, vtpm_header_find (header, epoch, state->dek) } };
+  gboolean fine = look_at_slot (state->store, header, 0, epochs, &found[0], error)
+                  && look_at_slot (state->store, header, 1, epochs, &found[1], error);
+  int current = fine ? choose (found) : -1;
+  *same = current >= 0 && found[current].header.generation == state->generation;
+  for (guint i = 0; i < 2; i++)
+    if (found[i].foreign || (found[i].locked && found[i].header.epoch > epoch))
+      *same = FALSE;
+  found_slot_clear (&found[0]);
+  found_slot_clear (&found[1]);
+  return fine;
+}
+
 void
 vtpm_state_close (VtpmState *state)
 {

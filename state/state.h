@@ -60,6 +60,12 @@ gboolean vtpm_state_is_final (const VtpmState *state);
 const VtpmSecret *vtpm_state_find_dek (const VtpmState *state, const VtpmUuid *vtpm_id, guint64 epoch);
 
 /**
+ * For an owner that had let go of the owner lock and holds it again: reads header and slots anew. *SAME: the newest
+ * slot is of the epoch and generation that were left there. FALSE: state-damaged and others of a header, store-failed.
+ */
+gboolean vtpm_state_is_as_left (VtpmState *state, gboolean *same, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
  * Finishes or undoes an epoch change found half done, makes both header copies equal, and
  * writes an unreadable slot anew from a final survivor. Changes nothing when all is well. An unreadable slot is told
  * in the log.

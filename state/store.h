@@ -78,6 +78,8 @@ int vtpm_store_file_fd (VtpmStore *store);
 /** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing).
  * After the last fork. */
 void vtpm_store_file_tell_pid (VtpmStore *store);
+/** It is the owner no more. */
+void vtpm_store_file_forget_pid (VtpmStore *store);
 /** The process that is marked so. 0: none; -1: it cannot be seen from here (another pid namespace). */
 pid_t vtpm_store_file_owner (VtpmStore *store);
 

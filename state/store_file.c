@@ -350,6 +350,13 @@ vtpm_store_file_tell_pid (VtpmStore *store)
   fcntl (file_store (store)->fd, F_SETLK, &lock);
 }
 
+void
+vtpm_store_file_forget_pid (VtpmStore *store)
+{
+  struct flock lock = lock_of (F_UNLCK, PID_BYTE);
+  fcntl (file_store (store)->fd, F_SETLK, &lock);
+}
+
 pid_t
 vtpm_store_file_owner (VtpmStore *store)
 {

@@ -133,6 +133,7 @@ tap_cases += \
 	tests/integration/test_swtpm.py \
 	tests/integration/test_swtpm_alike.py \
 	tests/integration/test_swtpm_setup.py \
+	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
 EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \

@@ -24,6 +24,7 @@
 
 #define START_TRIES 5
 #define START_PAUSE_US 20000 /* a tool writes a header in less */
+#define FILE_WAIT_MS 3000    /* for who sends a TPM to let go of its file */
 
 G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
 
@@ -241,8 +242,9 @@ make_new (const VtpmBrokerOptions *options, GError **error)
 /* Opens the file, or makes it; the owner lock is held after. NULL without an error: there is none yet, and that is
  * fine. */
 static VtpmStore *
-open_or_make (const VtpmBrokerOptions *options, GError **error)
+open_or_make (VtpmBroker *broker, GError **error)
 {
+  const VtpmBrokerOptions *options = broker->options;
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (options->path, TRUE, &cause);
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING
@@ -255,9 +257,16 @@ open_or_make (const VtpmBrokerOptions *options, GError **error)
       g_propagate_error (error, g_steal_pointer (&cause));
       return NULL;
     }
-  if (!vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error))
-    return NULL;
-  return g_steal_pointer (&store);
+  if (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause))
+    return g_steal_pointer (&store);
+  if (options->incoming && options->shared && !broker->awaits_file && vtpm_error_code (cause) == VTPM_ERROR_IN_USE)
+    {
+      g_autoptr (VtpmHeader) header = vtpm_header_read (store, error); /* whose it is can be told already */
+      broker->awaits_file = header && check_file_identity (options, likely_record (header), error);
+    }
+  else
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return NULL;
 }
 
 static gboolean
@@ -273,12 +282,25 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   g_auto (VtpmUnlocked) unlocked = { 0 };
-  g_autoptr (VtpmStore) store = open_or_make (options, error);
+  g_autoptr (VtpmStore) store = open_or_make (broker, error);
   g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
   if (!header || !check_file_identity (options, likely_record (header), error) || !say (broker, VTPM_LINK_ASKING, error)
       || !vtpm_unlock_header (options->config, header, &unlocked, error))
     return NULL;
   return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
+}
+
+gboolean
+vtpm_broker_await_file (VtpmBroker *broker, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  if (!broker->awaits_file)
+    return TRUE;
+  broker->held = vtpm_broker_unlock_file (broker, &cause);
+  broker->awaits_file = cause != NULL; /* neither: it is gone, and there is none to wait for */
+  if (cause)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return !broker->awaits_file;
 }
 
 /* *KEY_SLOTS: of the file, where there is one. */
@@ -292,7 +314,7 @@ try_start (VtpmBroker *broker, GPtrArray **key_slots, GError **error)
       g_propagate_error (error, g_steal_pointer (&cause));
       return FALSE;
     }
-  if (broker->options->may_come && (!state || vtpm_broker_is_placeholder (state)))
+  if (broker->options->may_come && !broker->awaits_file && (!state || vtpm_broker_is_placeholder (state)))
     broker->options->incoming = TRUE;
   if (!broker->options->incoming && !vtpm_broker_hand_over (broker, state, error))
     return FALSE;
@@ -378,7 +400,10 @@ vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
   if (!start (&broker, &error) && !send_failure (&broker, error))
     _exit (EXIT_FAILURE);
   if (options->daemon)
-    vtpm_detach_stdio ();
+    {
+      vtpm_autofd int null = vtpm_open_null ();
+      vtpm_detach_stdio (null);
+    }
   serve (&broker);
   _exit (EXIT_SUCCESS);
 }

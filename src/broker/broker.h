@@ -24,6 +24,7 @@ typedef struct
   const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */
   mode_t mode;          /* of a file that is made; 0: as the store makes it */
   gboolean incoming;    /* there may be none: it is made when the state has come */
+  gboolean shared;      /* with INCOMING: another process may hold the file until then, and lets go of it */
   /* As INCOMING where there is no file (and CREATE), or only a TPM that was made in wait of one. An INIT without state
    * blobs then makes the file (CREATE) or starts that TPM, and it is nobody's place any more. */
   gboolean may_come;

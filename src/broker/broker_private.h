@@ -13,7 +13,8 @@ typedef struct
 {
   VtpmBrokerOptions *options;
   int sock;
-  VtpmState *held; /* started with --incoming: the file, until what is to come in was merged into it */
+  gboolean awaits_file; /* it is there, and still held by who sends the state */
+  VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
 } VtpmBroker;
 
 /* What comes in is of this VM, or it does not come in. */
@@ -29,6 +30,9 @@ VtpmState *vtpm_broker_open_state (VtpmBroker *broker, VtpmStore *taken, const V
 VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
 /** Settles the identity and gives the file to the device. */
 gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Gets hold of a file that another process held at the start, and lets go of about now. FALSE: in-use and others. */
+gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* src/broker/incoming.c */
 

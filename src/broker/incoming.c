@@ -69,7 +69,7 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
   if (!record)
     return FALSE;
   g_ptr_array_add (records, record);
-  if (!check_incoming (broker, record, error))
+  if (!vtpm_broker_await_file (broker, error) || !check_incoming (broker, record, error))
     return FALSE;
   const VtpmSecret *own = broker->held ? vtpm_state_find_dek (broker->held, &record->vtpm_id, record->epoch) : NULL;
   if (own && vtpm_seal_verify_record (own, record))
@@ -149,6 +149,8 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 gboolean
 vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
+  if (!vtpm_broker_await_file (broker, error))
+    return FALSE;
   if (!broker->held && !request->record && broker->options->create)
     {
       broker->options->incoming = broker->options->may_come = FALSE;

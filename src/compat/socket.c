@@ -36,7 +36,9 @@ static const char help_text[]
       "--key file=FILE|fd=N[,format=hex|binary][,mode=...][,remove]\n"
       "                       what alone opens the state\n"
       "--migration-key ...    accepted: state blobs are always sealed, as the state is\n"
-      "--migration incoming   the state comes by the control channel\n"
+      "--migration incoming,release-lock-outgoing\n"
+      "                       the state comes by the control channel; once state blobs were given the state's lock is\n"
+      "                       let go of, for the host that the VM moves to\n"
       "--flags not-need-init|startup-clear|startup-state|startup-none,disable-auto-shutdown\n"
       "--locality reject-locality-4,allow-set-locality\n"
       "--seccomp action=none|log|kill\n"
@@ -48,7 +50,7 @@ print_capabilities (void)
 {
   puts ("{ \"type\": \"swtpm\", \"features\": [ \"tpm-2.0\", \"tpm-send-command-header\", \"flags-opt-startup\", "
         "\"flags-opt-disable-auto-shutdown\", \"ctrl-opt-terminate\", \"cmdarg-seccomp\", \"cmdarg-key-fd\", "
-        "\"cmdarg-pwd-fd\", \"cmdarg-print-states\", \"cmdarg-chroot\", \"nvram-backend-dir\", "
+        "\"cmdarg-pwd-fd\", \"cmdarg-print-states\", \"cmdarg-chroot\", \"cmdarg-migration\", \"nvram-backend-dir\", "
         "\"nvram-backend-file\", \"tpmstate-opt-lock\" ], \"version\": \"" VTPM_COMPAT_VERSION "\" }");
   return 0;
 }
@@ -146,6 +148,7 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .provider = socket->key ? vtpm_compat_key_provider (socket->key) : NULL,
                                .mode = socket->mode,
                                .incoming = socket->incoming,
+                               .shared = socket->incoming,
                                .may_come = !socket->server.init };
   const VtpmServe serving = { .program = PROGRAM,
                               .daemon = socket->daemon,

@@ -248,15 +248,10 @@ parse_flags (const char *text, VtpmCompatSocket *socket, GError **error)
 static gboolean
 parse_migration (const char *text, VtpmCompatSocket *socket, GError **error)
 {
-  gboolean release = FALSE;
-  const VtpmCompatWord table[]
-      = { { "incoming", NULL, &socket->incoming }, { "release-lock-outgoing", NULL, &release }, { NULL, NULL, NULL } };
-  if (!vtpm_compat_words ("--migration", text, table, error))
-    return FALSE;
-  return !release
-         || vtpm_compat_usage (error, COMMAND,
-                               "--migration: release-lock-outgoing, for state on storage that two hosts share, is not "
-                               "offered (there is no cmdarg-migration among the capabilities)");
+  const VtpmCompatWord table[] = { { "incoming", NULL, &socket->incoming },
+                                   { "release-lock-outgoing", NULL, &socket->server.device.release_outgoing },
+                                   { NULL, NULL, NULL } };
+  return vtpm_compat_words ("--migration", text, table, error);
 }
 
 static gboolean

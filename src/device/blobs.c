@@ -155,14 +155,28 @@ get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
   return *blob ? VTPM_CONTROL_OK : VTPM_CONTROL_RETRY; /* RETRY: there is no such state */
 }
 
+/* A whole pair of this moment has been given: who has it may be about to go on with it. */
+static void
+all_given (VtpmBlobs *blobs)
+{
+  VtpmDevice *device = blobs->device;
+  vtpm_device_enter (device);
+  if (device->options.release_outgoing && blobs->out[0] && blobs->out_commands == device->commands)
+    vtpm_device_release_storage (device);
+  vtpm_device_leave (device);
+}
+
 guint32
 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len, guint32 *total)
 {
   GBytes *blob = NULL;
   gsize size;
   *len = *total = 0;
-  if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's */
-    return VTPM_CONTROL_RETRY;
+  if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's; QEMU asks for it last */
+    {
+      all_given (blobs);
+      return VTPM_CONTROL_RETRY;
+    }
   if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
     return VTPM_CONTROL_FAIL;
   vtpm_device_enter (blobs->device);

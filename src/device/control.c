@@ -11,6 +11,9 @@
 #define CAPABILITIES 0x0001ffffu
 /* GET_CONFIG: the state file is encrypted, and so are state blobs. */
 #define CONFIG_FLAGS 0x3u
+/* LOCK_STORAGE counts in these; meanwhile nobody else is served. */
+#define LOCK_RETRY_MS 10u
+#define MAX_LOCK_RETRIES 1000u
 
 static guint32
 init (VtpmControl *control, const VtpmControlRequest *request)
@@ -136,8 +139,8 @@ handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd,
       return VTPM_CONTROL_OK;
     case VTPM_CONTROL_GET_INFO:
       return get_info (control, request, reply);
-    case VTPM_CONTROL_LOCK_STORAGE: /* held from the start to the end */
-      return vtpm_device_has_state (device) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
+    case VTPM_CONTROL_LOCK_STORAGE:
+      return vtpm_device_lock_storage (device, MIN (request->retries, MAX_LOCK_RETRIES) * LOCK_RETRY_MS);
     case VTPM_CONTROL_N_COMMANDS:
       break;
     }

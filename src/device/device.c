@@ -17,6 +17,7 @@ G_DEFINE_QUARK (vtpm_device_error_quark, vtpm_device_error)
 
 #define COMMIT_RETRY_MS 100
 #define CANCEL_AHEAD_MS 50
+#define TAKE_BACK_MS 3000 /* as QEMU's LOCK_STORAGE: 300 times 10 ms */
 
 VtpmDevice *
 vtpm_device_new (const VtpmDeviceOptions *options)
@@ -104,6 +105,8 @@ vtpm_device_try_commit (VtpmDevice *device)
   g_autoptr (GError) error = NULL;
   if (!device->commit_open)
     return TRUE;
+  if (device->released)
+    return FALSE;
   if (vtpm_state_commit (device->state, &error))
     {
       if (device->commit_reported)
@@ -117,9 +120,8 @@ vtpm_device_try_commit (VtpmDevice *device)
   return FALSE;
 }
 
-/* Waits for a change, at most MS; the lock is released meanwhile. */
-static void
-wait_changed (VtpmDevice *device, gint64 ms)
+void
+vtpm_device_wait_changed (VtpmDevice *device, gint64 ms)
 {
   struct timespec until;
   clock_gettime (CLOCK_MONOTONIC, &until);
@@ -139,7 +141,7 @@ vtpm_device_wait_commit (VtpmDevice *device, gboolean stoppable)
       gint64 left = deadline - vtpm_now_ms ();
       if (left <= 0)
         return FALSE;
-      wait_changed (device, MIN (left, COMMIT_RETRY_MS));
+      vtpm_device_wait_changed (device, MIN (left, COMMIT_RETRY_MS));
       if (stoppable && device->stops != stops)
         return FALSE;
     }
@@ -179,11 +181,24 @@ refuse (guint32 rc, guint8 *out)
   return VTPM_TPM_HEADER_SIZE;
 }
 
+/* The guest runs on: its TPM is not another's after all. */
+static gboolean
+take_back (VtpmDevice *device)
+{
+  g_autoptr (GError) error = NULL;
+  if (vtpm_device_hold_storage (device, TAKE_BACK_MS, &error))
+    return device->powered;
+  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  return FALSE;
+}
+
 static gsize
 process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locality, guint8 *out)
 {
   gsize response_len;
   if (!device->powered)
+    return refuse (VTPM_RC_FAILURE, out);
+  if (device->released && !take_back (device))
     return refuse (VTPM_RC_FAILURE, out);
   if (!vtpm_device_try_commit (device))
     return refuse (VTPM_RC_RETRY, out);
@@ -194,6 +209,7 @@ process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locali
   command_ended (device);
   memcpy (out, response, response_len);
   device->commands++;
+  device->untouched = FALSE;
   /* one that failed is none: a TPM2_Shutdown that was refused has to be sent anew */
   device->last_code = vtpm_tpm_code (response) == VTPM_RC_SUCCESS ? vtpm_tpm_code (command) : 0;
   atomic_store (&device->established, vtpm_engine_established ());

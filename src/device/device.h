@@ -19,6 +19,8 @@ typedef struct
   guint store_wait_ms;       /* how long a failed commit is tried again */
   gboolean no_auto_shutdown; /* no TPM2_Shutdown of ours before power goes: as on a real machine that is switched off */
   gboolean no_locality_4;    /* locality 4 is refused */
+  gboolean
+      release_outgoing; /* once all state blobs were given the state file is let go of, for who takes the VM over */
 } VtpmDeviceOptions;
 
 /** The engine must be open. */
@@ -62,6 +64,9 @@ guint32 vtpm_device_reset_established (VtpmDevice *device, guint8 locality);
 guint32 vtpm_device_hash_start (VtpmDevice *device);
 guint32 vtpm_device_hash_data (VtpmDevice *device, const guint8 *data, gsize len);
 guint32 vtpm_device_hash_end (VtpmDevice *device);
+/** Holds the state file again after it was let go of (release_outgoing), trying for WAIT_MS. Gives the result for
+ * LOCK_STORAGE. */
+guint32 vtpm_device_lock_storage (VtpmDevice *device, guint wait_ms);
 /** WANT 0 asks; while the TPM is on nothing is set. Gives what is in force. */
 guint32 vtpm_device_buffer_size (VtpmDevice *device, guint32 want, guint32 *min, guint32 *max);
 

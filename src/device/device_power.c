@@ -14,6 +14,7 @@
 
 #define ANSWER_WAIT_MS 1000
 #define FINISH_RETRY_US 100000
+#define HOLD_MS 3000 /* for a file that was let go of */
 
 /* A TPM that loses power without TPM2_Shutdown counts it against the lockout (part 1, section
  * "Dictionary Attack Protection"); swtpm sends the same. One that lies suspended in the file
@@ -24,8 +25,8 @@ power_off (VtpmDevice *device)
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   if (!device->powered)
     return;
-  if (!device->options.no_auto_shutdown && !vtpm_state_payload (device->state)->volatile_state
-      && device->last_code != VTPM_CC_SHUTDOWN
+  if (!device->options.no_auto_shutdown && !device->released && !device->untouched
+      && !vtpm_state_payload (device->state)->volatile_state && device->last_code != VTPM_CC_SHUTDOWN
       && vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_STATE, command))
              != VTPM_RC_SUCCESS)
     vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_SHUTDOWN, VTPM_SU_CLEAR, command));
@@ -74,6 +75,7 @@ take_incoming (VtpmDevice *device, const VtpmIncoming *incoming)
   gboolean same = vtpm_state_generation (device->state) == incoming->generation
                   && vtpm_state_record (device->state)->epoch == incoming->record->epoch && !held->volatile_state
                   && !device->commit_open && same_bytes (held->permanent, incoming->payload->permanent);
+  device->untouched = same;
   if (same)
     return;
   vtpm_state_take (device->state,
@@ -96,7 +98,10 @@ power_on (VtpmDevice *device, const PowerOn *with)
   if (with->incoming)
     take_incoming (device, with->incoming);
   else
-    vtpm_device_drop_volatile (device); /* resumed once, or unwanted: it is not to be resumed again */
+    {
+      device->untouched = FALSE;
+      vtpm_device_drop_volatile (device); /* resumed once, or unwanted: it is not to be resumed again */
+    }
   device->powered = TRUE;
   device->last_code = 0;
   device->commands++;
@@ -123,6 +128,11 @@ init_locked (VtpmDevice *device, gboolean delete_volatile)
   if (device->finished || !device->state)
     return vtpm_error_row (VTPM_ERROR_STATE_MISSING)->init_result;
   end_waits (device);
+  if (!vtpm_device_hold_storage (device, HOLD_MS, &error))
+    {
+      vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+      return vtpm_error_row (vtpm_error_code (error))->init_result;
+    }
   gboolean incoming = vtpm_blobs_pending (device->blobs);
   if (delete_volatile && !incoming)
     vtpm_device_drop_volatile (device);
@@ -178,6 +188,14 @@ vtpm_device_stop (VtpmDevice *device)
 static gboolean
 finish_locked (VtpmDevice *device, GError **error)
 {
+  if (device->taken_over)
+    {
+      vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_TAKEN_OVER,
+                      "another process goes on with this TPM; what it was here is not stored");
+      return FALSE;
+    }
+  if (device->released || (device->untouched && !device->commit_open))
+    return TRUE;
   gint64 deadline = vtpm_now_ms () + device->options.store_wait_ms;
   for (;;)
     {
@@ -234,7 +252,9 @@ vtpm_device_store_volatile (VtpmDevice *device)
   g_autoptr (GError) error = NULL;
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered)
+  if (device->powered && !vtpm_device_hold_storage (device, HOLD_MS, NULL))
+    result = VTPM_CONTROL_IOERROR;
+  else if (device->powered)
     {
       VtpmBlob *volatile_state = vtpm_engine_get_volatile (&error);
       const VtpmBlob *permanent = vtpm_state_payload (device->state)->permanent;
@@ -289,9 +309,10 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
 {
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered && vtpm_device_try_commit (device))
+  if (device->powered && vtpm_device_hold_storage (device, HOLD_MS, NULL) && vtpm_device_try_commit (device))
     {
       vtpm_device_drop_volatile (device);
+      device->untouched = FALSE;
       gboolean fine = step == HASH_START  ? vtpm_engine_hash_start ()
                       : step == HASH_DATA ? vtpm_engine_hash_data (data, len)
                                           : vtpm_engine_hash_end ();

@@ -32,6 +32,9 @@ struct VtpmDevice
   gboolean finished;
   gboolean commit_open;     /* bytes were taken that are not known durable */
   gboolean commit_reported; /* and the log says so */
+  gboolean released;        /* the file is not ours now: nothing is written, TPM2_Shutdown included */
+  gboolean taken_over;      /* and another process has written to it meanwhile: it never is again */
+  gboolean untouched;       /* came in as the file holds it, and no command since: it may yet be another's */
   guint stops;              /* each ends a wait for a commit */
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
   guint64 commands;         /* run since the process began */
@@ -52,5 +55,12 @@ void vtpm_device_drop_volatile (VtpmDevice *device);
 gboolean vtpm_device_try_commit (VtpmDevice *device);
 /** Attempts for the store wait, the lock released in between; ended by a stop when STOPPABLE. */
 gboolean vtpm_device_wait_commit (VtpmDevice *device, gboolean stoppable);
+/** Lets go of the state file, so that another process can take the TPM over, unless a commit is open. */
+void vtpm_device_release_storage (VtpmDevice *device);
+/** Holds it again, trying for WAIT_MS; ended by a stop. The device's lock is released in between. FALSE: in-use,
+ * state-taken-over, store-failed. */
+gboolean vtpm_device_hold_storage (VtpmDevice *device, guint wait_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Waits for a change of the device, at most MS; its lock is released meanwhile. */
+void vtpm_device_wait_changed (VtpmDevice *device, gint64 ms);
 /** Runs a command of our own at locality 0 and gives its rc. */
 guint32 vtpm_device_own_command (VtpmDevice *device, const guint8 *command, gsize len);

@@ -18,6 +18,9 @@ may_begin (VtpmDevice *device, GError **error)
   if (!device->state)
     vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING,
                     "this TPM holds no state file now (it waits for one to come in, or it ends); try again later");
+  else if (device->released)
+    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                    "this TPM was saved and has let go of its state file; try again when its VM runs");
   else if (!vtpm_device_try_commit (device))
     vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STORE_FAILED,
                     "the TPM's last state is not stored yet; mend the disk, then try again");

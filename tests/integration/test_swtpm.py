@@ -620,7 +620,7 @@ def test_refused(place):
     folder = folder_of("r")
     good = ("--tpmstate", "dir=" + folder, "--ctrl", "type=unixio,path=c")
     for args, piece in (((*good,), "TPM 1.2"), (("--tpm2", "--ctrl", "type=unixio,path=c"), "--tpmstate"),
-                        (("--tpm2", *good, "--migration", "release-lock-outgoing"), "release-lock-outgoing"),
+                        (("--tpm2", *good, "--migration", "release-lock"), "release-lock"),
                         (("--tpm2", *good, "--flags", "startup-deactivated"), "startup-deactivated"),
                         (("--tpm2", *good, "--flags", "startup-clear,startup-state"), "--flags"),
                         (("--tpm2", *good, "--flags", "no-such"), "no-such"),

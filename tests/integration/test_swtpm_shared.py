@@ -1,0 +1,298 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""State on storage that two hosts share: swtpm's `--migration incoming,release-lock-outgoing`, as libvirt runs it. The
+two hosts are two processes here, with one file."""
+import fcntl
+import os
+import struct
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, lacks, main,  # noqa: E402
+                    read_file, same, true)
+from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, setup  # noqa: E402
+from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
+
+LOCK_STORAGE, RETRY, IN_USE, FAILURE = 19, 0x800, 0x1F, 0x101
+OWNER_BYTE, PID_BYTE = 0, 2
+INDEX = 0x01500001
+OUTGOING = ("--migration", "release-lock-outgoing")
+INCOMING = ("--migration", "release-lock-outgoing,incoming")
+FLOCK = "hhqqi4x"
+
+
+def lock_on(path, byte):
+    """The kind of lock that somebody has on BYTE of the file."""
+    with open(path, "rb") as file:
+        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        return struct.unpack(FLOCK, fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, asked))[0]
+
+
+def held(path):
+    owner, pid = (lock_on(path, byte) != fcntl.F_UNLCK for byte in (OWNER_BYTE, PID_BYTE))
+    same(pid, owner, "the owner is marked as such while it is one")
+    return owner
+
+
+class Pair:
+    """A TPM that runs, with something in it, and its file."""
+
+    def __init__(self, place, *args, key=None):
+        self.place, self.key = place, key
+        self.folder = folder_of(VM)
+        self.path = os.path.join(self.folder, STATE)
+        self.source, self.control, self.data = self.start("source", *(args or OUTGOING))
+        same(self.control.init(), 0, self.source.errors())
+        self.data.good(startup())
+        self.data.good(nv_define(INDEX, 5))
+        self.data.good(nv_write(INDEX, b"first"))
+        self.data.good(pcr_extend(16, b"\1" * 32))
+        self.pcr = self.data.pcr(16)
+
+    def start(self, name, *args):
+        fds = (pipe_of(self.key),) if self.key else ()
+        key = ("--key", "pwdfd=%d,mode=aes-256-cbc" % fds) if fds else ()
+        served = Served(self.place, self.folder, *args, *key, ctrl=name, pass_fds=fds)
+        control = served.control()
+        return served, control, control.open_data()
+
+    def save(self):
+        """As QEMU does: both blobs, then the third that a TPM 2.0 has not."""
+        blobs = self.control.pair()
+        same(self.control.get_blob(SAVESTATE)[0], RETRY)
+        return blobs
+
+    def finds(self, data, value):
+        same((data.nv(INDEX, 5), data.pcr(16)), (value, self.pcr))
+
+
+def lock_storage(control, retries=0):
+    return control.result(LOCK_STORAGE, words(retries))
+
+
+def ended(served, control, status, *pieces):
+    control.close()
+    served.process.terminate()
+    served.ends(status, *pieces)
+
+
+def migrates(place, key):
+    pair = Pair(place, key=key)
+    true(held(pair.path), "it runs")
+    target, other, there = pair.start("target", *INCOMING)
+    same(other.init(), IN_USE, "INIT while the source holds the file")
+    contains(target.errors(), "[in-use]", str(pair.source.process.pid))
+    same(other.result(STOP), 0)
+    blobs = pair.save()
+    true(not held(pair.path), "let go of")
+    before = read_file(pair.path)
+    same(other.load(*blobs), 0, target.errors())
+    same(read_file(pair.path), before, "what came in is what the file holds")
+    pair.finds(there, b"first")
+    there.good(nv_write(INDEX, b"later"))
+    true(held(pair.path), "the target holds it")
+    before = read_file(pair.path)
+    same(lock_storage(pair.control, 5), IN_USE)
+    same(pair.control.result(STOP), 0)
+    same(pair.control.result(SHUTDOWN), 0, "the source ends and has nothing to say")
+    pair.source.ends(0)
+    same(read_file(pair.path), before, "and writes nothing")
+    pair.control, pair.data = other, there
+    back, other, there = pair.start("back", *INCOMING)
+    blobs = pair.save()
+    same(other.load(*blobs), 0, back.errors())
+    pair.finds(there, b"later")
+    ended(target, pair.control, 0)
+    there.good(nv_write(INDEX, b"again"))
+    same(other.result(SHUTDOWN), 0)
+    back.ends(0)
+    if not key:
+        place.sound(pair.path)
+    last, control, data = pair.start("last")
+    same(control.init(), 0)
+    data.good(startup())
+    same(data.nv(INDEX, 5), b"again")
+    ended(last, control, 0)
+
+
+def test_migration(place):
+    """a running TPM moves to a second process with the same file, and back"""
+    migrates(place, None)
+
+
+def test_migration_with_secret(place):
+    """the same where a secret opens the state"""
+    migrates(place, b"one secret on both hosts")
+
+
+def test_fall_back(place):
+    """the migration comes to nothing: the source takes the file again, by LOCK_STORAGE or with the guest's next command"""
+    pair = Pair(place)
+    for number in range(4):
+        pair.save()
+        true(not held(pair.path), "let go of")
+        if number == 0:
+            same(lock_storage(pair.control), 0)
+            same(lock_storage(pair.control), 0, "again")
+        elif number == 1:
+            pair.data.good(get_random())
+        elif number == 2:
+            same(pair.control.result(STORE_VOLATILE), 0)
+        else:
+            same(pair.control.result(STOP), 0)
+            true(not held(pair.path), "a stopped TPM needs no file")
+            same(pair.control.init(), 0)
+            true(held(pair.path), "INIT does")
+            same(pair.data.rc(startup(1)), 0x1C4, "no TPM2_Shutdown was sent while the file was not held")
+            pair.data.good(startup())
+        true(held(pair.path), "held again")
+        pair.data.good(nv_write(INDEX, b"%05d" % number))
+        same(pair.data.nv(INDEX, 5), b"%05d" % number)
+    ended(pair.source, pair.control, 0)
+    place.sound(pair.path)
+
+
+def test_target_without_guest(place):
+    """a target that took the TPM in and ends before any guest's command leaves the file as it was: the source goes on"""
+    pair = Pair(place)
+    blobs = pair.save()
+    before = read_file(pair.path)
+    for how in ("shutdown", "term", "kill"):
+        target, other, _ = pair.start("target", *INCOMING)
+        same(other.load(*blobs), 0, target.errors())
+        true(held(pair.path), how)
+        if how == "shutdown":
+            same(other.result(SHUTDOWN), 0)
+            target.ends(0)
+        elif how == "term":
+            ended(target, other, 0)
+        else:
+            target.process.kill()
+            target.process.wait()
+        same(read_file(pair.path), before, how)
+    target, other, _ = pair.start("target", *INCOMING)
+    same(other.set_blob(PERMANENT, blobs[0]), 0)
+    true(lock_on(pair.path, OWNER_BYTE) != fcntl.F_UNLCK, "its broker holds it from the first blob on")
+    same(lock_storage(pair.control, 1), IN_USE)
+    target.process.kill()
+    target.process.wait()
+    same(lock_storage(pair.control, 300), 0)
+    pair.finds(pair.data, b"first")
+    ended(pair.source, pair.control, 0)
+    place.sound(pair.path)
+
+
+def test_taken_over(place):
+    """the target's guest ran: the source never writes again, whatever it is told, and says so"""
+    for how in ("lock", "command", "init"):
+        pair = Pair(place) if how == "lock" else None
+        if pair:
+            first = pair
+            value = b"first"
+        else:
+            pair = first
+            pair.source, pair.control, pair.data = pair.start("source-" + how, *OUTGOING)
+            same(pair.control.init(), 0)
+            pair.data.good(startup())
+            value = pair.data.nv(INDEX, 5)
+            pair.data.good(pcr_extend(16, b"\1" * 32))
+        blobs = pair.save()
+        target, other, there = pair.start("target-" + how, *INCOMING)
+        same(other.load(*blobs), 0, target.errors())
+        pair.finds(there, value)
+        there.good(nv_write(INDEX, how.encode().ljust(5)[:5]))
+        target.process.kill()
+        target.process.wait()
+        before = read_file(pair.path)
+        if how == "lock":
+            same(lock_storage(pair.control, 300), FAILURE)
+        elif how == "command":
+            same(pair.data.rc(get_random()), FAILURE)
+        else:
+            same(pair.control.init(), FAILURE)
+        same(pair.data.rc(nv_write(INDEX, b"wrong")), FAILURE)
+        same(lock_storage(pair.control, 1), FAILURE)
+        same(pair.control.init(), FAILURE)
+        true(not held(pair.path), "it lets the file alone")
+        ended(pair.source, pair.control, 1, "[state-taken-over]")
+        same(read_file(pair.path), before, how)
+    place.sound(pair.path)
+
+
+def test_nothing_written(place):
+    """a TPM that was let go of writes nothing at its end: no TPM2_Shutdown, no final mark"""
+    for how in ("term", "shutdown", "stop"):
+        pair = Pair(place) if how == "term" else pair
+        if how != "term":
+            pair.source, pair.control, pair.data = pair.start("source-" + how, *OUTGOING)
+            same(pair.control.init(), 0)
+            pair.data.good(startup())
+        pair.save()
+        before = read_file(pair.path)
+        if how == "stop":
+            same(pair.control.result(STOP), 0)
+        if how == "term":
+            ended(pair.source, pair.control, 0)
+        else:
+            same(pair.control.result(SHUTDOWN), 0)
+            pair.source.ends(0)
+        same(read_file(pair.path), before, how)
+
+
+def test_kept(place):
+    """without release-lock-outgoing, and where not all blobs of one moment were asked for, the file stays held"""
+    pair = Pair(place, "--migration", "incoming")
+    pair.save()
+    true(held(pair.path), "not told to let go")
+    same(lock_storage(pair.control), 0, "it is held")
+    ended(pair.source, pair.control, 0)
+    pair.source, pair.control, pair.data = pair.start("again", *OUTGOING)
+    same(pair.control.init(), 0)
+    pair.data.good(startup())
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(held(pair.path), "nobody has the blobs")
+    pair.control.pair()
+    true(held(pair.path), "QEMU has not all yet")
+    pair.data.good(get_random())
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(held(pair.path), "the blobs are of before")
+    same(pair.control.get_blob(VOLATILE)[0], 0)
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(not held(pair.path), "now")
+    ended(pair.source, pair.control, 0)
+
+
+def test_target_refused(place):
+    """a second process without `incoming`, and one for another VM, do not start on a file that is held"""
+    pair = Pair(place)
+    before = read_file(pair.path)
+    for args, word in ((OUTGOING, "[in-use]"), ((), "[in-use]")):
+        target = Served(place, pair.folder, "--terminate", *args, ctrl="second")
+        with target.control() as control:
+            true(control.init() != 0, "refused")
+        target.process.terminate()
+        target.ends(1, word)
+    elsewhere = folder_of(OTHER_VM)
+    os.symlink(os.path.abspath(pair.path), os.path.join(elsewhere, STATE))
+    target = Served(place, elsewhere, *INCOMING, ctrl="third", wait=False)
+    target.ends(1, "[identity-other]", VM, OTHER_VM)
+    pair.finds(pair.data, b"first")
+    same(read_file(pair.path), before)
+    ended(pair.source, pair.control, 0)
+
+
+def test_told(place):
+    """capabilities name cmdarg-migration, by which libvirt knows that it may migrate on shared storage"""
+    contains(run(place, SWTPM, "socket", "--print-capabilities").stdout, '"cmdarg-migration"')
+    contains(run(place, SWTPM, "socket", "--help").stdout, "release-lock-outgoing")
+    folder = folder_of("x")
+    setup(place, folder)
+    done = run(place, SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder, "--ctrl", "type=unixio,path=c",
+               "--migration", "sideways", status=1)
+    contains(done.stderr, "[usage]", "sideways")
+    lacks(" ".join(os.listdir(".")), "c ")
+
+
+if __name__ == "__main__":
+    main(globals())
