@@ -164,9 +164,7 @@ class Guest:
 
     def _start(self):
         if not os.path.exists(self.variables):
-            # qcow2: savevm wants every writable image to take snapshots, and puts the machine's state into this one
-            subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", OVMF_VARS, self.variables],
-                           check=True, timeout=60, stdin=subprocess.DEVNULL)
+            self._make_variables()
         self.tpm_process = TpmProcess(self.tpm, self.folder, self.label, incoming=self.incoming is not None)
         self.serial, serial_theirs = socket.socketpair()
         qmp_ours, qmp_theirs = socket.socketpair()
@@ -179,12 +177,21 @@ class Guest:
         qmp_theirs.close()
         self.qmp.command("qmp_capabilities")
 
-    def _command(self, serial, qmp):
-        line = [QEMU, "-M", "q35", "-accel", accelerator(), "-m", "256", "-nodefaults", "-display", "none",
+    def _make_variables(self):
+        # qcow2: savevm wants every writable image to take snapshots, and puts the machine's state into this one
+        subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", OVMF_VARS, self.variables],
+                       check=True, timeout=60, stdin=subprocess.DEVNULL)
+
+    def _machine(self):
+        """The machine, its firmware and what it boots."""
+        return ["-M", "q35", "-accel", accelerator(), "-m", "256",
                 "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}",
                 "-drive", f"if=pflash,unit=1,format=qcow2,file={self.variables}",
                 "-kernel", os.path.join(self.cache, "vmlinuz"), "-initrd", os.path.join(self.cache, "initramfs"),
-                "-append", "console=ttyS0 loglevel=0 panic=-1",
+                "-append", "console=ttyS0 loglevel=0 panic=-1"]
+
+    def _command(self, serial, qmp):
+        line = [QEMU, *self._machine(), "-nodefaults", "-display", "none",
                 "-chardev", f"socket,id=serial,fd={serial}", "-serial", "chardev:serial",
                 "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
                 "-chardev", f"socket,id=chrtpm,path={self.tpm_process.ctrl}",
