@@ -140,7 +140,7 @@ EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/inte
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
-# The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 20 in check.
+# The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 10 in check.
 tap_cases += tests/fuzz-run
 EXTRA_DIST += tests/fuzz tests/lint .clang-format .clang-tidy
 fuzz:
