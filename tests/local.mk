@@ -127,6 +127,7 @@ tap_cases += \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_secrets.py \
 	tests/integration/test_slot_faults.py \
+	tests/integration/test_soak.py \
 	tests/integration/test_start.py \
 	tests/integration/test_store.py \
 	tests/integration/test_storm.py \
@@ -137,12 +138,15 @@ tap_cases += \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
 EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
-	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py
+	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py \
+	tests/integration/hostile.py tests/integration/tpm_corpus.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 10 in check.
 tap_cases += tests/fuzz-run
 EXTRA_DIST += tests/fuzz tests/lint .clang-format .clang-tidy
-fuzz:
+# And the running device under a hostile guest and peer: VTPM_SOAK_COMMANDS of both, 20000 in check.
+fuzz: vtpm $(helper_PROGRAMS)
 	VTPM_FUZZ_SECONDS=$${VTPM_FUZZ_SECONDS:-60} $(srcdir)/tests/fuzz-run
+	$(TEST_ENV) VTPM_SOAK_COMMANDS=$${VTPM_SOAK_COMMANDS:-200000} $(srcdir)/tests/integration/test_soak.py
 .PHONY: fuzz
