@@ -18,20 +18,24 @@ typedef enum
   VTPM_LINK_WAITS,      /* started with --incoming: the file, if there is one, is handed over when the state came in */
   VTPM_LINK_FAILED,     /* error code and message */
   VTPM_LINK_BLOB_KEY,   /* the DEK that was asked for */
+  VTPM_LINK_OPENED,     /* the state in a blob that an swtpm sent */
   /* device to broker */
   VTPM_LINK_UNLOCK,  /* a record: its DEK, please */
   VTPM_LINK_DELIVER, /* the file, please; with record, DEK, state: what came in and is to be merged into it first */
+  VTPM_LINK_OPEN_FOREIGN,    /* a state blob that an swtpm sent: what is in it, please */
+  VTPM_LINK_DELIVER_FOREIGN, /* the file, please, with what was in those */
 } VtpmLinkType;
 
 typedef struct
 {
   VtpmLinkType type;
-  guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation */
+  guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation;
+                     OPEN_FOREIGN: 1 volatile, 0 permanent state; DELIVER_FOREIGN: 1 where there is volatile state */
   char *text;       /* FAILED */
   VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER */
   GBytes *record;   /* UNLOCK, DELIVER: a sealed record */
   VtpmSecret *keys; /* DELIVER: first piece of the payload */
-  VtpmBlob *parts;  /* DELIVER: second piece */
+  VtpmBlob *parts;  /* DELIVER: second piece; OPEN_FOREIGN, OPENED: the blob */
   int fd;           /* STATE; -1 without one */
 } VtpmLinkMessage;
 

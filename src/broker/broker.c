@@ -371,9 +371,12 @@ serve (VtpmBroker *broker)
       g_auto (VtpmLinkMessage) request = { .fd = -1 };
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
-      gboolean fine = request.type == VTPM_LINK_UNLOCK    ? vtpm_broker_unlock_blob (broker, &request, &error)
-                      : request.type == VTPM_LINK_DELIVER ? vtpm_broker_deliver (broker, &request, &error)
-                                                          : FALSE;
+      gboolean fine = request.type == VTPM_LINK_UNLOCK         ? vtpm_broker_unlock_blob (broker, &request, &error)
+                      : request.type == VTPM_LINK_DELIVER      ? vtpm_broker_deliver (broker, &request, &error)
+                      : request.type == VTPM_LINK_OPEN_FOREIGN ? vtpm_broker_open_foreign (broker, &request, &error)
+                      : request.type == VTPM_LINK_DELIVER_FOREIGN
+                          ? vtpm_broker_deliver_foreign (broker, &request, &error)
+                          : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
                         "the broker was asked for something that it does not know");
@@ -400,10 +403,7 @@ vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
   if (!start (&broker, &error) && !send_failure (&broker, error))
     _exit (EXIT_FAILURE);
   if (options->daemon)
-    {
-      vtpm_autofd int null = vtpm_open_null ();
-      vtpm_detach_stdio (null);
-    }
+    vtpm_detach_stdio ();
   serve (&broker);
   _exit (EXIT_SUCCESS);
 }

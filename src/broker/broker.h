@@ -28,6 +28,9 @@ typedef struct
   /* As INCOMING where there is no file (and CREATE), or only a TPM that was made in wait of one. An INIT without state
    * blobs then makes the file (CREATE) or starts that TPM, and it is nobody's place any more. */
   gboolean may_come;
+  /** What is in a state blob that an swtpm sent, BLOB, or an error; NULL: such are not taken. Called in the broker. */
+  VtpmBlob *(*open_foreign) (gpointer data, const VtpmBlob *blob, GError **error);
+  gpointer open_foreign_data;
   gboolean daemon; /* lets go of standard input and output once it has told how the start went */
   gboolean has_at_least;
   guint64 at_least_epoch, at_least_generation;

@@ -15,6 +15,7 @@ typedef struct
   int sock;
   gboolean awaits_file; /* it is there, and still held by who sends the state */
   VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
+  VtpmBlob *foreign[2]; /* permanent and volatile state that an swtpm sent, since nothing has been made of it yet */
 } VtpmBroker;
 
 /* What comes in is of this VM, or it does not come in. */
@@ -42,3 +43,16 @@ gboolean vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *req
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The file NAME takes the placeholder's place. */
+gboolean vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The VM whose TPM the file waits for, or NULL. */
+const VtpmUuid *vtpm_broker_awaited_vm (const VtpmBroker *broker);
+
+/* src/broker/foreign.c */
+
+/** Requests of the device. */
+gboolean vtpm_broker_open_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_broker_deliver_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -30,8 +30,8 @@ decode_record (const VtpmLinkMessage *request, GError **error)
 }
 
 /* The VM whose TPM the file waits for: start may have named none. One that it named goes over a placeholder's. */
-static const VtpmUuid *
-awaited_vm (const VtpmBroker *broker)
+const VtpmUuid *
+vtpm_broker_awaited_vm (const VtpmBroker *broker)
 {
   const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
   if (!own || !own->has_vm_uuid || (broker->options->has_vm_uuid && vtpm_broker_is_placeholder (broker->held)))
@@ -47,7 +47,7 @@ check_incoming (VtpmBroker *broker, const VtpmRecord *record, GError **error)
     return FALSE;
   const VtpmUuid *id
       = broker->held && !vtpm_broker_is_placeholder (broker->held) ? &vtpm_state_record (broker->held)->vtpm_id : NULL;
-  const VtpmUuid *vm = awaited_vm (broker);
+  const VtpmUuid *vm = vtpm_broker_awaited_vm (broker);
   gboolean same_vtpm = !id || vtpm_uuid_equal (id, &record->vtpm_id);
   if (same_vtpm && vtpm_identity_of (record, vm) != VTPM_IDENTITY_OTHER)
     return TRUE;
@@ -79,9 +79,8 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
   return reply.dek && vtpm_link_send (broker->sock, &reply, error);
 }
 
-/* The file NAME takes the placeholder's place. */
-static gboolean
-take_place (const VtpmBrokerOptions *options, const char *name, GError **error)
+gboolean
+vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name, GError **error)
 {
   if (rename (name, options->path) == 0 && vtpm_sync_folder_of (options->path))
     return TRUE;
@@ -102,7 +101,7 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
     unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
   g_autoptr (VtpmStore) store = vtpm_store_file_create (beside ? beside : options->path, error);
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error)
-      || !vtpm_broker_set_mode (options, store, error) || (beside && !take_place (options, beside, error)))
+      || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (options, beside, error)))
     return NULL;
   vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
@@ -122,7 +121,7 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
     return FALSE;
   if (!broker->held || vtpm_broker_is_placeholder (broker->held))
     {
-      const VtpmUuid *vm = awaited_vm (broker);
+      const VtpmUuid *vm = vtpm_broker_awaited_vm (broker);
       VtpmState *state = make_file (broker, request, record, payload, error);
       if (state)
         {

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "src/asker.h"
 #include "src/commands/command.h"
+#include "src/compat/swtpm_format.h"
 #include "src/serve.h"
 #include "src/tpm/tpm_commands.h"
 
@@ -155,6 +156,14 @@ forget_asker (gpointer secret)
   g_clear_pointer ((VtpmAsker **) secret, vtpm_asker_free);
 }
 
+/* A state blob that an swtpm sent in the clear. */
+static VtpmBlob *
+open_foreign (gpointer data, const VtpmBlob *blob, GError **error)
+{
+  (void) data;
+  return vtpm_swtpm_open_migration (blob->data, blob->len, NULL, NULL, "the state blob", error);
+}
+
 static int
 run (const Arguments *arguments, const char *path, GError **error)
 {
@@ -162,7 +171,10 @@ run (const Arguments *arguments, const char *path, GError **error)
                                         .end_with_control = arguments->terminate,
                                         .end_with_data = arguments->terminate,
                                         .pid_file = arguments->pid_file };
-  VtpmBrokerOptions broker = { .path = path, .create = arguments->create, .incoming = arguments->incoming };
+  VtpmBrokerOptions broker = { .path = path,
+                               .create = arguments->create,
+                               .incoming = arguments->incoming,
+                               .open_foreign = open_foreign };
   if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
       || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;

@@ -10,6 +10,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "src/compat/socket_options.h"
+#include "src/compat/swtpm_format.h"
 #include "src/compat/take_over.h"
 #include "src/serve.h"
 
@@ -35,7 +36,8 @@ static const char help_text[]
       "--key pwdfile=FILE|pwdfd=N[,mode=...][,kdf=...][,remove]\n"
       "--key file=FILE|fd=N[,format=hex|binary][,mode=...][,remove]\n"
       "                       what alone opens the state\n"
-      "--migration-key ...    accepted: state blobs are always sealed, as the state is\n"
+      "--migration-key ...    opens state blobs that an swtpm sent with it; our own are always sealed, as the state "
+      "is\n"
       "--migration incoming,release-lock-outgoing\n"
       "                       the state comes by the control channel; once state blobs were given the state's lock is\n"
       "                       let go of, for the host that the VM moves to\n"
@@ -121,6 +123,36 @@ take_over (gpointer data, GError **error)
   return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, error);
 }
 
+/* Of SIZE bytes; NULL without an error: none is needed, or none was given. */
+static VtpmSecret *
+read_key (VtpmCompatKey *key, gsize size, GError **error)
+{
+  g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
+  if (!key || !size || !vtpm_compat_key_source (key, &source, error))
+    return NULL;
+  VtpmSecret *secret = vtpm_swtpm_key_read (&source, size, error);
+  vtpm_fd_clear (&source.fd);
+  return secret;
+}
+
+/* In the broker: a state blob that an swtpm sent. */
+static VtpmBlob *
+open_blob (gpointer data, const VtpmBlob *blob, GError **error)
+{
+  static const char name[] = "the state blob";
+  const VtpmCompatSocket *socket = ((const Start *) data)->socket;
+  VtpmSwtpmMigration header;
+  g_autoptr (GError) cause = NULL;
+  if (!vtpm_swtpm_read_migration (blob->data, blob->len, name, &header, error))
+    return NULL;
+  g_autoptr (VtpmSecret) migration_key = read_key (socket->migration_key, header.migration_key_size, &cause);
+  g_autoptr (VtpmSecret) key = cause ? NULL : read_key (socket->key, header.key_size, &cause);
+  if (!cause)
+    return vtpm_swtpm_open_migration (blob->data, blob->len, migration_key, key, name, error);
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return NULL;
+}
+
 /* In the device. */
 static void
 forget_keys (gpointer data)
@@ -143,6 +175,8 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .vm_uuid = place->vm_uuid,
                                .prepare = take_over,
                                .prepare_data = &start,
+                               .open_foreign = open_blob,
+                               .open_foreign_data = &start,
                                .create = make,
                                .bare = TRUE,
                                .provider = socket->key ? vtpm_compat_key_provider (socket->key) : NULL,

@@ -14,7 +14,7 @@ typedef struct
   VtpmCompatPlace place;
   mode_t mode;                  /* of a state file that is made; 0: not said */
   VtpmCompatKey *key;           /* NULL: none */
-  VtpmCompatKey *migration_key; /* never read, only kept open: state blobs are sealed as the state is */
+  VtpmCompatKey *migration_key; /* of blobs that an swtpm sends; ours are sealed as the state is */
   char *log, *log_prefix;
   int log_level; /* -1: not said */
   gboolean truncate_log;

@@ -16,13 +16,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
 #define HEADER_SIZE 10
 #define OUR_VERSION 2
 #define FLAG_ENCRYPTED 0x01u
-#define FLAGS_MIGRATION 0x06u
+#define FLAG_MIGRATION_ENCRYPTED 0x02u
+#define FLAG_MIGRATION 0x04u
+#define FLAGS_MIGRATION (FLAG_MIGRATION_ENCRYPTED | FLAG_MIGRATION)
 #define FLAG_256_BIT_KEY 0x08u
+#define FLAG_256_BIT_MIGRATION_KEY 0x10u
 
 #define TAG_DATA 1
 #define TAG_ENCRYPTED_DATA 2
 #define TAG_HMAC 3
+#define TAG_MIGRATION_DATA 4
+#define TAG_ENCRYPTED_MIGRATION_DATA 5
 #define TAG_IVEC 6
+#define TAG_MIGRATION_IVEC 7
 #define TLV_HEADER_SIZE 6
 
 #define HASH_SIZE 32
@@ -55,32 +61,55 @@ vtpm_swtpm_is_blob (const void *data, gsize len)
   return !r.bad && version > 0 && oldest > 0 && oldest <= version && size == HEADER_SIZE;
 }
 
-gboolean
-vtpm_swtpm_read_header (const void *data, gsize len, const char *name, VtpmSwtpmHeader *header, GError **error)
+static gboolean
+read_header (const void *data, gsize len, const char *name, guint8 *version, guint16 *flags, GError **error)
 {
   VtpmReader r = vtpm_reader (data, len);
-  header->version = vtpm_read_u8 (&r);
+  *version = vtpm_read_u8 (&r);
   guint8 oldest = vtpm_read_u8 (&r);
   guint16 size = vtpm_read_be16 (&r);
-  guint16 flags = vtpm_read_be16 (&r);
+  *flags = vtpm_read_be16 (&r);
   guint32 total = vtpm_read_be32 (&r);
   if (r.bad)
     return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "ends before its header does; restore it from a backup");
   if (oldest > OUR_VERSION)
     return fail (error, VTPM_ERROR_STATE_NEWER_VERSION, name,
                  "was written by an swtpm that is newer than any known here; use a newer vtpm");
-  if (oldest == 0 || oldest > header->version || size != HEADER_SIZE)
+  if (oldest == 0 || oldest > *version || size != HEADER_SIZE)
     return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
                  "does not read as the state of an swtpm; name its folder or image, or restore it from a backup");
   if (total > len)
     return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "is shorter than its header says; restore it from a backup");
   if (total < len)
     return fail (error, VTPM_ERROR_STATE_DAMAGED, name, "is longer than its header says; restore it from a backup");
+  return TRUE;
+}
+
+gboolean
+vtpm_swtpm_read_header (const void *data, gsize len, const char *name, VtpmSwtpmHeader *header, GError **error)
+{
+  guint16 flags;
+  if (!read_header (data, len, name, &header->version, &flags, error))
+    return FALSE;
   if (flags & FLAGS_MIGRATION)
     return fail (error, VTPM_ERROR_BLOB_MISMATCH, name,
                  "is what an swtpm sends in a migration, not what it keeps; name its folder or image");
   header->encrypted = (flags & FLAG_ENCRYPTED) != 0;
   header->key_size = !header->encrypted || header->version == 1 ? 0 : flags & FLAG_256_BIT_KEY ? 32 : 16;
+  return TRUE;
+}
+
+gboolean
+vtpm_swtpm_read_migration (const void *data, gsize len, const char *name, VtpmSwtpmMigration *header, GError **error)
+{
+  guint8 version;
+  guint16 flags;
+  if (!read_header (data, len, name, &version, &flags, error))
+    return FALSE;
+  if (!(flags & FLAG_MIGRATION) || version != OUR_VERSION)
+    return fail (error, VTPM_ERROR_BLOB_MISMATCH, name, "is not what an swtpm sends in a migration");
+  header->migration_key_size = !(flags & FLAG_MIGRATION_ENCRYPTED) ? 0 : flags & FLAG_256_BIT_MIGRATION_KEY ? 32 : 16;
+  header->key_size = !(flags & FLAG_ENCRYPTED) ? 0 : flags & FLAG_256_BIT_KEY ? 32 : 16;
   return TRUE;
 }
 
@@ -205,14 +234,24 @@ compute_hmac (const VtpmSecret *key, const guint8 *sealed, gsize sealed_len, con
   return FALSE;
 }
 
+/* How encrypted TLVs are tagged, and where in the clear text a TPM's state begins. */
+typedef struct
+{
+  guint16 data, ivec;
+  gsize state_at;
+} Sealing;
+
+static const Sealing at_rest = { TAG_ENCRYPTED_DATA, TAG_IVEC, 0 };
+static const Sealing on_the_way = { TAG_ENCRYPTED_MIGRATION_DATA, TAG_MIGRATION_IVEC, TLV_HEADER_SIZE };
+
 /* Version 2. A blob without an IV was made with zeros (swtpm does so where it has no random bytes). */
 static VtpmBlob *
-decrypt_2 (const guint8 *data, gsize len, const VtpmSecret *key, const char *name, GError **error)
+decrypt_2 (const Sealing *how, const guint8 *data, gsize len, const VtpmSecret *key, const char *name, GError **error)
 {
   guint8 ivec[MAX_KEY_SIZE] = { 0 }, hmac[HASH_SIZE];
   VtpmReader sealed, told, iv;
-  if (!find_tlv (data, len, TAG_ENCRYPTED_DATA, &sealed) || !find_tlv (data, len, TAG_HMAC, &told)
-      || !find_tlv (data, len, TAG_IVEC, &iv) || sealed.size == 0 || sealed.size % BLOCK_SIZE != 0
+  if (!find_tlv (data, len, how->data, &sealed) || !find_tlv (data, len, TAG_HMAC, &told)
+      || !find_tlv (data, len, how->ivec, &iv) || sealed.size == 0 || sealed.size % BLOCK_SIZE != 0
       || told.size != HASH_SIZE || (iv.size != 0 && iv.size != key->len))
     {
       fail (error, VTPM_ERROR_STATE_DAMAGED, name, "is not put together as an swtpm does it; restore it from a backup");
@@ -227,7 +266,7 @@ decrypt_2 (const guint8 *data, gsize len, const VtpmSecret *key, const char *nam
     return NULL;
   gsize padding = padding_of (plain, key->len);
   if (CRYPTO_memcmp (hmac, told.data, HASH_SIZE) != 0 || !padding)
-    return unfit (starts_as_state (plain, 0), name, error);
+    return unfit (starts_as_state (plain, how->state_at), name, error);
   return cut_out (plain, 0, padding);
 }
 
@@ -269,7 +308,50 @@ vtpm_swtpm_open (const void *data, gsize len, const VtpmSecret *key, const char 
   gsize left = len - HEADER_SIZE;
   if (!header.encrypted)
     return plain_data (body, left, header.version, name, error);
-  return header.version == 1 ? decrypt_1 (body, left, key, name, error) : decrypt_2 (body, left, key, name, error);
+  return header.version == 1 ? decrypt_1 (body, left, key, name, error)
+                             : decrypt_2 (&at_rest, body, left, key, name, error);
+}
+
+/* What the source had in its file, behind the header: without that. */
+static VtpmBlob *
+open_way (const guint8 *body, gsize len, const VtpmSwtpmMigration *header, const VtpmSecret *key, const char *name,
+          GError **error)
+{
+  VtpmReader value;
+  if (header->migration_key_size)
+    return decrypt_2 (&on_the_way, body, len, key, name, error);
+  if (find_tlv (body, len, TAG_MIGRATION_DATA, &value) && value.size > 0)
+    return vtpm_blob_copy (value.data, value.size);
+  fail (error, VTPM_ERROR_STATE_DAMAGED, name, "has no TPM in it; send it again");
+  return NULL;
+}
+
+static gboolean
+way_key_fits (gsize size, const VtpmSecret *key, const char *name, GError **error)
+{
+  if (size == 0 || (key && key->len == size))
+    return TRUE;
+  if (key)
+    return fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name, "was encrypted with a key of another size");
+  return fail (error, VTPM_ERROR_KEY_CLOSED, name,
+               "is encrypted; start with the keys that its swtpm was started with (--migration-key, --key)");
+}
+
+VtpmBlob *
+vtpm_swtpm_open_migration (const void *data, gsize len, const VtpmSecret *migration_key, const VtpmSecret *key,
+                           const char *name, GError **error)
+{
+  VtpmSwtpmMigration header;
+  if (!vtpm_swtpm_read_migration (data, len, name, &header, error)
+      || !way_key_fits (header.migration_key_size, migration_key, name, error)
+      || !way_key_fits (header.key_size, key, name, error))
+    return NULL;
+  g_autoptr (VtpmBlob) inner
+      = open_way ((const guint8 *) data + HEADER_SIZE, len - HEADER_SIZE, &header, migration_key, name, error);
+  if (!inner)
+    return NULL;
+  return header.key_size ? decrypt_2 (&at_rest, inner->data, inner->len, key, name, error)
+                         : plain_data (inner->data, inner->len, OUR_VERSION, name, error);
 }
 
 static void

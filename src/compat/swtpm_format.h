@@ -48,6 +48,21 @@ gboolean vtpm_swtpm_read_header (const void *data, gsize len, const char *name, 
 VtpmBlob *vtpm_swtpm_open (const void *data, gsize len, const VtpmSecret *key, const char *name,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** What the header of a blob tells that an swtpm gives for a migration or snapshot. */
+typedef struct
+{
+  gsize migration_key_size; /* 16 or 32; 0: not encrypted for the way */
+  gsize key_size;           /* of what is in it, as it lay in its file: 16 or 32; 0: not encrypted */
+} VtpmSwtpmMigration;
+
+/** Reads it, as vtpm_swtpm_read_header(); blob-mismatch: it is no blob of a migration. */
+gboolean vtpm_swtpm_read_migration (const void *data, gsize len, const char *name, VtpmSwtpmMigration *header,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The TPM's state in it. The keys are needed where the header says so, and not looked at else. NULL: as
+ * vtpm_swtpm_open(). */
+VtpmBlob *vtpm_swtpm_open_migration (const void *data, gsize len, const VtpmSecret *migration_key,
+                                     const VtpmSecret *key, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /** The blob (version 2) of STATE, with KEY of 16 or 32 bytes encrypted; NULL: in the clear. NULL: failed. */
 VtpmBlob *vtpm_swtpm_make (const VtpmBlob *state, const VtpmSecret *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

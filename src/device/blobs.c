@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/device/blobs.h"
 
+#include "base/cursor.h"
 #include "base/errors.h"
 #include "base/log.h"
 #include "src/device/device_private.h"
 #include "state/seal.h"
+
+#define FOREIGN_HEADER_SIZE 10
 
 /* One of the two blobs on its way in. */
 typedef struct
@@ -18,7 +21,8 @@ struct VtpmBlobs
 {
   VtpmDevice *device;
   VtpmBlobUnlock unlock;
-  gpointer unlock_data;
+  VtpmBlobOpen open;
+  gpointer outside;     /* of both */
   GBytes *out[2];       /* the pair given last: permanent, volatile (NULL where there is none) */
   guint64 out_commands; /* how many commands had run then */
   Arriving in[2];
@@ -26,12 +30,13 @@ struct VtpmBlobs
 };
 
 VtpmBlobs *
-vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, gpointer data)
+vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data)
 {
   VtpmBlobs *blobs = g_new0 (VtpmBlobs, 1);
   blobs->device = device;
   blobs->unlock = unlock;
-  blobs->unlock_data = data;
+  blobs->open = open;
+  blobs->outside = data;
   device->blobs = blobs;
   return blobs;
 }
@@ -54,6 +59,7 @@ vtpm_blobs_clear (VtpmBlobs *blobs)
   g_clear_pointer (&blobs->incoming.record, vtpm_record_free);
   g_clear_pointer (&blobs->incoming.dek, vtpm_secret_free);
   g_clear_pointer (&blobs->incoming.payload, vtpm_payload_free);
+  blobs->incoming.foreign = FALSE;
 }
 
 void
@@ -256,7 +262,7 @@ find_dek (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
     return NULL;
   if (own)
     return own;
-  return blobs->unlock (blobs->unlock_data, record, error);
+  return blobs->unlock (blobs->outside, record, error);
 }
 
 static gboolean
@@ -316,6 +322,48 @@ accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *reco
   incoming->record = g_steal_pointer (&own_record);
   incoming->dek = g_steal_pointer (&own_dek);
   incoming->generation = envelope->generation;
+  incoming->foreign = FALSE;
+  return TRUE;
+}
+
+/* The header of an swtpm's blob: version, oldest reader, its own size, flags, the whole length (swtpm_nvstore.c).
+ * *WHOLE: 0 where it is none. */
+static void
+foreign_length (const GByteArray *bytes, gsize *whole)
+{
+  VtpmReader r = vtpm_reader (bytes->data, bytes->len);
+  guint8 version = vtpm_read_u8 (&r), oldest = vtpm_read_u8 (&r);
+  guint16 size = vtpm_read_be16 (&r);
+  vtpm_read_be16 (&r);
+  guint32 total = vtpm_read_be32 (&r);
+  *whole = !r.bad && oldest > 0 && oldest <= version && size == FOREIGN_HEADER_SIZE && total > size ? total : 0;
+}
+
+/* No envelope: what is in it is in the clear, or was encrypted by an swtpm, and is of nobody for sure. */
+static gboolean
+open_foreign (VtpmBlobs *blobs, guint index, GError **error)
+{
+  VtpmIncoming *incoming = &blobs->incoming;
+  Arriving *arriving = &blobs->in[index];
+  if (vtpm_device_has_state (blobs->device))
+    return mismatch (error, "the state blob is one of swtpm's; such a blob is taken only where there is no TPM yet");
+  if (arriving->bytes->len > VTPM_MAX_PAYLOAD)
+    return mismatch (error, "the state blob is larger than any TPM's");
+  VtpmBlob *opened = blobs->open (blobs->outside, index == 1, arriving->bytes->data, arriving->bytes->len, error);
+  if (!opened)
+    return FALSE;
+  arriving->whole = TRUE;
+  arriving->pair = (VtpmUuid){ 0 };
+  if (!incoming->payload)
+    incoming->payload = vtpm_payload_new ();
+  VtpmBlob **place = index ? &incoming->payload->volatile_state : &incoming->payload->permanent;
+  g_clear_pointer (place, vtpm_blob_free);
+  *place = opened;
+  if (index)
+    return TRUE;
+  g_clear_pointer (&incoming->record, vtpm_record_free);
+  g_clear_pointer (&incoming->dek, vtpm_secret_free);
+  incoming->foreign = TRUE;
   return TRUE;
 }
 
@@ -324,6 +372,10 @@ open_arrived (VtpmBlobs *blobs, guint index, GError **error)
 {
   Arriving *arriving = &blobs->in[index];
   VtpmEnvelope envelope;
+  gsize foreign;
+  foreign_length (arriving->bytes, &foreign);
+  if (foreign)
+    return open_foreign (blobs, index, error);
   if (!vtpm_envelope_decode (arriving->bytes->data, arriving->bytes->len, &envelope, error))
     return FALSE;
   if (envelope.part != (index ? VTPM_ENVELOPE_VOLATILE : VTPM_ENVELOPE_PERMANENT))
@@ -359,7 +411,8 @@ append_piece (Arriving *arriving, const guint8 *data, gsize len, gboolean *whole
       arriving->whole = FALSE;
     }
   g_byte_array_append (arriving->bytes, data, (guint) len);
-  if (!vtpm_envelope_length (arriving->bytes->data, arriving->bytes->len, &want, error))
+  foreign_length (arriving->bytes, &want);
+  if (!want && !vtpm_envelope_length (arriving->bytes->data, arriving->bytes->len, &want, error))
     return FALSE;
   *whole = want && arriving->bytes->len == want;
   if (want && arriving->bytes->len > want)

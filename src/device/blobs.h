@@ -13,8 +13,12 @@ typedef struct VtpmBlobs VtpmBlobs;
 /** Gets the DEK of an envelope's RECORD from outside: the broker, after its identity check. */
 typedef VtpmSecret *(*VtpmBlobUnlock) (gpointer data, const VtpmRecord *record, GError **error);
 
-/** UNLOCK is asked for a DEK that is not in memory; it may refuse (blob-needs-provider). */
-VtpmBlobs *vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, gpointer data);
+/** Gets what is in a blob of LEN bytes that an swtpm sent, likewise. */
+typedef VtpmBlob *(*VtpmBlobOpen) (gpointer data, gboolean is_volatile, const guint8 *blob, gsize len, GError **error);
+
+/** UNLOCK is asked for a DEK that is not in memory, OPEN for what is in a blob of swtpm's; they may refuse
+ * (blob-needs-provider). */
+VtpmBlobs *vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data);
 void vtpm_blobs_free (VtpmBlobs *blobs);
 
 /**
@@ -32,6 +36,7 @@ guint32 vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsiz
 /** What came in and waits for INIT. */
 typedef struct
 {
+  gboolean foreign;   /* an swtpm sent it: it has no record and no DEK */
   VtpmRecord *record; /* the permanent envelope's */
   VtpmSecret *dek;
   VtpmPayload *payload; /* permanent, and volatile where it came */

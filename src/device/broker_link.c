@@ -82,6 +82,18 @@ vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error
   return g_steal_pointer (&reply.dek);
 }
 
+VtpmBlob *
+vtpm_broker_link_open_foreign (gpointer data, gboolean is_volatile, const guint8 *blob, gsize len, GError **error)
+{
+  VtpmBrokerLink *link = data;
+  g_autoptr (VtpmBlob) copy = vtpm_blob_copy (blob, len);
+  VtpmLinkMessage request = { .type = VTPM_LINK_OPEN_FOREIGN, .number = is_volatile, .parts = copy, .fd = -1 };
+  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
+  if (!ask_broker (link, &request, VTPM_LINK_OPENED, &reply, error))
+    return NULL;
+  return g_steal_pointer (&reply.parts);
+}
+
 /* Permanent state and former keys in the two pieces of a payload; volatile state only the running TPM needs. */
 static gboolean
 encode_incoming (const VtpmIncoming *incoming, VtpmSecret **keys, VtpmBlob **parts, GError **error)
@@ -100,6 +112,13 @@ vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming, GE
   g_auto (VtpmLinkMessage) reply = { .fd = -1 };
   g_autoptr (VtpmSecret) keys = NULL;
   g_autoptr (VtpmBlob) parts = NULL;
+  if (incoming && incoming->foreign)
+    {
+      VtpmLinkMessage foreign
+          = { .type = VTPM_LINK_DELIVER_FOREIGN, .number = incoming->payload->volatile_state != NULL, .fd = -1 };
+      return ask_broker (link, &foreign, VTPM_LINK_STATE, &reply, error)
+             && vtpm_broker_link_adopt (link, &reply, error);
+    }
   if (incoming && !encode_incoming (incoming, &keys, &parts, error))
     return FALSE;
   VtpmLinkMessage request = { .type = VTPM_LINK_DELIVER,

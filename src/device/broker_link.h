@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "src/device/blobs.h"
+#include "src/device/endpoint.h"
 #include "src/link.h"
 
 typedef struct
@@ -26,6 +27,9 @@ gboolean vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message,
 /** A VtpmBlobUnlock with the link as DATA: bounded by the broker's 20 s. NULL: blob-needs-provider, the broker's word.
  */
 VtpmSecret *vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error);
+/** A VtpmBlobOpen with the link as DATA. NULL: blob-mismatch, key-closed, wrong-passphrase and others. */
+VtpmBlob *vtpm_broker_link_open_foreign (gpointer data, gboolean is_volatile, const guint8 *blob, gsize len,
+                                         GError **error);
 /** Of a device started with --incoming: has INCOMING (or NULL) merged into its file, or a file made of it, and adopts
  * that. FALSE: state-missing (neither is there), the broker's word. */
 gboolean vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming,

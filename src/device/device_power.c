@@ -72,9 +72,11 @@ static void
 take_incoming (VtpmDevice *device, const VtpmIncoming *incoming)
 {
   const VtpmPayload *held = vtpm_state_payload (device->state);
-  gboolean same = vtpm_state_generation (device->state) == incoming->generation
-                  && vtpm_state_record (device->state)->epoch == incoming->record->epoch && !held->volatile_state
-                  && !device->commit_open && same_bytes (held->permanent, incoming->payload->permanent);
+  gboolean is_of_file = incoming->foreign /* the file was made of it */
+                        || (vtpm_state_generation (device->state) == incoming->generation
+                            && vtpm_state_record (device->state)->epoch == incoming->record->epoch);
+  gboolean same = is_of_file && !held->volatile_state && !device->commit_open
+                  && same_bytes (held->permanent, incoming->payload->permanent);
   device->untouched = same;
   if (same)
     return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Fuzz target: the state that an import reads, which swtpm wrote, or somebody who wants us to think so. The first byte
- * chooses: a blob in the clear, one under a key of 16 or 32 bytes, an image; or the rest is a TPM's state, which must
- * come back from a blob of ours as it was.
+ * chooses: a blob (a file's or of a migration) in the clear, one under a key of 16 or 32 bytes, an image; or the rest
+ * is a TPM's state, which must come back from a blob of ours as it was.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +37,10 @@ try_blob (const guint8 *data, gsize size, gsize key_size)
   g_autoptr (VtpmBlob) state = vtpm_swtpm_open (data, size, key, "it", &error);
   must ((state != NULL) == (error == NULL));
   must (!state || (state->len > 0 && state->len < size && vtpm_swtpm_is_blob (data, size)));
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmBlob) sent = vtpm_swtpm_open_migration (data, size, key, key, "it", &cause);
+  must ((sent != NULL) == (cause == NULL));
+  must (!sent || (!state && sent->len > 0 && sent->len < size));
 }
 
 static void

@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""State blobs that an swtpm sends: a VM that runs on it is migrated to us, or restored here. They come from Debian's."""
+import json
+import os
+import struct
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import (DELETE_VOLATILE, PERMANENT, SHUTDOWN, STOP, VOLATILE, contains, lacks, main, read_file,  # noqa: E402
+                    same, true, write_file)
+from swtpm import MARK, OTHER_VM, STATE, VM, Served, debian, folder_of, pipe_of, setup  # noqa: E402
+from tpm_bytes import nv_define, nv_write, pcr_extend, startup  # noqa: E402
+
+INDEX = 0x01500001
+FAILURE, NO_KEY, WRONG_KEY, RUNNING = 0x101, 0x0D, 0x21, 0x0A
+WORD, OTHER_WORD = b"the secret of both hosts", b"another one"
+ENCRYPTED = 2
+CBC_256 = ",mode=aes-256-cbc"
+AT_REST, ON_THE_WAY = ("--key", "pwdfile=word" + CBC_256), ("--migration-key", "pwdfile=word" + CBC_256)
+
+
+def sent(place, name, *args, flags=1):
+    """What a guest left in a TPM of Debian's swtpm, and the blobs that it gave while the guest ran."""
+    write_file("word", WORD)
+    theirs = Served(place, folder_of(name, "theirs"), *args, program=debian(), ctrl="t-" + name)
+    control, data = theirs.powered()
+    data.good(startup())
+    data.good(nv_define(INDEX, 10))
+    data.good(nv_write(INDEX, b"kept by it"))
+    data.good(pcr_extend(16, b"\1" * 32))
+    blobs = []
+    for kind in (PERMANENT, VOLATILE):
+        result, got_flags, total, blob = control.get_blob(kind, flags=flags)
+        same((result, total), (0, len(blob)))
+        blobs.append((blob, got_flags))
+    pcr = data.pcr(16)
+    same(control.result(SHUTDOWN), 0)
+    theirs.process.wait(10)
+    return blobs, pcr
+
+
+def load(control, blobs):
+    """The first result that is not 0, of what QEMU sends."""
+    same(control.result(STOP), 0)
+    for kind, (blob, flags) in zip((PERMANENT, VOLATILE), blobs):
+        result = control.set_blob(kind, blob, flags)
+        if result:
+            return result
+    return control.init(DELETE_VOLATILE)
+
+
+def keys(word=WORD, own=True, way=True):
+    """(arguments, descriptors), as libvirt passes one secret twice."""
+    names = ["--key"] * own + ["--migration-key"] * way
+    fds = [pipe_of(word) for _ in names]
+    return [item for name, fd in zip(names, fds) for item in (name, "pwdfd=%d%s" % (fd, CBC_256))], fds
+
+
+def finds_all(place, folder, blobs, pcr, *args, fds=()):
+    """A TPM of ours takes them in, goes on where it was, and is there after a cold start."""
+    target = Served(place, folder, *args, ctrl="ours", pass_fds=fds)
+    with target.control() as control:
+        data = control.open_data()
+        same(load(control, blobs), 0, target.errors())
+        same((data.nv(INDEX, 10), data.pcr(16)), (b"kept by it", pcr), "it goes on where it was")
+        data.good(nv_write(INDEX, b"later here"))
+        same(control.result(SHUTDOWN), 0)
+    target.ends(0)
+
+
+def cold(place, folder, *args, fds=()):
+    served = Served(place, folder, *args, ctrl="cold", pass_fds=fds)
+    control, data = served.powered()
+    data.good(startup())
+    same(data.nv(INDEX, 10), b"later here")
+    control.close()
+    served.shutdown()
+
+
+def sealed(path):
+    lacks(read_file(path).decode("latin-1"), "kept by it", "later here")
+
+
+def test_plain(place):
+    """into an empty folder, a place that setup made, and one with --migration incoming: all goes on, sealed, and is told"""
+    blobs, pcr = sent(place, "plain")
+    contains(blobs[0][0].decode("latin-1"), "kept by it")
+    for name in ("empty", "prepared", "incoming"):
+        folder = folder_of(VM, name)
+        if name == "prepared":
+            setup(place, folder, "--overwrite")
+        if name == "incoming":
+            write_file(os.path.join(folder, MARK), b"")
+        finds_all(place, folder, blobs, pcr, *(("--migration", "incoming") if name == "incoming" else ()))
+        record = place.inspect(os.path.join(folder, STATE))["records"][0]
+        same((record["vm_uuid"], record["awaits_incoming"]), (VM, False), name)
+        cold(place, folder)
+        sealed(os.path.join(folder, STATE))
+        place.sound(os.path.join(folder, STATE))
+        same([entry for entry in os.listdir(folder) if "incoming" in entry], [])
+    lines = [json.loads(line) for line in read_file(os.path.join(place.data_dir, "audit.log")).splitlines()]
+    told = [line for line in lines if line["act"] == "state-import"]
+    same([(line["outcome"], "swtpm sent" in line["detail"]) for line in told], [("ok", True)] * 3, str(told))
+
+
+def test_encrypted(place):
+    """with the migration key: by libvirt's secret, by a key file; as the file had them encrypted too (flags 0)"""
+    write_file("rawkey", os.urandom(16).hex().encode())
+    raw = ("--migration-key", "file=rawkey")
+    for name, args, flags, ours in (("way", ON_THE_WAY, 1, None), ("both", AT_REST + ON_THE_WAY, 1, None),
+                                    ("nested", AT_REST + ON_THE_WAY, 0, None), ("rest", AT_REST, 0, None),
+                                    ("raw", raw, 1, raw)):
+        blobs, pcr = sent(place, name, *args, flags=flags)
+        lacks(blobs[0][0].decode("latin-1"), "kept by it")
+        same(blobs[0][1], ENCRYPTED if flags == 0 else 0, "swtpm tells of its own key only")
+        folder = folder_of(VM, name)
+        given, fds = (list(ours), []) if ours else keys()
+        finds_all(place, folder, blobs, pcr, *given, fds=fds)
+        sealed(os.path.join(folder, STATE))
+        given, fds = ((), []) if ours else keys(way=False)
+        cold(place, folder, *given, fds=fds)
+
+
+def nothing_came(place, folder, blobs, wanted, word, *args, fds=()):
+    before = {name: read_file(os.path.join(folder, name)) for name in os.listdir(folder)}
+    target = Served(place, folder, *args, ctrl="refuses", pass_fds=fds)
+    with target.control() as control:
+        same(load(control, blobs), wanted, target.errors())
+    contains(target.errors(), word)
+    target.process.terminate()
+    target.process.wait(10)
+    same({name: read_file(os.path.join(folder, name)) for name in os.listdir(folder)}, before, word)
+
+
+def test_wrong_keys(place):
+    """another secret, none, a key of another size: told with swtpm's codes, and nothing is made"""
+    blobs, _ = sent(place, "w", *ON_THE_WAY)
+    folder = folder_of(VM, "wrong")
+    given, fds = keys(OTHER_WORD)
+    nothing_came(place, folder, blobs, WRONG_KEY, "[wrong-passphrase]", *given, fds=fds)
+    nothing_came(place, folder, blobs, NO_KEY, "[key-closed]")
+    given, fds = keys(way=False)
+    nothing_came(place, folder, blobs, NO_KEY, "[key-closed]", *given, fds=fds)
+    write_file("half", os.urandom(16).hex().encode())
+    nothing_came(place, folder, blobs, WRONG_KEY, "[wrong-passphrase]", "--migration-key", "file=half")
+
+
+def test_rubbish(place):
+    """blobs that are cut, changed, of the other kind or of two moments do not come in; the right ones then do"""
+    blobs, pcr = sent(place, "r")
+    other, _ = sent(place, "r2")
+    (permanent, flags), suspended = blobs
+    folder = folder_of(VM, "rubbish")
+    target = Served(place, folder, ctrl="r")
+    with target.control() as control:
+        data = control.open_data()
+        for bad in (permanent[:-1], permanent[:30], permanent + b"x", permanent[:4] + b"\0\0" + permanent[6:],
+                    permanent[:10] + b"\0\1" + permanent[12:], permanent[:12] + b"\xff" + permanent[13:],
+                    b"\x02\x01\0\x0a\0\4" + struct.pack(">I", 500000) + bytes(499990), b"\x63" * 3 + permanent[3:]):
+            true(control.set_blob(PERMANENT, bad, flags) != 0 or control.init() != 0, "taken: %s" % bad[:16].hex())
+        for first, second in ((suspended, suspended), (other[0], suspended), ((permanent, flags), (permanent, flags))):
+            true(load(control, (first, second)) != 0, "a pair that is none")
+        true(not os.path.exists(os.path.join(folder, STATE)), "nothing was made")
+        same(load(control, blobs), 0, target.errors())
+        same((data.nv(INDEX, 10), data.pcr(16)), (b"kept by it", pcr))
+        same(control.result(SHUTDOWN), 0)
+    target.ends(0)
+
+
+def test_not_over_a_tpm(place):
+    """where there is a TPM already they are refused, with --migration incoming too; and while one runs"""
+    blobs, _ = sent(place, "o")
+    folder = folder_of(VM, "there")
+    setup(place, folder)
+    nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]")
+    nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]", "--migration", "incoming")
+    served = Served(place, folder, ctrl="runs")
+    control, _ = served.powered()
+    same(control.set_blob(PERMANENT, *blobs[0]), RUNNING)
+    control.close()
+    served.shutdown()
+
+
+def test_run(place):
+    """vtpm run takes a plain one with --incoming, bound to its VM, and no encrypted one"""
+    blobs, pcr = sent(place, "v")
+    secret, _ = sent(place, "v2", *ON_THE_WAY)
+    place.create("there.vtpm", "--vm-uuid", VM)
+    device = place.start("there.vtpm", "--vm-uuid", VM, log="there")
+    with device.control() as control:
+        same(load(control, blobs), FAILURE)
+    contains(device.log(), "[blob-mismatch]")
+    device.term()
+    device = place.start("in.vtpm", "--incoming", "--vm-uuid", OTHER_VM)
+    with device.control() as control:
+        data = control.open_data()
+        same(load(control, secret), NO_KEY)
+        contains(device.log(), "[key-closed]")
+        same(load(control, blobs), 0, device.log())
+        same((data.nv(INDEX, 10), data.pcr(16)), (b"kept by it", pcr))
+    device.term()
+    same(place.inspect("in.vtpm")["records"][0]["vm_uuid"], OTHER_VM)
+    place.sound("in.vtpm")
+
+
+if __name__ == "__main__":
+    main(globals())
