@@ -94,6 +94,7 @@ LDADD = $(VTPM_LIBS)
 
 # the programs as a user meets them
 tap_cases += \
+	tests/integration/test_apparmor.py \
 	tests/integration/test_ask.py \
 	tests/integration/test_attack.py \
 	tests/integration/test_audit.py \
@@ -119,6 +120,7 @@ tap_cases += \
 	tests/integration/test_life.py \
 	tests/integration/test_many.py \
 	tests/integration/test_mistakes.py \
+	tests/integration/test_package.py \
 	tests/integration/test_preflight.py \
 	tests/integration/test_rekey.py \
 	tests/integration/test_rekey_guest.py \
@@ -133,12 +135,11 @@ tap_cases += \
 	tests/integration/test_storm.py \
 	tests/integration/test_swtpm.py \
 	tests/integration/test_swtpm_alike.py \
-	tests/integration/test_swtpm_blobs.py \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
+EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/package.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py \
 	tests/integration/hostile.py tests/integration/tpm_corpus.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c

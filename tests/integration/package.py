@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Debian package, for the tests that install it (in an overlay, see overlay.py)."""
+import contextlib
+import functools
+import os
+import subprocess
+
+from device import VTPM, Skip
+from overlay import Overlay, Unavailable
+
+BUILD_LIMIT = 600
+
+
+@functools.lru_cache
+def build():
+    """Makes it where it is not made yet; returns its path."""
+    folder = os.path.dirname(VTPM)
+    if not os.path.exists(os.path.join(folder, "Makefile")):
+        raise Skip("%s is no build folder" % folder)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VTPM_"))}
+    done = subprocess.run(["make", "-s", "deb"], cwd=folder, env=dict(env, MAKEFLAGS="-j%d" % os.cpu_count()),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=BUILD_LIMIT, check=False)
+    found = [name for name in os.listdir(os.path.join(folder, "deb")) if name.endswith(".deb")]
+    if done.returncode != 0 or len(found) != 1:
+        raise AssertionError("make deb: status %d, left %r\n%s" % (done.returncode, found, done.stdout[-4000:]))
+    return os.path.join(folder, "deb", found[0])
+
+
+@contextlib.contextmanager
+def copy_of_host():
+    """An overlay, or the test is skipped."""
+    try:
+        with Overlay() as host:
+            yield host
+    except Unavailable as lack:
+        raise Skip("no overlay of this host: %s" % lack) from lack

@@ -1,0 +1,321 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Debian package: built, installed, upgraded, removed and purged, with swtpm's packages beside it and without,
+with states of ours and without. Each in a copy of this host that is thrown away (see overlay.py)."""
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+from device import Skip, contains, lacks, main, need_root, same, true
+from package import build, copy_of_host
+
+NAMES = ("swtpm", "swtpm_setup", "swtpm_ioctl")
+PROFILE = "/etc/apparmor.d/usr.bin.swtpm"
+ASIDE = PROFILE + ".distrib.dpkg-bak"
+STATES = "/var/lib/libvirt/swtpm"
+VM = "7d444840-9dc0-41d1-b245-5ffdce74fad2"
+OTHER_VM = "00112233-4455-6677-8899-aabbccddeeff"
+
+
+def said(done, status=0):
+    same(done.returncode, status, "%r said %s" % (done.args, done.stdout))
+    return done.stdout
+
+
+def dpkg(host, *arguments, status=0):
+    return said(host.run("dpkg", *arguments), status)
+
+
+def is_ours(host, path):
+    return "served by vtpm" in host.run(path, "--help").stdout + host.run(path, "socket", "--help").stdout \
+        or "vtpm" in host.run(path, "--version").stdout
+
+
+def diverted(host):
+    """Which names are, and to which."""
+    found = re.findall(r"^diversion of (\S+) to (\S+) by vtpm$", host.run("dpkg-divert", "--list").stdout, re.M)
+    return dict(found)
+
+
+def without_swtpm(host):
+    """What apt would take with them stays: it is not asked."""
+    dpkg(host, "--purge", "--force-depends", "swtpm-tools", "swtpm")
+    host.run("userdel", "tss")
+    host.run("groupdel", "tss")
+
+
+def need_swtpm():
+    for name in NAMES:
+        if not os.access("/usr/bin/" + name, os.X_OK):
+            raise Skip("swtpm and swtpm-tools are not installed")
+
+
+def repack(package, name, change):
+    """A package like PACKAGE, in the current folder, with what CHANGE did to its unpacked files."""
+    shutil.rmtree(name, ignore_errors=True)
+    subprocess.run(["dpkg-deb", "-R", package, name], check=True, timeout=60)
+    change(name)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", name, name + ".deb"], check=True, timeout=60,
+                   stdout=subprocess.DEVNULL)
+    return os.path.abspath(name + ".deb")
+
+
+def edit(path, old, new):
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    true(old in text, "%r is not in %s" % (old, path))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace(old, new))
+
+
+def with_version(number):
+    def change(folder):
+        edit(folder + "/DEBIAN/control", "Version: 0.1.0-1", "Version: " + number)
+        edit(folder + "/usr/share/doc/vtpm/README.md", "# vtpm", "# vtpm, version " + number)
+    return change
+
+
+def later_swtpm():
+    """As a later release of Debian's has it: with an AppArmor profile of its own, a conffile."""
+    folder = "later"
+    for path in ("DEBIAN", "usr/bin", "etc/apparmor.d"):
+        os.makedirs(os.path.join(folder, path))
+    files = {"DEBIAN/control": "Package: swtpm\nVersion: 9.9\nArchitecture: all\nMaintainer: nobody <a@b>\n"
+                               "Description: swtpm\n",
+             "DEBIAN/conffiles": PROFILE + "\n", "usr/bin/swtpm": "#!/bin/sh\necho later swtpm\n",
+             PROFILE[1:]: "# later profile\n"}
+    for path, text in files.items():
+        with open(os.path.join(folder, path), "w", encoding="ascii") as file:
+            file.write(text)
+    os.chmod(folder + "/usr/bin/swtpm", 0o755)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", folder, "later.deb"], check=True, timeout=60,
+                   stdout=subprocess.DEVNULL)
+    return os.path.abspath("later.deb")
+
+
+def setup(host, folder, vm):
+    """As libvirt makes a TPM: as user tss, in a folder of its own."""
+    script = ("mkdir -p -m 0711 %s && mkdir -p %s && chown tss %s && exec setpriv --reuid=tss --regid=tss --init-groups "
+              "swtpm_setup --tpm2 --tpm-state %s --vmid vm:%s --createek --create-ek-cert --create-platform-cert "
+              "--lock-nvram --not-overwrite" % (STATES, folder, folder, folder, vm))
+    return said(host.run("sh", "-c", script))
+
+
+def answers(host, folder, program="/usr/bin/swtpm"):
+    """PROGRAM starts, as user tss, on the state in FOLDER, and answers TPM2_GetRandom."""
+    script = r"""
+import os, socket, subprocess, sys, time
+program, folder = sys.argv[1:]
+ours, theirs = socket.socketpair()
+swtpm = subprocess.Popen([program, "socket", "--tpm2", "--tpmstate", "dir=" + folder, "--fd", str(theirs.fileno()),
+                          "--flags", "not-need-init,startup-clear"], pass_fds=[theirs.fileno()], user="tss",
+                         group="tss", extra_groups=os.getgrouplist("tss", 0))
+theirs.close()
+ours.settimeout(20)
+end, code = time.monotonic() + 20, "00000101"
+while code in ("00000100", "00000101") and time.monotonic() < end:  # until it is on
+    ours.sendall(bytes.fromhex("80010000000c0000017b0008"))
+    code = ours.recv(64)[6:10].hex()
+print(code)
+swtpm.terminate()
+swtpm.wait(20)
+"""
+    contains(said(host.run("/usr/bin/python3", "-c", script, program, folder)), "00000000")
+
+
+def facts(host, path):
+    info = os.stat(host.path(path))
+    names = {}
+    for kind in ("passwd", "group"):
+        with open(host.path("/etc/" + kind), encoding="utf-8") as file:
+            names[kind] = {int(line.split(":")[2]): line.split(":")[0] for line in file}
+    return stat.S_IMODE(info.st_mode), names["passwd"].get(info.st_uid), names["group"].get(info.st_gid)
+
+
+def read(host, path):
+    with open(host.path(path), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_build(_place):
+    """make deb: the programs for the places of a host, what it depends on, its manual; a second run gives the same"""
+    package = build()
+    with open(package, "rb") as file:
+        first = file.read()
+    build.__wrapped__()
+    with open(package, "rb") as file:
+        true(file.read() == first, "two builds differ")
+    fields = subprocess.run(["dpkg-deb", "-f", package, "Package", "Architecture", "Depends"], check=True, timeout=60,
+                            stdout=subprocess.PIPE, text=True).stdout
+    contains(fields, "Package: vtpm", "libtpms0 (>= 0.9.2)", "libssl3", "libc6")
+    lacks(fields, "libfuse3")
+    subprocess.run(["dpkg-deb", "-x", package, "unpacked"], check=True, timeout=60)
+    with open("unpacked/usr/bin/vtpm", "rb") as file:
+        program = file.read()
+    for path in (b"/etc/vtpm/vtpm.conf", b"/var/lib/vtpm", b"/run/vtpm", b"/usr/libexec/vtpm"):
+        true(path + b"\0" in program, "vtpm does not know %r" % path)
+    lacks(program, b"/usr/local/etc", b"/usr/local/var", b"/usr/local/libexec", os.fsencode(os.path.dirname(package)))
+    for path in ("libexec/vtpm/vtpm-provider-native", "libexec/vtpm/vtpm-ca-local", "share/man/man1/vtpm.1.gz",
+                 "lib/systemd/system/vtpm@.service", "lib/systemd/system/vtpm@.socket", "share/doc/vtpm/copyright"):
+        true(os.path.isfile("unpacked/usr/" + path), path + " is missing")
+    for name in NAMES:
+        same(os.path.realpath("unpacked/usr/libexec/vtpm/swtpm-compat/" + name),
+             os.path.realpath("unpacked/usr/bin/" + name))
+
+
+def test_plain_host(_place):
+    """A host without swtpm: installed, used by libvirt's user, removed, purged; the keys stay and it is said"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        without_swtpm(host)
+        dpkg(host, "-i", package)
+        same(sorted(diverted(host)), sorted(["/usr/bin/" + name for name in NAMES] + [PROFILE]))
+        for name in NAMES:
+            true(is_ours(host, "/usr/bin/" + name), name + " is not ours")
+        same(facts(host, "/var/lib/vtpm"), (0o2770, "root", "vtpm"))
+        same(facts(host, "/run/vtpm"), (0o2770, "root", "vtpm"))
+        same(facts(host, "/var/lib/vtpm-vms"), (0o700, "vtpm", "vtpm"))
+        contains(said(host.run("id", "-nG", "tss")), "vtpm")
+        lacks(said(host.run("dpkg", "--audit")), "vtpm")
+        same(said(host.run("dpkg", "--verify", "vtpm")), "")
+        folder = STATES + "/" + VM + "/tpm2"
+        setup(host, folder, VM)
+        answers(host, folder)
+        contains(said(host.run("vtpm", "inspect", folder + "/tpm2-00.permall")), VM)
+        true(os.listdir(host.path("/var/lib/vtpm/native")), "the host's provider is not in the system's place")
+        shutil.rmtree(host.path(STATES))
+        dpkg(host, "-r", "vtpm")
+        same(diverted(host), {})
+        for path in ["/usr/bin/" + name for name in (*NAMES, "vtpm")] + [PROFILE]:
+            true(not os.path.lexists(host.path(path)), path + " is still there")
+        true(os.path.exists(host.path("/etc/vtpm/vtpm.conf")), "a removal took the configuration")
+        contains(dpkg(host, "-P", "vtpm"), "/var/lib/vtpm is kept")
+        true(os.listdir(host.path("/var/lib/vtpm/native")), "the keys are gone")
+        true(not os.path.exists(host.path("/etc/vtpm")), "a purge left the configuration")
+
+
+def test_beside_swtpm(_place):
+    """A host with swtpm: its programs step aside, an upgrade of either keeps that, and a removal gives them back"""
+    need_root()
+    need_swtpm()
+    package = build()
+    upgrade = repack(package, "upgrade", with_version("0.1.0-2"))
+    later = later_swtpm()
+    with copy_of_host() as host:
+        before = {name: open(host.path("/usr/bin/" + name), "rb").read() for name in NAMES}
+        dpkg(host, "-i", package)
+        diversions = diverted(host)
+        for name in NAMES:
+            true(is_ours(host, "/usr/bin/" + name), name + " is not ours")
+            same(open(host.path("/usr/bin/%s.distrib" % name), "rb").read() == before[name], True, name)
+        with open(host.path("/etc/vtpm/vtpm.conf"), "a", encoding="ascii") as file:
+            file.write("init-wait=7\n")
+        dpkg(host, "-i", upgrade)
+        contains(read(host, "/usr/share/doc/vtpm/README.md"), "version 0.1.0-2")
+        contains(read(host, "/etc/vtpm/vtpm.conf"), "init-wait=7")
+        same(diverted(host), diversions)
+        dpkg(host, "-i", "--force-depends", "--force-breaks", later)
+        true(is_ours(host, "/usr/bin/swtpm"), "an upgrade of swtpm took our program's place")
+        contains(said(host.run("/usr/bin/swtpm.distrib")), "later swtpm")
+        contains(read(host, PROFILE), "profile swtpm")
+        contains(read(host, ASIDE), "later profile")
+        dpkg(host, "-i", package)  # a way back is an upgrade, too
+        same(diverted(host), diversions)
+        dpkg(host, "-P", "vtpm")
+        same(diverted(host), {})
+        contains(said(host.run("/usr/bin/swtpm")), "later swtpm")
+        same(read(host, PROFILE), "# later profile\n")
+        for name in NAMES[1:]:
+            same(open(host.path("/usr/bin/" + name), "rb").read() == before[name], True, name)
+        lacks("\n".join(os.listdir(host.path("/usr/bin"))), ".distrib")
+        lacks("\n".join(os.listdir(host.path("/etc/apparmor.d"))), ".dpkg-bak")
+
+
+def test_remove_refused(_place):
+    """With states of ours it is upgraded, and not removed; the command that it prints turns them back for swtpm"""
+    need_root()
+    need_swtpm()
+    package = build()
+    upgrade = repack(package, "upgrade", with_version("0.1.0-2"))
+    with copy_of_host() as host:
+        dpkg(host, "-i", package)
+        folders = [STATES + "/" + vm + "/tpm2" for vm in (VM, OTHER_VM)]
+        for folder, vm in zip(folders, (VM, OTHER_VM)):
+            setup(host, folder, vm)
+        with open(host.path(folders[1] + "/tpm2-00.permall"), "r+b") as file:
+            file.write(bytes(4096))  # the first copy of its header is lost
+        said(host.run("vtpm", "create", "/var/lib/vtpm-vms/web.vtpm"))
+        dpkg(host, "-i", upgrade)
+        words = dpkg(host, "-r", "vtpm", status=1)
+        contains(words, "there are 3 TPMs", "/var/lib/vtpm-vms/web.vtpm")
+        commands = re.findall(r"^  (vtpm export --swtpm .*)$", words, re.M)
+        same(commands, ["vtpm export --swtpm --plaintext --all " + STATES])
+        contains(said(host.run("dpkg-query", "-W", "-f", "${Status}", "vtpm")), "installed")
+        answers(host, folders[0])
+        with open(host.path(folders[1] + "/tpm2-00.permall"), "rb") as file:
+            lost = file.read(8)
+        if lost == bytes(8):  # only what has its own beginning is turned back by name
+            said(host.run("vtpm", "check", folders[1] + "/tpm2-00.permall"), 3)
+            answers(host, folders[1])  # a start mends it
+        said(host.run("sh", "-c", commands[0]))
+        words = dpkg(host, "-r", "vtpm", status=1)
+        contains(words, "there are 1 TPMs", "/var/lib/vtpm-vms/web.vtpm")
+        lacks(words, "--all")
+        os.rename(host.path("/var/lib/vtpm-vms/web.vtpm"), host.path("/root/web.vtpm"))
+        dpkg(host, "-r", "vtpm")
+        for folder in folders:
+            true(os.path.exists(host.path(folder + "/tpm2-00.permall.vtpm")), "ours was not kept")
+            answers(host, folder)
+        true(not is_ours(host, "/usr/bin/swtpm"), "what answered was ours")
+
+
+def test_configured_folders(_place):
+    """States in a folder that vtpm.conf names hold a removal up; other files, and what was set aside, do not"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        dpkg(host, "-i", package)
+        edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=", "state-dirs=/srv/my vms/;")
+        os.makedirs(host.path("/srv/my vms/x"))
+        said(host.run("vtpm", "create", "/srv/my vms/x/tpm2-00.permall"))
+        contains(dpkg(host, "-r", "vtpm", status=1), "--all /srv/my vms\n")
+        os.rename(host.path("/srv/my vms/x/tpm2-00.permall"), host.path("/srv/my vms/x/tpm2-00.permall.vtpm"))
+        with open(host.path("/srv/my vms/x/disk"), "wb") as file:
+            file.write(bytes(1 << 20))
+        dpkg(host, "-r", "vtpm")
+
+
+def test_failed_install(_place):
+    """An installation that fails leaves swtpm's programs where they were"""
+    need_root()
+    need_swtpm()
+
+    def clash(folder):
+        shutil.copy("/usr/bin/env", folder + "/usr/bin/env")
+    package = repack(build(), "clash", clash)
+    with copy_of_host() as host:
+        contains(dpkg(host, "-i", package, status=1), "trying to overwrite '/usr/bin/env'")
+        same(diverted(host), {})
+        for name in NAMES:
+            true(os.path.exists(host.path("/usr/bin/" + name)), name + " is gone")
+            true(not is_ours(host, "/usr/bin/" + name), name + " is ours")
+
+
+def test_own_swtpm_user(_place):
+    """The user of libvirt's qemu.conf is put into group vtpm"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        said(host.run("useradd", "--system", "emulators"))
+        os.makedirs(host.path("/etc/libvirt"), exist_ok=True)
+        with open(host.path("/etc/libvirt/qemu.conf"), "w", encoding="ascii") as file:
+            file.write('#swtpm_user = "tss"\nswtpm_user = "emulators"\n')
+        dpkg(host, "-i", package)
+        contains(said(host.run("id", "-nG", "emulators")), "vtpm")
+
+
+if __name__ == "__main__":
+    main(globals())
