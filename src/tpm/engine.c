@@ -210,6 +210,17 @@ has_no_room (const guint8 *command, gsize len)
          || (code == CC_EVICT_CONTROL && object >> 24 != HT_PERSISTENT);
 }
 
+/* Whether the library answered at all. */
+static gboolean
+answer (const guint8 *command, gsize len, guint8 locality)
+{
+  tpm.locality = locality;
+  TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command,
+                                      (uint32_t) len);
+  tpm.locality = 0;
+  return result == TPM_SUCCESS && tpm.response_len >= VTPM_TPM_HEADER_SIZE;
+}
+
 const guint8 *
 vtpm_engine_process (const guint8 *command, gsize len, guint8 locality, gsize *response_len)
 {
@@ -221,11 +232,13 @@ vtpm_engine_process (const guint8 *command, gsize len, guint8 locality, gsize *r
       *response_len = sizeof no_room;
       return no_room;
     }
-  tpm.locality = locality;
-  TPM_RESULT result = TPMLIB_Process (&tpm.response, &tpm.response_len, &tpm.response_size, (unsigned char *) command,
-                                      (uint32_t) len);
-  tpm.locality = 0;
-  if (result != TPM_SUCCESS || tpm.response_len < sizeof failure)
+  gboolean answered = answer (command, len, locality);
+  /* TPM_RC_RETRY: the library has only noted down, once after a start, that an object under dictionary attack
+   * protection comes into use. Before the operating system runs nobody may be told so (Microsoft, "Trusted Execution
+   * Environment EFI Protocol", 3.6). It was not begun, so the same bytes may come again (part 2, TPM_RC). */
+  if (answered && vtpm_tpm_code (tpm.response) == VTPM_RC_RETRY)
+    answered = answer (command, len, locality);
+  if (!answered)
     {
       *response_len = sizeof failure;
       return failure;
