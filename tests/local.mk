@@ -87,7 +87,7 @@ check_PROGRAMS += $(tap_programs) tests/plainstate
 tests_plainstate_SOURCES = tests/plainstate.c
 # runs inside the guest
 check_PROGRAMS += tests/integration/node_client
-tests_integration_node_client_SOURCES = tests/integration/node_client.c
+tests_integration_node_client_SOURCES = tests/integration/node_client.c tests/integration/node_client.h tests/integration/node_ioctls.c
 tests_integration_node_client_LDADD = -lpthread
 # one list for all: a program takes from the libraries what it needs
 LDADD = $(VTPM_LIBS)

@@ -1,70 +1,29 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Uses a TPM's device node as programs do: node_client TEST DEVICE. Runs inside the test guest (qemu/init-nodes), so it
- * needs nothing but libc. The ioctls are written down here anew, from swtpm's tpm_ioctl.h. Prints what went wrong;
+ * needs nothing but libc. Prints what went wrong;
  * status 0 when nothing did.
  */
+#include "tests/integration/node_client.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CHUNK 3072
 #define RC_CANCELED 0x909u
-#define MAX_ANSWER 4096
-
-typedef struct
-{
-  uint32_t word[4]; /* result, or the request */
-  uint8_t data[CHUNK];
-} Blob;
-
-typedef struct
-{
-  uint32_t word[3];
-  uint8_t data[CHUNK];
-} SetBlob;
-
-typedef struct
-{
-  uint32_t length;
-  uint8_t data[4096];
-} Hash;
-
-#define GET_CAPABILITY _IOR ('P', 0, uint64_t)
-#define INIT _IOWR ('P', 1, uint32_t)
-#define SHUTDOWN _IOR ('P', 2, uint32_t)
-#define GET_ESTABLISHED _IOR ('P', 3, uint32_t[2])
-#define SET_LOCALITY _IOWR ('P', 4, uint32_t)
-#define HASH_START _IOR ('P', 5, uint32_t)
-#define HASH_DATA _IOWR ('P', 6, Hash)
-#define HASH_END _IOR ('P', 7, uint32_t)
-#define CANCEL _IOR ('P', 8, uint32_t)
-#define STORE_VOLATILE _IOR ('P', 9, uint32_t)
-#define RESET_ESTABLISHED _IOWR ('P', 10, uint32_t)
-#define GET_STATEBLOB _IOWR ('P', 11, Blob)
-#define SET_STATEBLOB _IOWR ('P', 12, SetBlob)
-#define STOP _IOR ('P', 13, uint32_t)
-#define GET_CONFIG _IOR ('P', 14, uint32_t[2])
-#define SET_DATAFD _IOR ('P', 15, uint32_t)
-#define SET_BUFFERSIZE _IOWR ('P', 16, uint32_t[4])
-#define GET_INFO _IOWR ('P', 17, uint8_t[16 + CHUNK])
-#define LOCK_STORAGE _IOWR ('P', 18, uint32_t)
 
 static int failures;
 static const char *device;
 
-static void
+void
 check (int line, const char *what, long got, long wanted)
 {
   if (got == wanted)
@@ -73,11 +32,7 @@ check (int line, const char *what, long got, long wanted)
   failures++;
 }
 
-#define SAME(got, wanted) check (__LINE__, #got, (long) (got), (long) (wanted))
-#define TRUE_(what) check (__LINE__, #what, (what) ? 1 : 0, 1)
-#define FAILS(call, code) (errno = 0, check (__LINE__, #call, (call) < 0 ? errno : 0, code))
-
-static int
+int
 open_device (int flags)
 {
   int fd = open (device, O_RDWR | O_CLOEXEC | flags);
@@ -89,7 +44,7 @@ open_device (int flags)
   return fd;
 }
 
-static double
+double
 now (void)
 {
   struct timespec t;
@@ -105,8 +60,7 @@ be32 (const uint8_t *at)
   return ntohl (v);
 }
 
-static const uint8_t get_random[] = { 0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7b, 0, 8 };
-#define RANDOM_ANSWER (10 + 2 + 8)
+const uint8_t get_random[12] = { 0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7b, 0, 8 };
 
 /* TPM2_CreatePrimary of an RSA key: it takes long, and longer or shorter by NUMBER. Gives the length. */
 static size_t
@@ -139,7 +93,7 @@ flush (int fd, const uint8_t *answer)
   SAME (be32 (out + 6), 0);
 }
 
-static uint32_t
+uint32_t
 simple (int fd, unsigned long number, uint32_t argument)
 {
   uint32_t word = argument;
@@ -217,134 +171,19 @@ test_many (void)
     }
 }
 
-/* A blob by ioctls of 3072 bytes. Gives its length. */
-static size_t
-get_blob (int fd, uint32_t type, uint8_t *to, size_t room)
-{
-  size_t len = 0;
-  for (;;)
-    {
-      Blob blob = { .word = { 0, type, (uint32_t) len } };
-      SAME (ioctl (fd, GET_STATEBLOB, &blob), 0);
-      SAME (blob.word[0], 0);
-      SAME (blob.word[1], 2); /* encrypted */
-      if (blob.word[0] || blob.word[3] > CHUNK || len + blob.word[3] > room)
-        return 0;
-      memcpy (to + len, blob.data, blob.word[3]);
-      len += blob.word[3];
-      if (len >= blob.word[2] || !blob.word[3])
-        return len;
-    }
-}
-
-static uint32_t
-set_piece (int fd, uint32_t type, uint32_t length, const uint8_t *data)
-{
-  SetBlob blob = { .word = { 0, type, length } };
-  memcpy (blob.data, data, length < CHUNK ? length : CHUNK);
-  SAME (ioctl (fd, SET_STATEBLOB, &blob), 0);
-  return blob.word[0];
-}
-
-static uint32_t
-set_blob (int fd, uint32_t type, const uint8_t *data, size_t len)
-{
-  for (size_t done = 0;; done += CHUNK)
-    {
-      uint32_t piece = len - done < CHUNK ? (uint32_t) (len - done) : CHUNK;
-      uint32_t result = set_piece (fd, type, piece, data + done);
-      if (result || piece < CHUNK) /* a short one, or an empty one, is the last */
-        return result;
-    }
-}
-
-static void
-test_blobs (int fd)
-{
-  static uint8_t permanent[256 * 1024], volatile_[256 * 1024];
-  uint8_t rubbish[CHUNK];
-  Blob blob = { .word = { 0, 7, 0 } };
-  size_t n_permanent = get_blob (fd, 1, permanent, sizeof permanent);
-  size_t n_volatile = get_blob (fd, 2, volatile_, sizeof volatile_);
-  TRUE_ (n_permanent > CHUNK);
-  TRUE_ (n_volatile > 1000);
-  SAME (ioctl (fd, GET_STATEBLOB, &blob), 0);
-  SAME (blob.word[0], 9); /* no such type */
-  blob = (Blob){ .word = { 0, 1, 10000000 } };
-  SAME (ioctl (fd, GET_STATEBLOB, &blob), 0);
-  SAME (blob.word[0], 3);                        /* beyond its end */
-  SAME (set_piece (fd, 1, 10, permanent), 0x0a); /* the TPM is on */
-  SAME (simple (fd, STOP, 0), 0);
-  SAME (set_piece (fd, 1, CHUNK + 1, permanent), 3);
-  memset (rubbish, 'x', sizeof rubbish);
-  TRUE_ (set_piece (fd, 1, sizeof rubbish, rubbish) != 0);
-  SAME (set_blob (fd, 1, permanent, n_permanent), 0);
-  SAME (set_blob (fd, 2, volatile_, n_volatile), 0);
-  SAME (simple (fd, INIT, 0), 0);
-}
-
-static void
-test_ioctls (void)
-{
-  static uint8_t info[16 + CHUNK];
-  int fd = open_device (0);
-  uint8_t out[MAX_ANSWER];
-  uint64_t capabilities = 0;
-  uint32_t pair[2] = { 9, 9 }, buffer[4] = { 0 };
-  Hash hash = { .length = 5, .data = "hello" };
-  SAME (ioctl (fd, GET_CAPABILITY, &capabilities), 0);
-  SAME (capabilities, 0x1ffff);
-  SAME (simple (fd, INIT, 1), 0);
-  SAME (simple (fd, HASH_START, 0), 0);
-  SAME (ioctl (fd, HASH_DATA, &hash), 0);
-  SAME (hash.length, 0);
-  hash.length = 4097;
-  SAME (ioctl (fd, HASH_DATA, &hash), 0);
-  SAME (hash.length, 3);
-  SAME (simple (fd, HASH_END, 0), 0);
-  SAME (ioctl (fd, GET_ESTABLISHED, pair), 0);
-  SAME (pair[0], 0);
-  SAME (pair[1], 1);
-  SAME (simple (fd, RESET_ESTABLISHED, 0), 0x3d); /* only from locality 3 or 4 */
-  SAME (simple (fd, RESET_ESTABLISHED, 3), 0);
-  SAME (ioctl (fd, GET_ESTABLISHED, pair), 0);
-  SAME (pair[1], 0);
-  SAME (simple (fd, SET_LOCALITY, 5), 0x3d);
-  SAME (simple (fd, SET_LOCALITY, 4), 0);
-  SAME (simple (fd, SET_LOCALITY, 0), 0);
-  SAME (simple (fd, CANCEL, 0), 0);
-  SAME (simple (fd, STORE_VOLATILE, 0), 0);
-  SAME (ioctl (fd, GET_CONFIG, pair), 0);
-  SAME (pair[0], 0);
-  SAME (pair[1], 3);
-  SAME (simple (fd, SET_DATAFD, 0), 3); /* no descriptor comes by an ioctl */
-  SAME (ioctl (fd, SET_BUFFERSIZE, buffer), 0);
-  SAME (buffer[0], 0);
-  TRUE_ (buffer[2] <= buffer[1] && buffer[1] <= buffer[3]);
-  info[0] = 1;
-  SAME (ioctl (fd, GET_INFO, info), 0);
-  TRUE_ (strstr ((char *) info + 12, "TPM"));
-  memset (info, 0xff, 12);
-  SAME (ioctl (fd, GET_INFO, info), 0);
-  SAME (*(uint32_t *) info, 3); /* from an offset beyond the end */
-  SAME (simple (fd, LOCK_STORAGE, 3), 0);
-  SAME (write (fd, get_random, sizeof get_random), sizeof get_random); /* not started up */
-  SAME (read (fd, out, sizeof out), 10);
-  test_blobs (fd);
-  FAILS (ioctl (fd, _IOR ('P', 19, uint32_t), pair), ENOTTY);
-  FAILS (ioctl (fd, _IOR ('P', 0, uint32_t), pair), ENOTTY);
-  FAILS (ioctl (fd, _IOR ('Q', 2, uint32_t), pair), ENOTTY);
-  FAILS (ioctl (fd, _IO ('P', 2), 0), ENOTTY);
-  FAILS (ioctl (fd, STOP, (void *) 8), EFAULT); /* after it was done */
-  SAME (simple (fd, HASH_START, 0), 0x0a);      /* it is off */
-  SAME (simple (fd, INIT, 0), 0);
-  close (fd);
-}
-
 static void
 on_alarm (int number)
 {
   (void) number;
+}
+
+void
+interrupt_in (int ms)
+{
+  struct sigaction action = { .sa_handler = on_alarm };
+  struct itimerval timer = { .it_value = { .tv_usec = ms * 1000 } };
+  sigaction (SIGALRM, &action, NULL);
+  setitimer (ITIMER_REAL, &timer, NULL);
 }
 
 static void
@@ -352,15 +191,12 @@ test_interrupt (void)
 {
   uint8_t command[128], out[MAX_ANSWER];
   int fd = open_device (0);
-  struct sigaction action = { .sa_handler = on_alarm };
-  struct itimerval timer = { .it_value = { .tv_usec = 50000 } };
   int interrupted = 0;
-  sigaction (SIGALRM, &action, NULL);
   for (uint16_t i = 10; i < 20 && !interrupted; i++)
     {
       size_t len = create_primary (i, command);
       SAME (write (fd, command, len), len);
-      setitimer (ITIMER_REAL, &timer, NULL);
+      interrupt_in (50);
       double start = now ();
       ssize_t n = read (fd, out, sizeof out);
       interrupted = n < 0 && errno == EINTR;
@@ -476,9 +312,9 @@ main (int argc, char **argv)
   {
     const char *name;
     void (*run) (void);
-  } tests[]
-      = { { "files", test_files },   { "many", test_many }, { "ioctls", test_ioctls }, { "interrupt", test_interrupt },
-          { "cancel", test_cancel }, { "hold", test_hold }, { "time", test_time } };
+  } tests[] = { { "files", test_files },           { "many", test_many },       { "ioctls", test_ioctls },
+                { "bad-ioctls", test_bad_ioctls }, { "waiting", test_waiting }, { "interrupt", test_interrupt },
+                { "cancel", test_cancel },         { "hold", test_hold },       { "time", test_time } };
   alarm (60);
   device = argc == 3 ? argv[2] : "";
   for (size_t i = 0; argc == 3 && i < sizeof tests / sizeof *tests; i++)

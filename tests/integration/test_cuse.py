@@ -3,13 +3,9 @@
 """TAP: the device nodes, by CUSE and by the kernel's vtpm-proxy. Build hosts have neither, so nearly all of it runs in a
 guest with Debian's kernel, its modules and the programs under test in the initramfs (qemu/init-nodes).
 
-Environment: VTPM names the program under test (default ./vtpm), VTPM_LIBEXEC_DIR the folder of its CUSE module,
-VTPM_TEST_NODE_CLIENT the client, VTPM_TEST_CACHE the folder for kernel and initramfs. VTPM_TEST_GUEST=skip skips all.
+Environment: see qemu/nodes.py; VTPM_TEST_NODE_CLIENT names the client.
 """
-import glob
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,29 +14,29 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.realpath(__file__))
 QEMU_FOLDER = os.path.join(HERE, "..", "..", "qemu")
 sys.path.insert(0, QEMU_FOLDER)
-from guest import PROGRAMS, QEMU, Guest, GuestError, Qmp, Workplace, accelerator, die_with_parent  # noqa: E402
-from tpms import last_lines  # noqa: E402
+from guest import GuestError, Workplace  # noqa: E402
+from nodes import VTPM, NodeGuest, prepare, reason_to_skip  # noqa: E402
 
-VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
-MODULE = os.path.join(os.path.abspath(os.environ.get("VTPM_LIBEXEC_DIR", ".")), "vtpm-cuse.so")
 CLIENT = os.path.abspath(os.environ.get("VTPM_TEST_NODE_CLIENT", "./tests/integration/node_client"))
-SWTPM_TCTI = "/usr/lib/*/libtss2-tcti-swtpm.so.0"
-KERNEL_MODULES = ("fuse", "cuse", "tpm_vtpm_proxy")
-STEP_LIMIT = 60
 HOST_TESTS = 3
 TESTS = (  # name, what the guest is asked
-    ("cuse: mode and owner of the node; tpm2-tools, four openers at once", "tools"),
+    ("cuse: mode and owner of the node, and who may open it; tpm2-tools, four openers at once", "tools"),
     ("cuse: after kill -9 the node is gone, and the next start has all that was acknowledged", "killed"),
     ("cuse: partial reads, poll, what is no command, and commands of several openers in turn", "client files"),
     ("cuse: a signal ends a read, and the command goes on", "client interrupt"),
     ("cuse: CANCEL of another opener ends the command that runs", "client cancel"),
     ("cuse: more openers than it takes, and 2000 that do not wait for their answer", "client many"),
     ("cuse: every ioctl with good and bad input, state blobs in pieces", "client ioctls"),
+    ("cuse: every ioctl with another size or direction, or an address that is none", "client bad-ioctls"),
     ("cuse: swtpm_ioctl, unchanged", "swtpm_ioctl"),
     ("cuse: a control socket beside it", "beside"),
-    ("cuse: a name that is taken is refused and left alone", "in_use"),
+    ("cuse: a name that is taken is refused and left alone; without the module it is named", "in_use"),
     ("cuse: SHUTDOWN and SIGTERM while a command runs: it is answered", "end_while_running"),
+    ("cuse: kill -9 while a command runs: its user is told, and the next start has all that was acknowledged",
+     "lost_while_running 137 kill -9"),
+    ("cuse: unmounted while a command runs: its user is told, the process ends, nothing is lost", "lost_while_running 1 unmount"),
     ("cuse: INIT tells that there is no key", "no_key"),
+    ("cuse: an INIT that waits for the key is ended by a signal, and others are served", "waiting"),
     ("cuse: only its process loads libfuse3", "libraries"),
     ("vtpm-proxy: tpm2-tools on the kernel's device, a control socket, kill -9, --daemon", "proxy"),
     ("vtpm-proxy: two of them, and one that ends while its TPM is at work", "proxies"),
@@ -50,76 +46,8 @@ TESTS = (  # name, what the guest is asked
 )
 
 
-class NodeGuest(Guest):
-    """Without firmware of its own and without a TPM: vtpm runs inside."""
-
-    def __init__(self, folder, cache, initramfs):
-        super().__init__(folder, cache, None, "nodes", progress=say)
-        self.initramfs = initramfs
-
-    def _start(self):
-        self.serial, serial_theirs = socket.socketpair()
-        qmp_ours, qmp_theirs = socket.socketpair()
-        self.qmp = Qmp(qmp_ours)
-        theirs = (serial_theirs.fileno(), qmp_theirs.fileno())
-        line = [QEMU, "-M", "q35", "-accel", accelerator(), "-cpu", "max", "-m", "256", "-nodefaults",
-                "-display", "none", "-no-reboot", "-kernel", os.path.join(self.cache, "vmlinuz"),
-                "-initrd", self.initramfs, "-append", "console=ttyS0 loglevel=0 panic=-1",
-                "-chardev", f"socket,id=serial,fd={theirs[0]}", "-serial", "chardev:serial",
-                "-chardev", f"socket,id=qmp,fd={theirs[1]}", "-mon", "chardev=qmp,mode=control"]
-        with open(self.qemu_log, "wb") as log:
-            self.process = subprocess.Popen(line, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            pass_fds=theirs, preexec_fn=die_with_parent)
-        serial_theirs.close()
-        qmp_theirs.close()
-
-    def _report(self, error):
-        say(f"{error}; the last lines of the serial line:\n" + "\n".join(last_lines(self.serial_log)))
-
-    def boot(self):
-        self.expect(rb"guest: ready\r?\n", "the guest's init", limit=STEP_LIMIT)
-
-
 def say(text):
     print("# " + str(text).replace("\n", "\n# "), flush=True)
-
-
-def reason_to_skip():
-    if os.environ.get("VTPM_TEST_GUEST") == "skip":
-        return "VTPM_TEST_GUEST=skip"
-    for program in (*PROGRAMS, "swtpm_ioctl"):
-        if not shutil.which(program):
-            return f"{program} is not installed"
-    for path in (VTPM, MODULE, CLIENT):
-        if not os.path.exists(path):
-            return f"{path} is not there"
-    if b"libasan" in subprocess.run(["ldd", VTPM], capture_output=True, check=False).stdout:
-        return "the sanitizers' memory does not fit into the guest"
-    return None
-
-
-def run_step(*line):
-    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=700, check=False)
-    if done.returncode != 0:
-        raise GuestError(done.stderr.decode("utf-8", "replace").strip())
-
-
-def prepare():
-    """(cache folder, initramfs)"""
-    cache = os.path.abspath(os.environ.get("VTPM_TEST_CACHE", "./guest-cache"))
-    run_step(os.path.join(QEMU_FOLDER, "fetch-kernel"), cache)
-    modules = [os.path.join(cache, "modules", name + ".ko") for name in KERNEL_MODULES]
-    for path in modules:
-        if not os.path.exists(path):
-            raise GuestError(f"the kernel's package has no {os.path.basename(path)}")
-    places = {"bin/vtpm": VTPM, "lib/vtpm/vtpm-cuse.so": MODULE, "bin/node_client": CLIENT,
-              "bin/swtpm_ioctl": shutil.which("swtpm_ioctl"),
-              "frontends.md": os.path.join(HERE, "..", "..", "docs", "frontends.md")}
-    places.update({path[1:]: path for path in glob.glob(SWTPM_TCTI)})
-    places.update({"modules/" + os.path.basename(path): path for path in modules})
-    run_step(os.path.join(QEMU_FOLDER, "initramfs"), cache, "initramfs-nodes", os.path.join(QEMU_FOLDER, "init-nodes"),
-             *(f"{place}={path}" for place, path in places.items()))
-    return cache, os.path.join(cache, "initramfs-nodes")
 
 
 def refused(status, piece, *options):
@@ -182,19 +110,18 @@ def run_tests(guest):
 def main():
     print(f"1..{HOST_TESTS + len(TESTS)}", flush=True)
     failed = told_on_the_host()
-    reason = reason_to_skip()
+    reason = reason_to_skip(CLIENT)
     try:
-        cache, initramfs = prepare() if not reason else (None, None)
+        cache, initramfs = prepare("initramfs-nodes", CLIENT) if not reason else (None, None)
     except (GuestError, subprocess.TimeoutExpired) as error:
         reason = str(error).splitlines()[-1]
     if reason:
         for number, (name, _) in enumerate(TESTS, HOST_TESTS + 1):
             print(f"ok {number} - {name} # SKIP {reason}", flush=True)
         return failed
-    with Workplace() as folder, NodeGuest(folder, cache, initramfs) as guest:
+    with Workplace() as folder, NodeGuest(folder, cache, initramfs, say) as guest:
         start = time.monotonic()
         guest.boot()
-        guest.ask("setup")
         say(f"boot and setup: {time.monotonic() - start:.1f} s")
         return 1 if run_tests(guest) + failed else 0
 
