@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A libvirtd of our own, without systemd and beside whatever the host runs, and domains in it with the test guest.
 
-libvirtd runs in private mount and UTS namespaces, its folders bound over the host's places."""
-import ctypes
+libvirtd runs in private mount, UTS and process namespaces, its folders bound over the host's places. All that it starts
+ends with it, and it ends with the program that has made it."""
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,13 +16,17 @@ import uuid
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 from guest import Guest, GuestError  # noqa: E402
+from tpms import die_with_parent  # noqa: E402
 
 PLACES = ("/etc/libvirt", "/var/lib/libvirt", "/run/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/var/log/swtpm")
 OWN_OF_USER = "/var/lib/swtpm-localca"  # Debian's swtpm keeps its certificate authority there
 PROGRAMS = ("libvirtd", "virsh", "qemu-img", "unshare", "mount")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMIT = 120
-_libc = ctypes.CDLL(None)
+CAPABILITIES = "qemu/capabilities"  # below /var/cache/libvirt: what QEMU can do, which takes libvirtd 8 s to find out
+UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "private")
+# The first process of the namespace: its wait takes who is orphaned, as an init does. $1: host name.
+INSIDE = 'mount -t proc proc /proc && hostname "$1" && libvirtd --pid-file /run/libvirt/libvirtd.pid & wait'
 
 
 def missing():
@@ -37,8 +40,8 @@ def missing():
     for place in PLACES:
         if not os.path.isdir(place):
             return f"{place} is not there"
-    probe = subprocess.run(["unshare", "-m", "-u", "--propagation", "private", "true"], capture_output=True, check=False)
-    return None if probe.returncode == 0 else "there are no private mount namespaces: " + probe.stderr.decode().strip()
+    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
+    return None if probe.returncode == 0 else "there are no private namespaces: " + probe.stderr.decode().strip()
 
 
 def reachable_by_others(path):
@@ -51,19 +54,23 @@ def reachable_by_others(path):
 
 
 class Libvirt:
-    """PROGRAMS: the folder where swtpm, swtpm_setup and swtpm_ioctl are found first; None: the host's own."""
+    """PROGRAMS: the folder where swtpm, swtpm_setup and swtpm_ioctl are found first; None: the host's own.
+    OTHER: a host whose key providers this one has, too. STATES: a folder in the place of /var/lib/libvirt/swtpm.
+    PRELOAD: a library that libvirtd is started with."""
 
-    def __init__(self, programs, libexec):
+    def __init__(self, programs, libexec, name="vtpm-test", other=None, states=None, preload=None):
         self.folder = tempfile.mkdtemp(prefix="vtpm-lv.")
         os.chmod(self.folder, 0o755)
-        self.data_dir = os.path.join(self.folder, "vtpm")
+        self.name, self.preload = name, preload
+        self.data_dir = other.data_dir if other else os.path.join(self.folder, "vtpm")
         self.programs, self.libexec = programs, libexec
         self.link = os.path.join(self.folder, "bin")
         self.process = None
         self.binds = [*PLACES, *([OWN_OF_USER] if os.path.isdir(OWN_OF_USER) else [])]
         for place in self.binds:
             os.makedirs(self.place(place))
-        os.makedirs(self.data_dir)
+        self.states = states or os.path.join(self.place("/var/lib/libvirt"), "swtpm")
+        os.makedirs(self.data_dir, exist_ok=True)
         self.user = "tss" if reachable_by_others(os.path.realpath(programs)) else "root"
         for path in (self.data_dir, *([self.place(OWN_OF_USER)] if OWN_OF_USER in self.binds else [])):
             shutil.chown(path, self.user)
@@ -90,45 +97,67 @@ class Libvirt:
         os.symlink(programs or "/nonexistent", new)
         os.rename(new, self.link)
 
-    def start(self):
-        binds = " && ".join(f"mount --bind {self.place(path)} {path}" for path in self.binds)
-        env = {"PATH": f"{self.link}:{SYSTEM_PATH}", "HOME": self.folder, "LC_ALL": "C", "VTPM_DATA_DIR": self.data_dir,
-               "VTPM_CONFIG": os.path.join(self.folder, "vtpm.conf"), "VTPM_LIBEXEC_DIR": self.libexec}
+    def environment(self):
+        """What the programs need that libvirtd starts, and vtpm for the same vTPMs."""
+        return {"PATH": f"{self.link}:{SYSTEM_PATH}", "HOME": self.folder, "LC_ALL": "C", "VTPM_DATA_DIR": self.data_dir,
+                "VTPM_CONFIG": os.path.join(self.folder, "vtpm.conf"), "VTPM_LIBEXEC_DIR": self.libexec}
+
+    def start(self, cache=None):
+        """CACHE: a folder that keeps what libvirtd finds out about QEMU. It looks itself whether that still holds."""
+        known = os.path.join(self.place("/var/cache/libvirt"), CAPABILITIES)
+        kept = cache and os.path.join(cache, "libvirt-capabilities")
+        if kept and os.path.isdir(kept):
+            shutil.copytree(kept, known, dirs_exist_ok=True)
+        places = [(self.place(path), path) for path in self.binds]
+        if not self.states.startswith(self.place("/var/lib/libvirt")):
+            os.makedirs(os.path.join(self.place("/var/lib/libvirt"), "swtpm"), mode=0o711)
+            places.append((self.states, "/var/lib/libvirt/swtpm"))
+        binds = " && ".join(f"mount --bind {source} {target}" for source, target in places)
         with open(os.path.join(self.folder, "libvirtd.log"), "ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "-m", "-u", "--propagation", "private", "sh", "-c",
-                 f"{binds} && hostname vtpm-test && exec libvirtd"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
-                preexec_fn=lambda: _libc.prctl(1, signal.SIGTERM))
+                [*UNSHARE, "env", *([f"LD_PRELOAD={self.preload}"] if self.preload else []), "sh", "-c",
+                 f"{binds} && {INSIDE}", "sh", self.name],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent)
         end = time.monotonic() + LIMIT
         while self.virsh("version", check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise GuestError("libvirtd does not start: " + self.log())
             time.sleep(0.1)
+        self.virsh("domcapabilities", check=False)
+        if kept and not os.path.isdir(kept) and os.path.isdir(known):
+            new = tempfile.mkdtemp(dir=cache)
+            shutil.copytree(known, new, dirs_exist_ok=True)
+            try:
+                os.rename(new, kept)
+            except OSError:  # another was first
+                shutil.rmtree(new)
 
     def log(self):
         with open(os.path.join(self.folder, "libvirtd.log"), encoding="utf-8", errors="replace") as file:
             return file.read()[-2000:]
 
+    @property
+    def uri(self):
+        return "qemu+unix:///system?socket=" + os.path.join(self.place("/run/libvirt"), "libvirt-sock")
+
     def virsh(self, *args, check=True, text=None):
-        uri = "qemu+unix:///system?socket=" + os.path.join(self.place("/run/libvirt"), "libvirt-sock")
-        done = subprocess.run(["virsh", "-q", "-c", uri, *args], capture_output=True, text=True, timeout=LIMIT, check=False,
-                              env={"PATH": SYSTEM_PATH, "LC_ALL": "C", "HOME": self.folder}, input=text)
+        done = subprocess.run(["virsh", "-q", "-c", self.uri, *args], capture_output=True, text=True, timeout=LIMIT,
+                              check=False, env={"PATH": SYSTEM_PATH, "LC_ALL": "C", "HOME": self.folder}, input=text)
         if check and done.returncode != 0:
             raise GuestError(f"virsh {' '.join(args)}: {done.stderr.strip()}")
         return done
 
     def tpm_folder(self, domain):
-        return os.path.join(self.place("/var/lib/libvirt"), "swtpm", domain.uuid, "tpm2")
+        return os.path.join(self.states, domain.uuid, "tpm2")
 
     def tpm_log(self, domain):
         path = os.path.join(self.place("/var/log/swtpm"), "libvirt", "qemu", f"{domain.name}-swtpm.log")
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
 
-    def secret(self, value, name):
+    def secret(self, value, name, number=None):
         """A libvirt secret for a vTPM; gives its UUID."""
-        number = str(uuid.uuid4())
+        number = number or str(uuid.uuid4())
         path = os.path.join(self.folder, "secret.xml")
         with open(path, "w", encoding="utf-8") as file:
             file.write(f"<secret ephemeral='no' private='no'><uuid>{number}</uuid>"
@@ -145,15 +174,9 @@ class Libvirt:
         os.unlink(path)
 
     def end(self):
-        if self.process and self.process.poll() is None:
-            for name in self.virsh("list", "--name", check=False).stdout.split():
-                self.virsh("destroy", name, check=False)
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -164,14 +187,18 @@ class Domain(Guest):
         super().__init__(libvirt.folder, cache, None, name, progress=lambda text: None)
         self.libvirt, self.name, self.uuid = libvirt, name, number or str(uuid.uuid4())
         self.template = template
+        self.line = os.path.join(self.folder, name + ".serial")
         disk = os.path.join(self.folder, name + ".qcow2")
         if not os.path.exists(disk):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True, timeout=60)
         self.define(tpm)
 
-    def define(self, tpm=""):
+    def define(self, tpm="", firmware=None):
+        """FIRMWARE: efi; else the plain one, which is quicker and measures less."""
         with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
             text = file.read()
+        if firmware:
+            text = text.replace("<os>", f"<os firmware='{firmware}'>")
         for word, value in (("NAME", self.name), ("UUID", self.uuid), ("CACHE", self.cache), ("FOLDER", self.folder),
                             ("TPM", tpm)):
             text = text.replace(f"@{word}@", value)
@@ -195,12 +222,11 @@ class Domain(Guest):
     def connect(self):
         self.hang_up()
         self.buffer = b""
-        path = os.path.join(self.folder, self.name + ".serial")
         end = time.monotonic() + 20
         while True:
             self.serial = socket.socket(socket.AF_UNIX)
             try:
-                self.serial.connect(path)
+                self.serial.connect(self.line)
                 return
             except OSError:
                 self.serial.close()
