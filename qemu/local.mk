@@ -8,3 +8,6 @@ demo: vtpm vtpm-provider-native tests/plainstate
 
 tap_cases += tests/integration/test_libvirt_hosts.py
 EXTRA_DIST += tests/integration/libvirt_host.py tests/integration/nfs_like.c
+
+# The harness for a Windows 11 medium; see docs/windows11.md.
+EXTRA_DIST += qemu/windows11 qemu/windows/agent.ps1 qemu/windows/answers.py qemu/windows/autounattend.xml qemu/windows/drill.py qemu/windows/free_medium.py qemu/windows/iso.py qemu/windows/machine.py qemu/windows/report.py qemu/windows/setup.sh
