@@ -1,4 +1,4 @@
-EXTRA_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet
+EXTRA_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
@@ -6,16 +6,19 @@ bench_client_SOURCES = bench/client.c bench/commands.c bench/commands.h
 bench_client_LDADD = libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
 bench_create_floor_SOURCES = bench/create_floor.c
 bench_create_floor_LDADD = $(VTPM_LIBS)
+bench_nodes_SOURCES = bench/nodes.c
+bench_nodes_LDADD =
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
-EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run
-CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet
+EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run bench/nodes-run
+CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
 
-bench: vtpm vtpm-ca-local bench/floor bench/client bench/create_floor bench/fleet
+bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
 	$(srcdir)/bench/clone-run
 	$(srcdir)/bench/fleet-run
+	$(TEST_ENV) $(srcdir)/bench/nodes-run
 	$(srcdir)/bench/rekey-run
 .PHONY: bench
 EXTRA_DIST += bench/rekey-run
