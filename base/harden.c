@@ -2,10 +2,20 @@
 #include "base/harden.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/errors.h"
+#include "base/io.h"
+
+#define PASSWD_FILE "/etc/passwd"
+#define MAX_PASSWD_FILE (1 << 20)
 
 void
 vtpm_harden_no_dump (void)
@@ -25,4 +35,80 @@ vtpm_harden_no_new_privileges (GError **error)
   vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno,
                         "cannot give up new privileges; vtpm needs Linux 3.5 or newer");
   return FALSE;
+}
+
+static const struct passwd *
+find_user (const char *user)
+{
+  guint64 number;
+  const struct passwd *entry = getpwnam (user);
+  if (!entry && g_ascii_string_to_unsigned (user, 10, 0, G_MAXINT32, &number, NULL))
+    entry = getpwuid ((uid_t) number);
+  return entry;
+}
+
+gboolean
+vtpm_run_as (const char *user, GError **error)
+{
+  const struct passwd *entry = find_user (user);
+  if (!entry)
+    {
+      vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_USAGE, "there is no user %s on this host to run as", user);
+      return FALSE;
+    }
+  if (geteuid () == entry->pw_uid && getegid () == entry->pw_gid)
+    return TRUE;
+  if (initgroups (entry->pw_name, entry->pw_gid) == 0 && setgid (entry->pw_gid) == 0 && setuid (entry->pw_uid) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot run as %s; only root can", user);
+  return FALSE;
+}
+
+gboolean
+vtpm_user_is_local (const char *user)
+{
+  g_autoptr (VtpmBlob) file = vtpm_read_file (PASSWD_FILE, MAX_PASSWD_FILE);
+  g_autofree char *entry = g_strdup_printf ("\n%s:", user);
+  const char *text = file ? (const char *) file->data : "";
+  gssize len = file ? (gssize) file->len : 0;
+  return g_strstr_len (text, len, entry) || g_strstr_len (text, MIN (len, (gssize) strlen (entry) - 1), entry + 1);
+}
+
+typedef struct __user_cap_data_struct CapabilityWords[_LINUX_CAPABILITY_U32S_3];
+
+static gboolean
+set_capabilities (guint64 keep)
+{
+  struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+  CapabilityWords words = { 0 };
+  if (syscall (SYS_capget, &header, words) != 0)
+    return FALSE;
+  for (guint i = 0; i < G_N_ELEMENTS (words); i++)
+    {
+      words[i].permitted &= (guint32) (keep >> (32 * i));
+      words[i].effective = words[i].permitted;
+      words[i].inheritable = 0;
+    }
+  return syscall (SYS_capset, &header, words) == 0;
+}
+
+gboolean
+vtpm_harden_few_capabilities (guint64 keep, GError **error)
+{
+  prctl (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  if (set_capabilities (keep))
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot drop the capabilities");
+  return FALSE;
+}
+
+gboolean
+vtpm_harden_no_capabilities (const char *user, GError **error)
+{
+  for (gulong i = 0; prctl (PR_CAPBSET_DROP, i, 0, 0, 0) == 0; i++) /* to the last, or refused to who has none */
+    ;
+  if (user && !vtpm_run_as (user, error))
+    return FALSE;
+  vtpm_harden_no_dump (); /* another user is another process in the kernel's eyes */
+  return vtpm_harden_few_capabilities (0, error);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What every process gives up before it holds a secret.
+ * What every process gives up before it holds a secret, and what some give up besides.
  */
 #pragma once
 
@@ -11,3 +11,16 @@ void vtpm_harden_no_dump (void);
 
 /** Set-user-ID programs give nothing any more to this process and what it starts. FALSE: failed. */
 gboolean vtpm_harden_no_new_privileges (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Becomes USER, a name or number, with its groups. The process has one thread. FALSE: usage (there is none), failed.
+ */
+gboolean vtpm_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether this host itself has USER: a look into a file, without the libraries that other places of users take. */
+gboolean vtpm_user_is_local (const char *user);
+
+/** Drops all capabilities but those whose bit is in KEEP, as the effective user's that the process is. A process that
+ * has given up new privileges gets none back by exec either. FALSE: failed. */
+gboolean vtpm_harden_few_capabilities (guint64 keep, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Drops all, the bounding set too, and becomes USER (or NULL) on the way. The process has one thread. FALSE: usage,
+ * failed. */
+gboolean vtpm_harden_no_capabilities (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;

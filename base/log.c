@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -89,4 +90,61 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
     put_line (log_fd, line, len);
   if (log_fd == STDERR_FILENO || level == VTPM_LOG_ERROR)
     put_line (STDERR_FILENO, line + prefix, len - prefix);
+}
+
+gboolean
+vtpm_log_stat (struct stat *info)
+{
+  return fstat (log_fd, info) == 0;
+}
+
+static char *
+put_digits (char *at, guint number, guint width, char after)
+{
+  for (guint i = width; i-- > 0; number /= 10)
+    at[i] = (char) ('0' + number % 10);
+  at[width] = after;
+  return at + width + 1;
+}
+
+/* The calendar from a count of days, by whole eras of 400 years that begin with March, so that a leap day comes last.
+ */
+static char *
+put_date (char *at, gint64 days)
+{
+  guint64 shifted = (guint64) days + 719468; /* since 0000-03-01 */
+  guint era = (guint) (shifted / 146097), day = (guint) (shifted % 146097);
+  guint year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
+  day -= 365 * year + year / 4 - year / 100;
+  guint march_month = (5 * day + 2) / 153, month = march_month < 10 ? march_month + 3 : march_month - 9;
+  at = put_digits (at, era * 400 + year + (month <= 2), 4, '-');
+  at = put_digits (at, month, 2, '-');
+  return put_digits (at, day - (153 * march_month + 2) / 5 + 1, 2, 'T');
+}
+
+void
+vtpm_log_from_handler (VtpmLogLevel level, const char *text, gsize len)
+{
+  char line[256];
+  struct timespec now;
+  clock_gettime (CLOCK_REALTIME, &now);
+  guint second = (guint) (now.tv_sec % 86400);
+  char *at = put_date (line, now.tv_sec / 86400);
+  at = put_digits (at, second / 3600, 2, ':');
+  at = put_digits (at, second / 60 % 60, 2, ':');
+  at = put_digits (at, second % 60, 2, 'Z');
+  *at++ = ' ';
+  gsize stamp = (gsize) (at - line);
+  for (const char *word = level_names[level]; *word; word++)
+    *at++ = *word;
+  *at++ = ':';
+  *at++ = ' ';
+  len = MIN (len, (gsize) (line + sizeof line - 1 - at));
+  memcpy (at, text, len);
+  at += len;
+  *at++ = '\n';
+  if (level <= log_level && log_fd != STDERR_FILENO)
+    put_line (log_fd, line, (gsize) (at - line));
+  if (log_fd == STDERR_FILENO ? level <= log_level : level == VTPM_LOG_ERROR)
+    put_line (STDERR_FILENO, line + stamp, (gsize) (at - line) - stamp);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <glib.h>
+#include <sys/stat.h>
 
 typedef enum
 {
@@ -33,3 +34,9 @@ void vtpm_log_set_prefix (const char *prefix);
  * standard error when the log is a file, for libvirt shows that.
  */
 void vtpm_log (VtpmLogLevel level, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+/** What the log is. FALSE with errno. */
+gboolean vtpm_log_stat (struct stat *info) G_GNUC_WARN_UNUSED_RESULT;
+
+/** The same for a signal handler: TEXT has LEN bytes, none of them a control character. */
+void vtpm_log_from_handler (VtpmLogLevel level, const char *text, gsize len);

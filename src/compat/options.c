@@ -2,8 +2,6 @@
 #include "src/compat/options.h"
 
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -122,30 +120,6 @@ vtpm_compat_place_clear (VtpmCompatPlace *place)
 {
   g_clear_pointer (&place->path, g_free);
   g_clear_pointer (&place->mark, g_free);
-}
-
-static const struct passwd *
-find_user (const char *user)
-{
-  guint64 number;
-  const struct passwd *entry = getpwnam (user);
-  if (!entry && g_ascii_string_to_unsigned (user, 10, 0, G_MAXINT32, &number, NULL))
-    entry = getpwuid ((uid_t) number);
-  return entry;
-}
-
-gboolean
-vtpm_compat_run_as (const char *user, GError **error)
-{
-  const struct passwd *entry = find_user (user);
-  if (!entry)
-    return usage (error, "--runas", user, "a user of this host");
-  if (geteuid () == entry->pw_uid && getegid () == entry->pw_gid)
-    return TRUE;
-  if (initgroups (entry->pw_name, entry->pw_gid) == 0 && setgid (entry->pw_gid) == 0 && setuid (entry->pw_uid) == 0)
-    return TRUE;
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot run as %s; only root can", user);
-  return FALSE;
 }
 
 gboolean

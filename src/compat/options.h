@@ -43,8 +43,7 @@ gboolean vtpm_compat_place_parse (const char *where, VtpmCompatPlace *place, GEr
 void vtpm_compat_place_clear (VtpmCompatPlace *place);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatPlace, vtpm_compat_place_clear)
 
-/** For good, as USER's (a name or number) process. FALSE: usage, failed. */
-gboolean vtpm_compat_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** FALSE: failed. */
 gboolean vtpm_compat_change_root (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The configuration file where it is not the default one: swtpm's command lines have no option that names it. NULL:

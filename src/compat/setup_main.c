@@ -183,7 +183,7 @@ check (const VtpmCompatSetup *setup, GError **error)
 static gboolean
 run (const VtpmCompatSetup *setup, GError **error)
 {
-  if (!check (setup, error) || (setup->user && !vtpm_compat_run_as (setup->user, error))
+  if (!check (setup, error) || (setup->user && !vtpm_run_as (setup->user, error))
       || !vtpm_log_open (setup->log, setup->log ? VTPM_LOG_INFO : VTPM_LOG_WARNING, error))
     return FALSE;
   vtpm_harden_no_dump ();
