@@ -7,8 +7,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/confine.h"
 #include "base/cursor.h"
 #include "base/errors.h"
+#include "base/harden.h"
 #include "base/io.h"
 #include "state/base64.h"
 #include "state/line.h"
@@ -169,8 +171,9 @@ gboolean
 vtpm_helper_init (GError **error)
 {
   struct rlimit none = { 0, 0 };
+  const VtpmConfineNeeds needs = { .network = FALSE, .programs = FALSE };
   if (vtpm_fill_stdio () && prctl (PR_SET_DUMPABLE, 0) == 0 && setrlimit (RLIMIT_CORE, &none) == 0)
-    return vtpm_secret_init (error);
+    return vtpm_secret_init (error) && vtpm_harden_no_new_privileges (error) && vtpm_confine (&needs, error);
   vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, errno, "cannot hide its memory");
   return FALSE;
 }
