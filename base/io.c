@@ -37,10 +37,15 @@ vtpm_fill_stdio (void)
   return TRUE;
 }
 
-void
-vtpm_detach_stdio (void)
+int
+vtpm_open_null (void)
 {
-  vtpm_autofd int null = open ("/dev/null", O_RDWR | O_CLOEXEC);
+  return open ("/dev/null", O_RDWR | O_CLOEXEC);
+}
+
+void
+vtpm_detach_stdio (int null)
+{
   for (int fd = 0; null >= 0 && fd < 3; fd++)
     dup2 (null, fd);
 }

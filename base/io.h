@@ -23,8 +23,10 @@ int vtpm_fd_steal (int *fd);
  * with errno. The first thing every program does.
  */
 gboolean vtpm_fill_stdio (void) G_GNUC_WARN_UNUSED_RESULT;
-/** Lets go of the terminal or pipe that the caller gave us: descriptors 0 to 2 become /dev/null. */
-void vtpm_detach_stdio (void);
+/** /dev/null, for later; -1 with errno. */
+int vtpm_open_null (void);
+/** Lets go of the terminal or pipe that the caller gave us: descriptors 0 to 2 become NULL, of vtpm_open_null(). */
+void vtpm_detach_stdio (int null);
 
 /** Reads exactly LEN bytes. Gives LEN, fewer at the end of the file, or -1 with errno. Goes on after EINTR. */
 ssize_t vtpm_read_full (int fd, void *buf, gsize len) G_GNUC_WARN_UNUSED_RESULT;

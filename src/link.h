@@ -19,6 +19,7 @@ typedef enum
   VTPM_LINK_FAILED,     /* error code and message */
   VTPM_LINK_BLOB_KEY,   /* the DEK that was asked for */
   VTPM_LINK_OPENED,     /* the state in a blob that an swtpm sent */
+  VTPM_LINK_MANAGE,     /* before STATE: a management socket in a place of its own, which the device cannot make */
   /* device to broker */
   VTPM_LINK_UNLOCK,  /* a record: its DEK, please */
   VTPM_LINK_DELIVER, /* the file, please; with record, DEK, state: what came in and is to be merged into it first */
@@ -30,13 +31,13 @@ typedef struct
 {
   VtpmLinkType type;
   guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation;
-                     OPEN_FOREIGN: 1 volatile, 0 permanent state; DELIVER_FOREIGN: 1 where there is volatile state */
-  char *text;       /* FAILED */
+                     OPEN_FOREIGN: 1 volatile, 0 permanent state;   DELIVER_FOREIGN: 1 where there is volatile state */
+  char *text;       /* FAILED; MANAGE: the path */
   VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER */
   GBytes *record;   /* UNLOCK, DELIVER: a sealed record */
   VtpmSecret *keys; /* DELIVER: first piece of the payload */
   VtpmBlob *parts;  /* DELIVER: second piece; OPEN_FOREIGN, OPENED: the blob */
-  int fd;           /* STATE; -1 without one */
+  int fd;           /* STATE, MANAGE; -1 without one */
 } VtpmLinkMessage;
 
 void vtpm_link_message_clear (VtpmLinkMessage *message);

@@ -8,6 +8,7 @@ libvtpm_src_a_SOURCES = \
 	src/asker.c src/asker.h src/config.c src/config.h \
 	src/link.c src/link.h src/prompt.c src/prompt.h src/serve.c src/serve.h \
 	src/broker/broker.c src/broker/broker.h src/broker/broker_private.h src/broker/foreign.c src/broker/incoming.c \
+	src/broker/confine.c \
 	src/broker/owned.c src/broker/owned.h \
 	src/broker/reader.c src/broker/reader.h \
 	src/broker/unlock.c src/broker/unlock.h src/broker/unlock_times.h \
@@ -47,6 +48,8 @@ libvtpm_src_a_SOURCES = \
 	src/device/endpoint.c src/device/endpoint.h \
 	src/device/management.c src/device/management.h \
 	src/device/pid_file.c src/device/pid_file.h \
+	src/device/sandbox/calls.c src/device/sandbox/calls.h src/device/sandbox/landlock.c src/device/sandbox/landlock.h \
+	src/device/sandbox/sandbox.c src/device/sandbox/sandbox.h src/device/sandbox/trap.c src/device/sandbox/trap.h \
 	src/device/server.c src/device/server.h src/device/server_key.c src/device/server_private.h \
 	src/device/frontends/frontend.c src/device/frontends/frontend.h src/device/frontends/frontend_private.h \
 	src/device/frontends/command_link.c src/device/frontends/command_link.h \

@@ -25,6 +25,7 @@ typedef struct
 {
   const char *program;
   int notify; /* a daemon's first process waits there for its exit status; -1: not a daemon */
+  int null;   /* of a daemon: opened while it may */
 } Start;
 
 static void
@@ -43,7 +44,8 @@ on_started (gpointer data, const GError *failure)
     return;
   if (failure)
     fprintf (stderr, "%s: %s\n", start->program, failure->message);
-  vtpm_detach_stdio ();
+  vtpm_detach_stdio (start->null);
+  vtpm_fd_clear (&start->null);
   if (failure)
     return;
   write_status (start->notify, 0);
@@ -77,6 +79,7 @@ become_daemon (Start *start, GError **error)
   close (ends[0]);
   setsid ();
   start->notify = ends[1];
+  start->null = vtpm_open_null ();
   return TRUE;
 }
 
@@ -133,10 +136,12 @@ tell_pid (int fd, GError **error)
 int
 vtpm_serve (const VtpmServe *serve, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
 {
-  Start start = { serve->program, -1 };
+  Start start = { serve->program, -1, -1 };
   options->started = on_started;
   options->started_data = &start;
   broker->daemon = serve->daemon;
+  broker->manage = options->default_manage;
+  broker->confined = options->sandbox != VTPM_SANDBOX_OFF;
   if (serve->daemon && !become_daemon (&start, error))
     return -1;
   options->leave_on_failure = serve->daemon || options->init;

@@ -127,6 +127,7 @@ tap_cases += \
 	tests/integration/test_provider.py \
 	tests/integration/test_provider_keys.py \
 	tests/integration/test_rubbish.py \
+	tests/integration/test_sandbox.py \
 	tests/integration/test_secrets.py \
 	tests/integration/test_slot_faults.py \
 	tests/integration/test_soak.py \
@@ -139,7 +140,7 @@ tap_cases += \
 	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/package.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/helpers tests/integration/killed.py \
+EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/package.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/sandbox_attack.c tests/integration/helpers tests/integration/killed.py \
 	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py \
 	tests/integration/hostile.py tests/integration/tpm_corpus.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c

@@ -13,6 +13,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "src/broker/unlock.h"
+#include "src/device/management.h"
 #include "src/keys/backup.h"
 #include "src/link.h"
 #include "src/provisioning/create.h"
@@ -110,13 +111,32 @@ mend (VtpmBroker *broker, VtpmState *state, GError **error)
          && vtpm_state_recover (state, error);
 }
 
+/* Only here is known which file it is, and the device makes nothing any more. */
+static gboolean
+send_management_socket (VtpmBroker *broker, int file, GError **error)
+{
+  struct stat info;
+  VtpmEndpoint endpoint = { .fd = -1 };
+  if (!broker->options->manage || fstat (file, &info) != 0
+      || !vtpm_management_open_default (&endpoint, broker->options->config, &info))
+    return TRUE;
+  VtpmLinkMessage message = { .type = VTPM_LINK_MANAGE, .text = endpoint.path, .fd = endpoint.fd };
+  if (!vtpm_link_send (broker->sock, &message, error))
+    {
+      vtpm_endpoint_close (&endpoint);
+      return FALSE;
+    }
+  vtpm_endpoint_close_copy (&endpoint);
+  return TRUE;
+}
+
 static gboolean
 send_state (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   const VtpmSecret *dek = vtpm_state_dek (state);
   g_auto (VtpmLinkMessage) message = { .type = VTPM_LINK_STATE, .number = vtpm_state_record (state)->epoch, .fd = -1 };
   message.dek = vtpm_secret_copy (dek->data, dek->len, error);
-  if (!message.dek)
+  if (!message.dek || !send_management_socket (broker, vtpm_store_file_fd (vtpm_state_store (state)), error))
     return FALSE;
   message.fd = vtpm_store_file_fd (vtpm_state_store (state));
   gboolean sent = vtpm_link_send (broker->sock, &message, error);
@@ -332,7 +352,8 @@ static gboolean
 start (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  if (options->prepare && !options->prepare (options->prepare_data, error))
+  if ((options->confined && !vtpm_broker_confine (options, error))
+      || (options->prepare && !options->prepare (options->prepare_data, error)))
     return FALSE;
   for (guint try = 1;; try++)
     {
@@ -403,7 +424,10 @@ vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
   if (!start (&broker, &error) && !send_failure (&broker, error))
     _exit (EXIT_FAILURE);
   if (options->daemon)
-    vtpm_detach_stdio ();
+    {
+      vtpm_autofd int null = vtpm_open_null ();
+      vtpm_detach_stdio (null);
+    }
   serve (&broker);
   _exit (EXIT_SUCCESS);
 }

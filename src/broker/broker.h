@@ -28,6 +28,8 @@ typedef struct
   /* As INCOMING where there is no file (and CREATE), or only a TPM that was made in wait of one. An INIT without state
    * blobs then makes the file (CREATE) or starts that TPM, and it is nobody's place any more. */
   gboolean may_come;
+  gboolean confined; /* gives up what it does not need */
+  gboolean manage;   /* makes the device's management socket, in a place of its own */
   /** What is in a state blob that an swtpm sent, BLOB, or an error; NULL: such are not taken. Called in the broker. */
   VtpmBlob *(*open_foreign) (gpointer data, const VtpmBlob *blob, GError **error);
   gpointer open_foreign_data;

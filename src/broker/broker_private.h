@@ -35,6 +35,11 @@ gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **e
 /** Gets hold of a file that another process held at the start, and lets go of about now. FALSE: in-use and others. */
 gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* src/broker/confine.c */
+
+/** What the broker gives up before it opens anything. */
+gboolean vtpm_broker_confine (const VtpmBrokerOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* src/broker/incoming.c */
 
 gboolean vtpm_broker_is_placeholder (const VtpmState *state);

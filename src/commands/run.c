@@ -17,7 +17,7 @@
 typedef struct
 {
   char *config, *vm_uuid, *on_clone, *ctrl, *data, *at_least, *startup, *pid_file, *log, *log_level, *manage;
-  char *cuse;
+  char *cuse, *sandbox, *run_as;
   gboolean vtpm_proxy;
   gboolean create, init, terminate, daemon, incoming;
   VtpmAskerOptions secrets;
@@ -26,9 +26,10 @@ typedef struct
 static void
 arguments_clear (Arguments *arguments)
 {
-  char **const texts[] = { &arguments->config, &arguments->vm_uuid,   &arguments->on_clone, &arguments->ctrl,
-                           &arguments->data,   &arguments->at_least,  &arguments->startup,  &arguments->pid_file,
-                           &arguments->log,    &arguments->log_level, &arguments->manage,   &arguments->cuse };
+  char **const texts[]
+      = { &arguments->config,   &arguments->vm_uuid, &arguments->on_clone, &arguments->ctrl,  &arguments->data,
+          &arguments->at_least, &arguments->startup, &arguments->pid_file, &arguments->log,   &arguments->log_level,
+          &arguments->manage,   &arguments->cuse,    &arguments->sandbox,  &arguments->run_as };
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
   vtpm_asker_options_clear (&arguments->secrets);
@@ -170,14 +171,15 @@ run (const Arguments *arguments, const char *path, GError **error)
   g_auto (VtpmServerOptions) server = { .path = path,
                                         .end_with_control = arguments->terminate,
                                         .end_with_data = arguments->terminate,
-                                        .pid_file = arguments->pid_file };
-  VtpmBrokerOptions broker = { .path = path,
-                               .create = arguments->create,
-                               .incoming = arguments->incoming,
-                               .open_foreign = open_foreign };
+                                        .pid_file = arguments->pid_file,
+                                        .run_as = arguments->run_as };
+  VtpmBrokerOptions broker
+      = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .open_foreign = open_foreign };
   if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
       || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
     return -1;
+  if (arguments->sandbox && !vtpm_sandbox_parse (arguments->sandbox, &server.sandbox))
+    return usage (error, "--sandbox wants on, log or off"), -1;
   if (arguments->create && arguments->incoming)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
   /* Before anything of ours is opened: it could have the number that --password-fd gives. */
@@ -228,6 +230,10 @@ vtpm_command_run (int argc, char **argv)
     { "log", 0, 0, G_OPTION_ARG_FILENAME, &a.log, "append the log there; - for standard error", "FILE" },
     { "log-level", 0, 0, G_OPTION_ARG_FILENAME, &a.log_level, "error, warning, info (default) or debug", "LEVEL" },
     { "manage", 0, 0, G_OPTION_ARG_FILENAME, &a.manage, "management socket: unix:PATH[,uid=N] or none", "ENDPOINT" },
+    { "sandbox", 0, 0, G_OPTION_ARG_FILENAME, &a.sandbox,
+      "on (default), log: only tell what would be forbidden, or off", "on|log|off" },
+    { "run-as", 0, 0, G_OPTION_ARG_FILENAME, &a.run_as,
+      "serve as this user (default, where root starts it: vtpm, if there is one)", "USER" },
     VTPM_ASKER_ENTRIES (a.secrets),
     { "config", 0, 0, G_OPTION_ARG_FILENAME, &a.config, "read FILE instead of vtpm.conf", "FILE" },
     G_OPTION_ENTRY_NULL,

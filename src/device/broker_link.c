@@ -6,16 +6,12 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/device/management.h"
 
 /* Takes over what the broker sent: file and DEK. */
 gboolean
 vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError **error)
 {
-  if (fstat (message->fd, &link->file) != 0)
-    {
-      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot look at %s", link->path);
-      return FALSE;
-    }
   g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&message->fd), link->path);
   vtpm_store_file_tell_pid (store);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
@@ -26,6 +22,13 @@ vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError *
   store = NULL;
   vtpm_device_adopt (link->device, state);
   return TRUE;
+}
+
+void
+vtpm_broker_link_take_manage (VtpmBrokerLink *link, VtpmLinkMessage *message)
+{
+  if (link->manage->kind == VTPM_ENDPOINT_NONE && message->text)
+    vtpm_management_take (link->manage, g_steal_pointer (&message->text), vtpm_fd_steal (&message->fd));
 }
 
 /* FALSE: told to end before the broker had an answer. The signal stays to be read. */
@@ -60,8 +63,10 @@ ask_broker (VtpmBrokerLink *link, const VtpmLinkMessage *request, VtpmLinkType w
           || !vtpm_link_receive (link->fd, reply, error))
         return FALSE;
       request = NULL;
+      if (reply->type == VTPM_LINK_MANAGE)
+        vtpm_broker_link_take_manage (link, reply);
     }
-  while (reply->type == VTPM_LINK_ASKING);
+  while (reply->type == VTPM_LINK_ASKING || reply->type == VTPM_LINK_MANAGE);
   if (reply->type == wanted)
     return TRUE;
   if (reply->type == VTPM_LINK_FAILED && reply->text)

@@ -5,8 +5,6 @@
  */
 #pragma once
 
-#include <sys/stat.h>
-
 #include "src/device/blobs.h"
 #include "src/device/endpoint.h"
 #include "src/link.h"
@@ -16,14 +14,16 @@ typedef struct
   int fd;      /* -1 once the broker is over */
   int signals; /* a signal descriptor that ends a wait for an answer; it stays to be read */
   VtpmDevice *device;
-  const char *path; /* the state file, for messages */
-  struct stat file; /* once it is here */
+  const char *path;     /* the state file, for messages */
+  VtpmEndpoint *manage; /* where a management socket goes that the broker makes */
 } VtpmBrokerLink;
 
 /** Opens the state that came with MESSAGE (its descriptor is taken) and gives it to the device. FALSE: told in ERROR.
  */
 gboolean vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes over the management socket that came with MESSAGE. */
+void vtpm_broker_link_take_manage (VtpmBrokerLink *link, VtpmLinkMessage *message);
 /** A VtpmBlobUnlock with the link as DATA: bounded by the broker's 20 s. NULL: blob-needs-provider, the broker's word.
  */
 VtpmSecret *vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GError **error);

@@ -17,8 +17,6 @@
 
 G_DEFINE_QUARK (vtpm_endpoint_error_quark, vtpm_endpoint_error)
 
-#define BACKLOG 4
-
 static gboolean
 usage (GError **error, const char *text)
 {
@@ -156,7 +154,7 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
     return FALSE;
   if (bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
     return failed (error, "make the socket", endpoint->path);
-  if (!vtpm_access_apply (&endpoint->access, endpoint->path) || listen (fd, BACKLOG) != 0)
+  if (!vtpm_access_apply (&endpoint->access, endpoint->path) || listen (fd, VTPM_ENDPOINT_BACKLOG) != 0)
     {
       failed (error, "set up the socket", endpoint->path);
       unlink (endpoint->path); /* made a moment ago, by us */
@@ -179,7 +177,8 @@ open_tcp (VtpmEndpoint *endpoint, GError **error)
     }
   vtpm_autofd int fd = socket (found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof (int));
-  gboolean fine = fd >= 0 && bind (fd, found->ai_addr, found->ai_addrlen) == 0 && listen (fd, BACKLOG) == 0;
+  gboolean fine
+      = fd >= 0 && bind (fd, found->ai_addr, found->ai_addrlen) == 0 && listen (fd, VTPM_ENDPOINT_BACKLOG) == 0;
   int cause = errno;
   freeaddrinfo (found);
   if (!fine && cause == EADDRINUSE)
@@ -257,14 +256,20 @@ vtpm_endpoint_accept (VtpmEndpoint *endpoint)
 }
 
 void
-vtpm_endpoint_close (VtpmEndpoint *endpoint)
+vtpm_endpoint_close_copy (VtpmEndpoint *endpoint)
 {
-  if (endpoint->kind == VTPM_ENDPOINT_UNIX && endpoint->fd >= 0)
-    unlink (endpoint->path);
   if (endpoint->kind != VTPM_ENDPOINT_NONE)
     vtpm_fd_clear (&endpoint->fd);
   endpoint->kind = VTPM_ENDPOINT_NONE;
   g_clear_pointer (&endpoint->path, g_free);
   g_clear_pointer (&endpoint->host, g_free);
   g_clear_pointer (&endpoint->port, g_free);
+}
+
+void
+vtpm_endpoint_close (VtpmEndpoint *endpoint)
+{
+  if (endpoint->kind == VTPM_ENDPOINT_UNIX && endpoint->fd >= 0)
+    unlink (endpoint->path);
+  vtpm_endpoint_close_copy (endpoint);
 }

@@ -34,6 +34,8 @@ typedef enum
   VTPM_ENDPOINT_FD
 } VtpmEndpointKind;
 
+#define VTPM_ENDPOINT_BACKLOG 4
+
 typedef struct
 {
   VtpmEndpointKind kind;
@@ -58,6 +60,8 @@ gboolean vtpm_endpoint_open (VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN
 gboolean vtpm_endpoint_take_connection (int fd) G_GNUC_WARN_UNUSED_RESULT;
 /** A new connection, close-on-exec, or -1. */
 int vtpm_endpoint_accept (VtpmEndpoint *endpoint);
+/** Closes it; what it made stays for the process that has another descriptor of it. */
+void vtpm_endpoint_close_copy (VtpmEndpoint *endpoint);
 /** Closes it and removes the socket file that it made. */
 void vtpm_endpoint_close (VtpmEndpoint *endpoint);
 

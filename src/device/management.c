@@ -42,8 +42,8 @@ vtpm_management_new (VtpmEndpoint *endpoint, VtpmDevice *device)
 }
 
 /* With the place's group and mode, whatever the umask: the service users of the group make their sockets there too. */
-static void
-make_run_dir (const VtpmConfig *config)
+void
+vtpm_management_make_folder (const VtpmConfig *config)
 {
   if (!config->is_system)
     g_mkdir_with_parents (config->run_dir, 0700);
@@ -53,19 +53,27 @@ make_run_dir (const VtpmConfig *config)
     vtpm_log (VTPM_LOG_WARNING, "cannot set owner and mode of %s: %s", config->run_dir, g_strerror (errno));
 }
 
-void
-vtpm_management_open_default (VtpmManagement *management, const VtpmConfig *config, const struct stat *file)
+gboolean
+vtpm_management_open_default (VtpmEndpoint *endpoint, const VtpmConfig *config, const struct stat *file)
 {
   g_autoptr (GError) error = NULL;
-  if (management->endpoint->kind != VTPM_ENDPOINT_NONE)
-    return;
   g_autofree char *text = g_strdup_printf ("unix:%s/%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x", config->run_dir,
                                            (guint64) file->st_dev, (guint64) file->st_ino);
-  make_run_dir (config);
-  if (vtpm_endpoint_parse (text, management->endpoint, &error) && vtpm_endpoint_open (management->endpoint, &error))
-    return;
-  vtpm_endpoint_close (management->endpoint);
+  if (vtpm_endpoint_parse (text, endpoint, &error) && vtpm_endpoint_open (endpoint, &error))
+    return TRUE;
+  vtpm_endpoint_close (endpoint);
   vtpm_log (VTPM_LOG_WARNING, "no management socket, so this TPM's status cannot be asked: %s", error->message);
+  return FALSE;
+}
+
+void
+vtpm_management_take (VtpmEndpoint *endpoint, char *path, int fd)
+{
+  *endpoint = (VtpmEndpoint){
+    .kind = VTPM_ENDPOINT_UNIX, .path = path, .access = VTPM_ACCESS_INIT, .fd = fd, .listens = fd >= 0
+  };
+  if (fd >= 0 && listen (fd, VTPM_ENDPOINT_BACKLOG) != 0) /* whoever connects sees who called this, and looks at it */
+    vtpm_log (VTPM_LOG_WARNING, "the management socket %s does not listen: %s", path, g_strerror (errno));
 }
 
 static gboolean
@@ -213,6 +221,7 @@ start_thread (VtpmManagement *management)
   sigset_t all, before;
   pthread_attr_t attributes;
   sigfillset (&all);
+  sigdelset (&all, SIGSYS); /* of the sandbox, wherever it happens */
   pthread_attr_init (&attributes);
   pthread_attr_setstacksize (&attributes, STACK_SIZE);
   pthread_sigmask (SIG_SETMASK, &all, &before);

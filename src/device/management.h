@@ -18,9 +18,15 @@ VtpmManagement *vtpm_management_new (VtpmEndpoint *endpoint, VtpmDevice *device)
 /** Breaks off a connection that is being served, and waits for its thread. NULL is allowed. */
 void vtpm_management_free (VtpmManagement *management);
 
-/** Opens the endpoint in a place of its own, named after the state FILE that is open, whatever its name stands for by
- * now. One that cannot be made is a warning; one that is open already stays. */
-void vtpm_management_open_default (VtpmManagement *management, const VtpmConfig *config, const struct stat *file);
+/* A socket in a place of its own, named after the state FILE that is open, whatever its name stands for by now. The
+ * device, which opens that file too late to make anything, makes the folder; the broker makes the socket. One that
+ * cannot be made is a warning. */
+
+void vtpm_management_make_folder (const VtpmConfig *config);
+/** FALSE: told. */
+gboolean vtpm_management_open_default (VtpmEndpoint *endpoint, const VtpmConfig *config, const struct stat *file);
+/** Takes over what the broker made. PATH and FD are taken. */
+void vtpm_management_take (VtpmEndpoint *endpoint, char *path, int fd);
 
 /** What to poll for reading: the endpoint, or while a connection is served (one at a time) its end; -1 without an
  * endpoint. */

@@ -260,6 +260,8 @@ open_node (VtpmServerOptions *options, GError **error)
 VtpmServer *
 vtpm_server_listen (VtpmServerOptions *options, GError **error)
 {
+  if (options->default_manage)
+    vtpm_management_make_folder (options->config);
   VtpmServer *server = g_new0 (VtpmServer, 1);
   server->options = options;
   server->broker.fd = server->data_next = -1;
@@ -296,10 +298,28 @@ vtpm_server_free (VtpmServer *server)
   g_free (server);
 }
 
+/* What a device does when it is inside: nothing is opened or made any more but a thread for each management request. */
+static VtpmSandbox
+sandbox_of (const VtpmServerOptions *options, const char *default_socket)
+{
+  const char *const own[] = { options->ctrl.path, options->data.path, options->manage.path, options->pid_file,
+                              options->default_manage ? default_socket : NULL };
+  VtpmSandbox sandbox = { .mode = options->sandbox, .run_as = options->run_as };
+  for (gsize i = 0, n = 0; i < G_N_ELEMENTS (own); i++)
+    if (own[i])
+      sandbox.removes[n++] = own[i];
+  return sandbox;
+}
+
+/* Nothing is read from anyone before it is inside the sandbox. */
 static gboolean
 prepare (VtpmServer *server, GError **error)
 {
   VtpmServerOptions *options = server->options;
+  g_autofree char *default_socket = g_build_filename (options->config->run_dir, "its-socket", NULL);
+  const VtpmSandbox sandbox = sandbox_of (options, default_socket);
+  if (!vtpm_sandbox_enter (&sandbox, error))
+    return FALSE;
   options->device.store_wait_ms = options->config->store_wait_ms;
   server->device = vtpm_device_new (&options->device);
   server->broker.device = server->device;
@@ -312,6 +332,8 @@ prepare (VtpmServer *server, GError **error)
   if (!server->data)
     return FALSE;
   if (options->frontend && !vtpm_frontend_start (options->frontend, &server->node.control, server->data, error))
+    return FALSE;
+  if (!vtpm_sandbox_close (&sandbox, error))
     return FALSE;
   if (options->ctrl.kind == VTPM_ENDPOINT_FD && !options->ctrl.listens)
     server->client = vtpm_control_channel_new (&server->control.control, options->ctrl.fd);
@@ -329,7 +351,8 @@ vtpm_server_run (VtpmServer *server, int link)
 {
   g_autoptr (GError) error = NULL;
   VtpmServerOptions *options = server->options;
-  server->broker = (VtpmBrokerLink){ .fd = link, .signals = server->signals, .path = options->path };
+  server->broker
+      = (VtpmBrokerLink){ .fd = link, .signals = server->signals, .path = options->path, .manage = &options->manage };
   if (!prepare (server, &error))
     {
       vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
@@ -337,13 +360,6 @@ vtpm_server_run (VtpmServer *server, int link)
     }
   vtpm_engine_warm_up (); /* while the broker works */
   while (!server->ended)
-    {
-      poll_once (server);
-      if (server->key == VTPM_KEY_HERE && options->default_manage)
-        {
-          options->default_manage = FALSE;
-          vtpm_management_open_default (server->management, options->config, &server->broker.file);
-        }
-    }
+    poll_once (server);
   return server->exit_status;
 }

@@ -9,16 +9,19 @@
 #include "src/device/data_channel.h"
 #include "src/device/endpoint.h"
 #include "src/device/frontends/frontend.h"
+#include "src/device/sandbox/sandbox.h"
 
 typedef struct
 {
   const VtpmConfig *config;
-  const char *path;          /* the state file, for messages */
-  VtpmEndpoint ctrl, data;   /* kind NONE where not given (one of them must be); opened by vtpm_server_listen() */
-  VtpmEndpoint manage;       /* NONE: none */
-  VtpmFrontendSpec node;     /* kind NONE: none; with one there is no data channel of the client's */
-  VtpmFrontend *frontend;    /* it, opened by vtpm_server_listen() */
-  gboolean default_manage;   /* a management socket below config->run_dir is tried */
+  const char *path;        /* the state file, for messages */
+  VtpmEndpoint ctrl, data; /* kind NONE where not given (one of them must be); opened by vtpm_server_listen() */
+  VtpmEndpoint manage;     /* NONE: none */
+  VtpmFrontendSpec node;   /* kind NONE: none; with one there is no data channel of the client's */
+  VtpmFrontend *frontend;  /* it, opened by vtpm_server_listen() */
+  gboolean default_manage; /* a management socket below config->run_dir is tried (MANAGE is NONE) */
+  VtpmSandboxMode sandbox;
+  const char *run_as;        /* or NULL, see VtpmSandbox */
   gboolean init;             /* power on without INIT */
   int startup;               /* TPM2_Startup of this type then, or -1 */
   gboolean end_with_control; /* losing a client of the control channel ends it like SIGTERM */

@@ -120,6 +120,11 @@ vtpm_server_on_link (VtpmServer *server)
       server->asking = TRUE;
       return;
     }
+  if (fine && message.type == VTPM_LINK_MANAGE)
+    {
+      vtpm_broker_link_take_manage (&server->broker, &message);
+      return;
+    }
   if (fine && message.type == VTPM_LINK_STATE)
     {
       fine = vtpm_broker_link_adopt (&server->broker, &message, &error);

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A library for LD_PRELOAD: while the file FAILING_STORE_FLAG exists, writes into the file that
- * FAILING_STORE_FILE names fail with the errno that stands in it, in decimal (5 when it is empty).
- * A minus before it: the first half of the bytes is written before the failure. A second number: so many writes of
- * the process succeed first. Each write that
+ * A library for LD_PRELOAD: while there is a number in the file FAILING_STORE_FLAG, writes into the file that
+ * FAILING_STORE_FILE names fail with that errno. A minus before it: the first half of the bytes is written before the
+ * failure. A second number: so many writes of the process succeed first. Each write that
  * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2); each fdatasync(2)
- * of it too, as "-1 0 0".
+ * of it too, as "-1 0 0". All three files are there when the process starts: in its sandbox it opens nothing.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,17 +13,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 static int writes;
+static int flag = -1, log_file = -1;
+static struct stat named;
+
+__attribute__ ((constructor)) static void
+begin (void)
+{
+  const char *path = getenv ("FAILING_STORE_FILE");
+  if (!path || stat (path, &named) != 0)
+    return;
+  flag = open (getenv ("FAILING_STORE_FLAG"), O_RDONLY | O_CLOEXEC);
+  log_file = open (getenv ("FAILING_STORE_LOG"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+}
 
 static int
 is_state_file (int fd)
 {
-  struct stat named, opened;
-  const char *path = getenv ("FAILING_STORE_FILE");
-  return path && stat (path, &named) == 0 && fstat (fd, &opened) == 0 && named.st_ino == opened.st_ino
+  struct stat opened;
+  return flag >= 0 && syscall (SYS_fstat, fd, &opened) == 0 && named.st_ino == opened.st_ino
          && named.st_dev == opened.st_dev;
 }
 
@@ -32,17 +43,9 @@ is_state_file (int fd)
 static int
 failure (int fd)
 {
-  char text[16] = "";
-  int error = EIO, spared = 0;
-  const char *flag = getenv ("FAILING_STORE_FLAG");
-  if (!flag || !is_state_file (fd))
-    return 0;
-  int file = open (flag, O_RDONLY | O_CLOEXEC);
-  if (file < 0)
-    return 0;
-  ssize_t n = read (file, text, sizeof text - 1);
-  close (file);
-  if (n > 0)
+  char text[32] = "";
+  int error = 0, spared = 0;
+  if (is_state_file (fd) && pread (flag, text, sizeof text - 1, 0) > 0)
     sscanf (text, "%d %d", &error, &spared);
   return writes < spared ? 0 : error;
 }
@@ -50,14 +53,10 @@ failure (int fd)
 static void
 note (int fd, off_t offset, size_t len, int flags)
 {
-  const char *log = getenv ("FAILING_STORE_LOG");
-  if (!log || !is_state_file (fd))
-    return;
-  int file = open (log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-  if (file < 0)
-    return;
-  dprintf (file, "%lld %zu %d\n", (long long) offset, len, flags);
-  close (file);
+  char line[80];
+  int size = snprintf (line, sizeof line, "%lld %zu %d\n", (long long) offset, len, flags);
+  if (is_state_file (fd) && write (log_file, line, (size_t) size) != size)
+    abort ();
 }
 
 ssize_t

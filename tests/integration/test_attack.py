@@ -11,8 +11,8 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (CANCEL, IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, Control, connect, contains, main,  # noqa: E402
-                    read_file, receive, same, true, wait_until, write_file)
+from device import (CANCEL, GET_CAPABILITY, IO_ERROR, SHUTDOWN, STOP, STORE_VOLATILE, Control, connect,  # noqa: E402
+                    contains, main, read_file, receive, same, true, wait_until, write_file)
 from tpm_bytes import (EMPTY_AUTH, RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, nv_define, pcr_extend,  # noqa: E402
                        pcr_read, rc_of, shutdown, startup, tpm_command, words)
 
@@ -88,13 +88,15 @@ def test_file_size_limit(place):
     place.create()
     device = place.start()
     control = device.control()
-    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    same(control.call(GET_CAPABILITY, reply=8)[0], 0, "GET_CAPABILITY: it has set its own limits")
+    most = resource.prlimit(device.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (4096, most))
     same(control.init(), 0, "INIT")
     data = control.open_data()
     same(data.rc(startup()), RC_FAILURE, "TPM2_Startup whose store fails")
     same(control.result(STORE_VOLATILE), IO_ERROR, "STORE_VOLATILE")
     same(device.process.poll(), None, "it lives")
-    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.prlimit(device.pid, resource.RLIMIT_FSIZE, (most, most))
     data.good(nv_define(0x1500001, 8))
     device.term()
     place.sound()

@@ -5,7 +5,6 @@
 VTPM_FAILING_STORE names the library built of failing_store.c; without it cc builds one. VTPM_TEST_KILLS is the
 number of kills of each loop (default 30).
 """
-import contextlib
 import errno
 import os
 import random
@@ -39,6 +38,7 @@ class Failing:
         self.name = name
         self.flag = os.path.join(place.folder, "flag")
         self.library = library or self.build()
+        self.mend()
         asan = os.environ.get("ASAN_OPTIONS", "")
         self.env = {"LD_PRELOAD": self.library, "FAILING_STORE_FLAG": self.flag,
                     "FAILING_STORE_FILE": os.path.abspath(name),
@@ -59,8 +59,7 @@ class Failing:
 
     def break_store(self, error=errno.EIO, spared=0):
         """SPARED writes of each process succeed."""
-        write_file(self.flag + ".new", "%d %d" % (error, spared), "w")
-        os.rename(self.flag + ".new", self.flag)
+        self.set_flag("%d %d" % (error, spared))
 
     def writes(self):
         """[offset, length, synchronous] of the writes into the state file since the last call: synchronous by
@@ -69,7 +68,7 @@ class Failing:
         if not os.path.exists(path):
             return []
         lines = read_file(path).decode().splitlines()
-        os.remove(path)
+        os.truncate(path, 0)
         written = []
         for offset, length, flags in ([int(word) for word in line.split()] for line in lines):
             if offset >= 0:
@@ -79,8 +78,13 @@ class Failing:
         return written
 
     def mend(self):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self.flag)
+        self.set_flag("")
+
+    def set_flag(self, text):
+        """In place and at once: the device has the file open."""
+        file = os.open(self.flag, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(file, text.ljust(20).encode())
+        os.close(file)
 
 
 def broken(place, store_wait=WAIT, *args):

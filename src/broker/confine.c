@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the broker gives up before it opens anything. It stays the user that started it: the state file, the key stores
+ * and the helper programs may be that user's alone.
+ */
+#include <linux/capability.h>
+#include <string.h>
+
+#include "base/confine.h"
+#include "base/harden.h"
+#include "base/io.h"
+#include "src/broker/broker_private.h"
+#include "src/ca/ca_store.h"
+#include "state/providers/native_ops.h"
+#include "state/registry.h"
+
+#define MAX_KEY_FILE 16384
+
+#define BIT(capability) (G_GUINT64_CONSTANT (1) << (capability))
+
+/* root's: files of other users, owner and group of what is made, memory that is not paged out */
+#define KEPT                                                                                                           \
+  (BIT (CAP_DAC_OVERRIDE) | BIT (CAP_DAC_READ_SEARCH) | BIT (CAP_CHOWN) | BIT (CAP_FOWNER) | BIT (CAP_FSETID)          \
+   | BIT (CAP_IPC_LOCK))
+
+/* The key of a certificate authority may be in a token that is reached over the network. */
+static gboolean
+ca_is_local (const VtpmConfig *config)
+{
+  if (g_str_equal (config->ca, VTPM_CA_NONE))
+    return TRUE;
+  if (g_str_has_prefix (config->ca, VTPM_CA_EXEC))
+    return FALSE;
+  g_autofree char *name = vtpm_ca_file (config->ca, ".key");
+  g_autofree char *path = g_build_filename (config->place.data_dir, name, NULL);
+  g_autoptr (VtpmSecret) key = vtpm_read_secret_file (path, MAX_KEY_FILE);
+  return !key || key->len < 7 || memcmp (key->data, "pkcs11:", 7) != 0;
+}
+
+/* Whether every provider is of a kind of ours that stays on this host. */
+static gboolean
+providers_are_local (const VtpmConfig *config)
+{
+  static const char *const kinds[] = { VTPM_NATIVE_KIND, "passphrase", "raw-key", NULL };
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
+  for (guint i = 0; registry && i < registry->entries->len; i++)
+    if (!g_strv_contains (kinds, ((const VtpmProviderEntry *) registry->entries->pdata[i])->kind))
+      return FALSE;
+  return registry != NULL;
+}
+
+gboolean
+vtpm_broker_confine (const VtpmBrokerOptions *options, GError **error)
+{
+  const VtpmConfineNeeds needs
+      = { .network = !providers_are_local (options->config) || !ca_is_local (options->config), .programs = TRUE };
+  return vtpm_harden_few_capabilities (KEPT, error) && vtpm_confine (&needs, error);
+}
