@@ -2,24 +2,28 @@
 #include "src/client/client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/device/frontends/cuse_ioctl.h"
 
 /* How long the rest of a longer error reply may take; swtpm sends four bytes only. */
 #define ERROR_REST_MS 200
 
 struct VtpmClient
 {
-  int fd; /* -1 once the stream is out of step */
+  int fd;             /* -1 once the stream is out of step */
+  gboolean is_device; /* what is asked goes by ioctls */
   guint timeout_ms;
   char *address;  /* for messages */
   VtpmBlob *data; /* of the last reply; a blob may be plain TPM state */
@@ -258,6 +262,23 @@ vtpm_client_connect (const char *address, guint timeout_ms, GError **error)
   return client;
 }
 
+VtpmClient *
+vtpm_client_open_device (const char *path, GError **error)
+{
+  vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY);
+  if (fd < 0)
+    {
+      vtpm_error_set_errno (error, VTPM_CLIENT_ERROR, VTPM_ERROR_FAILED, errno,
+                            "cannot open %s; check that the TPM runs, and who may open its device", path);
+      return NULL;
+    }
+  VtpmClient *client = g_new0 (VtpmClient, 1);
+  client->fd = vtpm_fd_steal (&fd);
+  client->is_device = TRUE;
+  client->address = g_strdup (path);
+  return client;
+}
+
 void
 vtpm_client_free (VtpmClient *client)
 {
@@ -319,6 +340,22 @@ receive_data (VtpmClient *client, gint64 deadline, VtpmControlReply *reply)
   return receive_all (client->fd, client->data->data, client->data->len, deadline, &got);
 }
 
+/* By one ioctl: a reply lies where the request did. */
+static gboolean
+call_device (VtpmClient *client, const VtpmControlRequest *request, VtpmControlReply *reply, GError **error)
+{
+  guint32 number;
+  g_clear_pointer (&client->data, vtpm_blob_free);
+  client->data = vtpm_blob_new (VTPM_CUSE_MAX_IOCTL);
+  gsize len = vtpm_cuse_ioctl_encode_request (request, &number, client->data->data);
+  errno = EMSGSIZE;
+  if (len > 0 && ioctl (client->fd, number, client->data->data) >= 0
+      && vtpm_cuse_ioctl_decode_reply (request->command, client->data->data, len, reply))
+    return TRUE;
+  g_autofree char *what = g_strdup_printf ("%s was not taken", command_name (request->command));
+  return give_up (client, errno, what, error);
+}
+
 gboolean
 vtpm_client_call (VtpmClient *client, const VtpmControlRequest *request, int pass_fd, VtpmControlReply *reply,
                   GError **error)
@@ -327,6 +364,8 @@ vtpm_client_call (VtpmClient *client, const VtpmControlRequest *request, int pas
   g_autofree char *what = NULL;
   if (client->fd < 0)
     return give_up (client, ENOTCONN, "no connection", error);
+  if (client->is_device)
+    return call_device (client, request, reply, error);
   if (!send_request (client, request, pass_fd, deadline))
     {
       what = g_strdup_printf ("%s could not be sent", command_name (request->command));
@@ -436,7 +475,17 @@ vtpm_client_set_blob (VtpmClient *client, guint32 type, const VtpmBlob *blob, GE
                                  .blob_type = type,
                                  .data = blob->data,
                                  .length = (guint32) blob->len };
-  return vtpm_client_command (client, &request, &reply, error);
+  if (!client->is_device)
+    return vtpm_client_command (client, &request, &reply, error);
+  do /* in pieces; to swtpm's device one that is not full is the last */
+    {
+      request.length = (guint32) MIN (blob->len - (gsize) (request.data - blob->data), VTPM_CUSE_CHUNK);
+      if (!vtpm_client_command (client, &request, &reply, error))
+        return FALSE;
+      request.data += request.length;
+    }
+  while (request.length == VTPM_CUSE_CHUNK);
+  return TRUE;
 }
 
 char *

@@ -20,6 +20,9 @@ typedef struct VtpmClient VtpmClient;
  * bounds the connecting and then each call. NULL: usage, failed.
  */
 VtpmClient *vtpm_client_connect (const char *address, guint timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same over the device node PATH, which vtpm run --cuse or swtpm cuse has made. The kernel bounds nothing there: a
+ * request that waits can be ended by a signal. NULL: failed (it is none). */
+VtpmClient *vtpm_client_open_device (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Disconnects. NULL is allowed. */
 void vtpm_client_free (VtpmClient *client);
 

@@ -15,7 +15,6 @@
 #include "src/client/client.h"
 #include "src/compat/options.h"
 
-#define PROGRAM "swtpm_ioctl"
 #define DEFAULT_HOST "127.0.0.1"
 #define DEFAULT_PORT "6546"
 #define MAX_LOCALITY 4
@@ -56,7 +55,7 @@ enum
 
 static const char help_text[]
     = "TPM emulator control tool version " VTPM_COMPAT_VERSION ", vtpm " PACKAGE_VERSION "\n\n"
-      "Usage: swtpm_ioctl --unix <path>|--tcp [<host>]:[<port>] command\n\n"
+      "Usage: swtpm_ioctl --unix <path>|--tcp [<host>]:[<port>]|--tpm-device <device> command\n\n"
       "-c                    : get ptm capabilities\n"
       "-i                    : do a hardware TPM_Init\n"
       "--stop                : stop the TPM without exiting\n"
@@ -405,12 +404,11 @@ main (int argc, char **argv)
                                   : "TPM emulator control tool version " VTPM_COMPAT_VERSION ", vtpm " PACKAGE_VERSION);
       return EXIT_SUCCESS;
     }
-  if (!call.address && call.device)
-    usage (&error, PROGRAM ": [usage] device nodes are not offered here: give --unix or --tcp");
-  else if (!call.address)
+  if (!call.address && !call.device)
     usage (&error, "Error: Missing device name.");
   if (error)
     return fail (error);
-  call.client = vtpm_client_connect (call.address, VTPM_CLIENT_TIMEOUT_MS, &error);
+  call.client = call.address ? vtpm_client_connect (call.address, VTPM_CLIENT_TIMEOUT_MS, &error)
+                             : vtpm_client_open_device (call.device, &error);
   return call.client && run (&call, &error) ? EXIT_SUCCESS : fail (error);
 }

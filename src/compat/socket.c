@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "base/errors.h"
-#include "base/harden.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "src/compat/socket_options.h"
@@ -18,21 +17,32 @@
 #define PROGRAM "swtpm"
 #define TRACE_LEVEL 5 /* from here on swtpm has the library speak */
 
-static const char help_text[]
-    = "Usage: swtpm socket [options]\n\n"
-      "swtpm's command line, served by vtpm; the options are those of swtpm(8).\n\n"
-      "--tpm2                 a TPM 2.0, the only kind that there is\n"
-      "--tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=0MODE][,lock]\n"
-      "                       where the state is; TPM_PATH in the environment names a DIR too\n"
-      "--ctrl type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,terminate]\n"
+#define LIKE_SWTPM "swtpm's command line, served by vtpm; the options are those of swtpm(8).\n\n"
+
+static const char *const help_texts[] = {
+  [VTPM_COMPAT_SOCKET] = "Usage: swtpm socket [options]\n\n" LIKE_SWTPM
+                         "--server [type=tcp,]port=N[,bindaddr=ADDRESS][,ifname=NAME][,disconnect] | fd=N\n"
+                         "--server type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,disconnect]\n"
+                         "-p|--port N, -f|--fd N data channel\n"
+                         "-t|--terminate         end when the data channel's client goes\n",
+  [VTPM_COMPAT_CHARDEV] = "Usage: swtpm chardev --vtpm-proxy [options]\n\n" LIKE_SWTPM
+                          "--vtpm-proxy           the kernel makes a device /dev/tpmN; its name is printed\n",
+  [VTPM_COMPAT_CUSE] = "Usage: swtpm cuse --name NAME [options]\n\n" LIKE_SWTPM
+                       "-n|--name NAME         makes the device /dev/NAME, and goes into the background\n"
+                       "-M|--maj N, -m|--min N its device number\n",
+};
+
+static const char channel_help[]
+    = "--ctrl type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,terminate]\n"
       "--ctrl type=tcp,port=N[,bindaddr=ADDRESS][,ifname=NAME] | type=...,fd=N | type=unixio,clientfd=N\n"
       "                       control channel\n"
-      "--server [type=tcp,]port=N[,bindaddr=ADDRESS][,ifname=NAME][,disconnect] | fd=N\n"
-      "--server type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,disconnect]\n"
-      "-p|--port N, -f|--fd N data channel\n"
-      "-t|--terminate         end when the data channel's client goes\n"
       "-d|--daemon            go into the background once the TPM can be used\n"
-      "--pid file=FILE|fd=N   write the process id\n"
+      "--pid file=FILE|fd=N   write the process id\n";
+
+static const char common_help[]
+    = "--tpm2                 a TPM 2.0, the only kind that there is\n"
+      "--tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=0MODE][,lock]\n"
+      "                       where the state is; TPM_PATH in the environment names a DIR too\n"
       "--log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]\n"
       "--key pwdfile=FILE|pwdfd=N[,mode=...][,kdf=...][,remove]\n"
       "--key file=FILE|fd=N[,format=hex|binary][,mode=...][,remove]\n"
@@ -47,6 +57,13 @@ static const char help_text[]
       "--seccomp action=none|log|kill\n"
       "-r|--runas USER, -R|--chroot DIR\n"
       "--print-capabilities, --print-states, -h|--help\n";
+
+static int
+print_help (VtpmCompatInterface interface)
+{
+  printf ("%s%s%s", help_texts[interface], interface == VTPM_COMPAT_CUSE ? "" : channel_help, common_help);
+  return 0;
+}
 
 static int
 print_capabilities (void)
@@ -73,7 +90,7 @@ print_states (const VtpmCompatSocket *socket)
 static gboolean
 usage (GError **error, const char *what)
 {
-  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm socket --help'", what);
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE, "%s; see 'swtpm --help'", what);
   return FALSE;
 }
 
@@ -86,9 +103,24 @@ check (const VtpmCompatSocket *socket, GError **error)
     return TRUE;
   if (!socket->tpm2)
     return usage (error, "TPM 1.2 is not offered: give --tpm2");
-  if (socket->server.ctrl.kind == VTPM_ENDPOINT_NONE && socket->server.data.kind == VTPM_ENDPOINT_NONE)
-    return usage (error, "--ctrl or --server is missing");
-  return TRUE;
+  const VtpmServerOptions *server = &socket->server;
+  if (server->node.kind != VTPM_FRONTEND_NONE || server->ctrl.kind != VTPM_ENDPOINT_NONE
+      || server->data.kind != VTPM_ENDPOINT_NONE)
+    return TRUE;
+  return usage (error, socket->interface == VTPM_COMPAT_SOCKET    ? "--ctrl or --server is missing"
+                       : socket->interface == VTPM_COMPAT_CHARDEV ? "--vtpm-proxy is missing"
+                                                                  : "--name is missing");
+}
+
+/* As swtpm tells it, for who reads the device's name there. */
+static void
+print_device (const VtpmServerOptions *server)
+{
+  unsigned number, major, minor;
+  const char *notice = server->frontend ? vtpm_frontend_notice (server->frontend) : NULL;
+  if (notice && sscanf (notice, "/dev/tpm%u %u:%u", &number, &major, &minor) == 3)
+    printf ("New TPM device: /dev/tpm%u (major/minor = %u/%u)\n", number, major, minor);
+  fflush (stdout);
 }
 
 static gboolean
@@ -190,6 +222,7 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                               .only_one = TRUE,
                               .pid_fd = vtpm_fd_steal (&socket->pid_fd),
                               .config = config,
+                              .serving = print_device,
                               .forget = forget_keys,
                               .secret = socket };
   socket->server.config = config;
@@ -203,7 +236,7 @@ static int
 run (VtpmCompatSocket *socket, GError **error)
 {
   if ((socket->root && !vtpm_compat_change_root (socket->root, error))
-      || (socket->user && !vtpm_run_as (socket->user, error)) || !vtpm_serve_harden (error)
+      || (socket->user && !vtpm_compat_run_as (socket->user, error)) || !vtpm_serve_harden (error)
       || !open_log (socket, error))
     return -1;
   g_autoptr (VtpmConfig) config = vtpm_config_load (vtpm_compat_config_file (), error);
@@ -215,17 +248,14 @@ run (VtpmCompatSocket *socket, GError **error)
 }
 
 int
-vtpm_compat_socket (int argc, char **argv)
+vtpm_compat_socket (int argc, char **argv, VtpmCompatInterface interface)
 {
   g_auto (VtpmCompatSocket) socket = { .pid_fd = -1 };
   g_autoptr (GError) error = NULL;
-  if (!vtpm_compat_socket_parse (argc, argv, &socket, &error))
+  if (!vtpm_compat_socket_parse (argc, argv, interface, &socket, &error))
     return vtpm_compat_fail (PROGRAM, error);
   if (socket.help)
-    {
-      fputs (help_text, stdout);
-      return 0;
-    }
+    return print_help (interface);
   if (socket.print_capabilities)
     return print_capabilities ();
   if (!check (&socket, &error))

@@ -18,6 +18,7 @@ vtpm_compat_socket_clear (VtpmCompatSocket *socket)
   vtpm_endpoint_close (&socket->server.ctrl);
   vtpm_endpoint_close (&socket->server.data);
   vtpm_endpoint_close (&socket->server.manage);
+  g_clear_pointer (&socket->server.node.name, g_free);
   vtpm_compat_place_clear (&socket->place);
   g_clear_pointer (&socket->key, vtpm_compat_key_free);
   g_clear_pointer (&socket->migration_key, vtpm_compat_key_free);
@@ -27,7 +28,8 @@ vtpm_compat_socket_clear (VtpmCompatSocket *socket)
     g_clear_pointer (texts[i], g_free);
 }
 
-#define COMMAND "swtpm socket"
+#define COMMAND "swtpm"
+#define MAX_DEVICE_NUMBER 0xfffff
 
 static gboolean
 parse_fd (const char *option, const char *text, int *fd, GError **error)
@@ -255,14 +257,13 @@ parse_migration (const char *text, VtpmCompatSocket *socket, GError **error)
 }
 
 static gboolean
-parse_seccomp (const char *text, VtpmSandboxMode *mode, GError **error)
+parse_seccomp (const char *text, GError **error)
 {
   g_autofree char *action = NULL;
   const VtpmCompatWord table[] = { { "action", &action, NULL }, { NULL, NULL, NULL } };
   if (!vtpm_compat_words ("--seccomp", text, table, error))
     return FALSE;
-  const char *word = g_strcmp0 (action, "kill") == 0 ? "on" : g_strcmp0 (action, "none") == 0 ? "off" : action;
-  return (action && vtpm_sandbox_parse (word, mode) && (word != action || g_str_equal (action, "log")))
+  return (action && (g_str_equal (action, "kill") || g_str_equal (action, "log") || g_str_equal (action, "none")))
          || vtpm_compat_usage (error, COMMAND, "--seccomp wants action=kill, log or none");
 }
 
@@ -290,32 +291,82 @@ enum
   O_MIGRATION,
   O_CAPABILITIES,
   O_STATES,
+  O_PROXY,
 };
 
-static const struct option long_options[] = {
-  { "port", required_argument, NULL, 'p' },
-  { "fd", required_argument, NULL, 'f' },
-  { "terminate", no_argument, NULL, 't' },
-  { "daemon", no_argument, NULL, 'd' },
-  { "ctrl", required_argument, NULL, O_CTRL },
-  { "migration-key", required_argument, NULL, O_MIGRATION_KEY },
-  { "log", required_argument, NULL, O_LOG },
-  { "key", required_argument, NULL, O_KEY },
-  { "locality", required_argument, NULL, O_LOCALITY },
-  { "pid", required_argument, NULL, O_PID },
-  { "tpmstate", required_argument, NULL, O_TPMSTATE },
-  { "server", required_argument, NULL, O_SERVER },
-  { "flags", required_argument, NULL, O_FLAGS },
-  { "runas", required_argument, NULL, 'r' },
-  { "chroot", required_argument, NULL, 'R' },
-  { "tpm2", no_argument, NULL, O_TPM2 },
-  { "seccomp", required_argument, NULL, O_SECCOMP },
-  { "migration", required_argument, NULL, O_MIGRATION },
-  { "print-capabilities", no_argument, NULL, O_CAPABILITIES },
-  { "print-states", no_argument, NULL, O_STATES },
-  { "help", no_argument, NULL, 'h' },
-  { NULL, 0, NULL, 0 },
+#define SOCKET (1u << VTPM_COMPAT_SOCKET)
+#define CHARDEV (1u << VTPM_COMPAT_CHARDEV)
+#define CUSE (1u << VTPM_COMPAT_CUSE)
+#define ALL (SOCKET | CHARDEV | CUSE)
+
+static const struct
+{
+  guint interfaces;
+  struct option option;
+} known_options[] = {
+  { SOCKET, { "port", required_argument, NULL, 'p' } },
+  { SOCKET | CHARDEV, { "fd", required_argument, NULL, 'f' } },
+  { SOCKET, { "terminate", no_argument, NULL, 't' } },
+  { SOCKET | CHARDEV, { "daemon", no_argument, NULL, 'd' } },
+  { SOCKET | CHARDEV, { "ctrl", required_argument, NULL, O_CTRL } },
+  { SOCKET, { "server", required_argument, NULL, O_SERVER } },
+  { SOCKET | CHARDEV, { "pid", required_argument, NULL, O_PID } },
+  { CHARDEV, { "chardev", required_argument, NULL, 'c' } },
+  { CHARDEV, { "vtpm-proxy", no_argument, NULL, O_PROXY } },
+  { CUSE, { "name", required_argument, NULL, 'n' } },
+  { CUSE, { "maj", required_argument, NULL, 'M' } },
+  { CUSE, { "min", required_argument, NULL, 'm' } },
+  { ALL, { "migration-key", required_argument, NULL, O_MIGRATION_KEY } },
+  { ALL, { "log", required_argument, NULL, O_LOG } },
+  { ALL, { "key", required_argument, NULL, O_KEY } },
+  { ALL, { "locality", required_argument, NULL, O_LOCALITY } },
+  { ALL, { "tpmstate", required_argument, NULL, O_TPMSTATE } },
+  { ALL, { "flags", required_argument, NULL, O_FLAGS } },
+  { ALL, { "runas", required_argument, NULL, 'r' } },
+  { ALL, { "chroot", required_argument, NULL, 'R' } },
+  { ALL, { "tpm2", no_argument, NULL, O_TPM2 } },
+  { ALL, { "seccomp", required_argument, NULL, O_SECCOMP } },
+  { ALL, { "migration", required_argument, NULL, O_MIGRATION } },
+  { ALL, { "print-capabilities", no_argument, NULL, O_CAPABILITIES } },
+  { ALL, { "print-states", no_argument, NULL, O_STATES } },
+  { ALL, { "help", no_argument, NULL, 'h' } },
 };
+
+static const char *const short_options[] = {
+  [VTPM_COMPAT_SOCKET] = "p:f:tdr:R:h", [VTPM_COMPAT_CHARDEV] = "c:f:dr:R:h", [VTPM_COMPAT_CUSE] = "n:M:m:r:R:h"
+};
+
+/* swtpm reads commands from a device that another program has made; ours are made here. */
+static gboolean
+no_transport (GError **error)
+{
+  return vtpm_compat_usage (error, COMMAND,
+                            "commands from another program's device are not offered: give --vtpm-proxy");
+}
+
+static gboolean
+parse_device_number (const char *option, const char *text, guint *place, GError **error)
+{
+  guint64 number;
+  if (!vtpm_compat_number (option, text, 10, MAX_DEVICE_NUMBER, &number, error))
+    return FALSE;
+  *place = (guint) number;
+  return TRUE;
+}
+
+/* A device's number may stand before its name. */
+static gboolean
+parse_node (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  VtpmFrontendSpec *node = &socket->server.node;
+  guint major = node->major, minor = node->minor;
+  g_clear_pointer (&node->name, g_free);
+  if (!vtpm_frontend_parse_cuse (text, node, error))
+    return FALSE;
+  node->major = major;
+  node->minor = minor;
+  return TRUE;
+}
 
 static gboolean
 keep (char **text, const char *value)
@@ -334,7 +385,15 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case 'p':
       return parse_port (argument, socket, error);
     case 'f':
-      return parse_data_fd (argument, socket, error);
+      return socket->interface == VTPM_COMPAT_SOCKET ? parse_data_fd (argument, socket, error) : no_transport (error);
+    case 'c':
+      return no_transport (error);
+    case 'n':
+      return parse_node (argument, socket, error);
+    case 'M':
+      return parse_device_number ("--maj", argument, &server->node.major, error);
+    case 'm':
+      return parse_device_number ("--min", argument, &server->node.minor, error);
     case 'r':
       return keep (&socket->user, argument);
     case 'R':
@@ -358,7 +417,7 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case O_FLAGS:
       return parse_flags (argument, socket, error);
     case O_SECCOMP:
-      return parse_seccomp (argument, &socket->server.sandbox, error);
+      return parse_seccomp (argument, error);
     case O_MIGRATION:
       return parse_migration (argument, socket, error);
     default:
@@ -370,6 +429,8 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
 static gboolean
 take_switch (int option, VtpmCompatSocket *socket)
 {
+  if (option == O_PROXY)
+    socket->server.node.kind = VTPM_FRONTEND_PROXY;
   gboolean *const target = option == 't'              ? &socket->server.end_with_data
                            : option == 'd'            ? &socket->daemon
                            : option == O_TPM2         ? &socket->tpm2
@@ -379,22 +440,41 @@ take_switch (int option, VtpmCompatSocket *socket)
                                                       : NULL;
   if (target)
     *target = TRUE;
-  return target != NULL;
+  return target != NULL || option == O_PROXY;
+}
+
+static void
+options_of (VtpmCompatInterface interface, struct option options[static G_N_ELEMENTS (known_options) + 1])
+{
+  guint n = 0;
+  for (gsize i = 0; i < G_N_ELEMENTS (known_options); i++)
+    if (known_options[i].interfaces & (1u << interface))
+      options[n++] = known_options[i].option;
+  options[n] = (struct option){ NULL, 0, NULL, 0 };
 }
 
 gboolean
-vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatSocket *socket, GError **error)
+vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatInterface interface, VtpmCompatSocket *socket,
+                          GError **error)
 {
   int option;
-  *socket = (VtpmCompatSocket){ .log_level = -1, .pid_fd = -1, .server = { .startup = -1, .default_manage = TRUE } };
+  struct option long_options[G_N_ELEMENTS (known_options) + 1];
+  *socket = (VtpmCompatSocket){
+    .interface = interface, .log_level = -1, .pid_fd = -1, .server = { .startup = -1, .default_manage = TRUE }
+  };
+  options_of (interface, long_options);
   opterr = 0;
-  while ((option = getopt_long (argc, argv, "p:f:tdr:R:h", long_options, NULL)) != -1)
+  while ((option = getopt_long (argc, argv, short_options[interface], long_options, NULL)) != -1)
     if (option == '?')
       return vtpm_compat_usage (error, COMMAND, "'%s' is no option here, or wants an argument", argv[optind - 1]);
     else if (!take_switch (option, socket) && !take_option (option, optarg, socket, error))
       return FALSE;
   if (optind < argc)
     return vtpm_compat_usage (error, COMMAND, "'%s' is no option", argv[optind]);
+  if (socket->server.node.kind == VTPM_FRONTEND_PROXY)
+    socket->server.init = TRUE; /* the kernel's driver tries the TPM as soon as there is one, and never again */
+  if (interface == VTPM_COMPAT_CUSE)
+    socket->daemon = TRUE; /* libfuse makes swtpm one */
   const char *folder = g_getenv ("TPM_PATH");
   if (!socket->has_place && folder && *folder)
     socket->has_place = vtpm_compat_place_parse (folder, &socket->place, error);

@@ -8,8 +8,17 @@
 #include "src/compat/options.h"
 #include "src/device/server.h"
 
+/** What stands behind the name swtpm. */
+typedef enum
+{
+  VTPM_COMPAT_SOCKET,
+  VTPM_COMPAT_CHARDEV,
+  VTPM_COMPAT_CUSE
+} VtpmCompatInterface;
+
 typedef struct
 {
+  VtpmCompatInterface interface;
   VtpmServerOptions server; /* endpoints, ends, flags */
   VtpmCompatPlace place;
   mode_t mode;                  /* of a state file that is made; 0: not said */
@@ -29,5 +38,5 @@ void vtpm_compat_socket_clear (VtpmCompatSocket *socket);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatSocket, vtpm_compat_socket_clear)
 
 /** Reads the command line. FALSE: usage. */
-gboolean vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatSocket *socket,
+gboolean vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatInterface interface, VtpmCompatSocket *socket,
                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;

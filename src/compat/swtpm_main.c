@@ -10,13 +10,16 @@
 #include "src/compat/options.h"
 #include "src/compat/socket.h"
 
+static const char *const interfaces[]
+    = { [VTPM_COMPAT_SOCKET] = "socket", [VTPM_COMPAT_CHARDEV] = "chardev", [VTPM_COMPAT_CUSE] = "cuse" };
+
 static void
 print_help (FILE *to)
 {
   fputs ("TPM emulator with the command line of swtpm, served by vtpm.\n\n"
-         "Usage: swtpm socket [options]\n"
+         "Usage: swtpm socket|chardev|cuse [options]\n"
          "       swtpm -v|--version\n\n"
-         "Use 'swtpm socket --help' to see its options.\n",
+         "Use 'swtpm socket --help', 'swtpm chardev --help' or 'swtpm cuse --help' to see the options of each.\n",
          to);
 }
 
@@ -27,8 +30,9 @@ main (int argc, char **argv)
     return 1;
   signal (SIGXFSZ, SIG_IGN); /* a file beyond a limit is a write that fails, and is cleared away */
   const char *name = argc > 1 ? argv[1] : "";
-  if (strcmp (name, "socket") == 0)
-    return vtpm_compat_socket (argc - 1, argv + 1);
+  for (guint i = 0; i < G_N_ELEMENTS (interfaces); i++)
+    if (strcmp (name, interfaces[i]) == 0)
+      return vtpm_compat_socket (argc - 1, argv + 1, (VtpmCompatInterface) i);
   if (strcmp (name, "--version") == 0 || strcmp (name, "-v") == 0)
     {
       puts ("TPM emulator version " VTPM_COMPAT_VERSION ", vtpm " PACKAGE_VERSION);

@@ -114,7 +114,16 @@ class Served:
 
 
 def data_at(address):
-    return Tpm(connect(address))
+    """The data channel listens a moment after the control channel."""
+    found = []
+
+    def connects():
+        with contextlib.suppress(OSError):
+            found.append(connect(address))
+        return found
+
+    wait_until(connects, "%s listens" % (address,))
+    return Tpm(found[0])
 
 
 def free_port():

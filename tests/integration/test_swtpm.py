@@ -639,8 +639,37 @@ def test_refused(place):
         done = run(place, SWTPM, "socket", *args, status=1)
         contains(done.stderr, "swtpm: [usage]", piece)
         same((os.listdir(folder), os.path.exists("c")), ([], False), str(args))
-    for args in (("chardev",), ("cuse",), ("what",), ()):
+    for args in (("what",), ()):
         contains(run(place, SWTPM, *args, status=1).stderr, "Usage: swtpm socket")
+
+
+def test_devices(place):
+    """swtpm chardev and cuse: their options, what is missing, and what is not offered; devices are made in a guest, see
+    test_cuse.py"""
+    good = ("--tpm2", "--tpmstate", "dir=" + folder_of("d"))
+    for args, piece in ((("chardev", *good), "--vtpm-proxy is missing"), (("cuse", *good), "--name is missing"),
+                        (("chardev", *good, "--chardev", "/dev/null"), "not offered"),
+                        (("chardev", *good, "--fd", "7"), "not offered"),
+                        (("chardev", *good, "--vtpm-proxy", "--server", "port=1"), "--server"),
+                        (("chardev", *good, "--vtpm-proxy", "--terminate"), "--terminate"),
+                        (("chardev", "--vtpm-proxy", *good[1:]), "TPM 1.2"),
+                        (("chardev", "--vtpm-proxy", "--tpm2"), "--tpmstate"),
+                        (("cuse", *good, "--name", "a/b"), "a/b"), (("cuse", *good, "--name", "x", "--maj", "-1"), "-1"),
+                        (("cuse", *good, "--name", "x", "--min", "9999999"), "9999999"),
+                        (("cuse", *good, "--name", "x", "--ctrl", "type=tcp,port=1"), "--ctrl"),
+                        (("cuse", *good, "--name", "x", "--vtpm-proxy"), "--vtpm-proxy"),
+                        (("socket", *good, "--ctrl", "type=unixio,path=c", "--name", "x"), "--name")):
+        contains(run(place, SWTPM, *args, status=1).stderr, "swtpm: [usage]", piece)
+        same((os.listdir(folder_of("d")), os.path.exists("c")), ([], False), str(args))
+    for interface, words in (("chardev", ("--vtpm-proxy", "--ctrl")), ("cuse", ("--name", "--maj"))):
+        contains(run(place, SWTPM, interface, "--help").stdout, "Usage: swtpm " + interface, "--tpm2", *words)
+        same(json.loads(run(place, SWTPM, interface, "--print-capabilities").stdout)["type"], "swtpm")
+        contains(run(place, SWTPM, interface, "--print-states", *good).stdout, '"states": []')
+    options = {"chardev": ("--vtpm-proxy",), "cuse": ("--name", "vtpm-test", "-M", "260", "-m", "3")}
+    for interface, node, module in (("chardev", "/dev/vtpmx", "tpm_vtpm_proxy"), ("cuse", "/dev/cuse", "cuse")):
+        if not os.path.exists(node):
+            contains(run(place, SWTPM, interface, *good, *options[interface], status=1).stderr, "modprobe " + module)
+            same(os.listdir(folder_of("d")), [])
 
 
 def test_words(place):
@@ -658,13 +687,15 @@ def test_words(place):
 
 
 def test_options_of_debian(place):
-    """every option that Debian's swtpm socket --help names is an option here"""
-    text = run(place, debian(), "socket", "--help").stdout
-    options = set(re.findall(r"(?:^|\|)(--[a-z0-9-]+)", text, re.MULTILINE)) - {"--print-capabilites"}  # misspelt there
-    true(len(options) > 15, "options were found: %s" % options)
-    for option in sorted(options):
-        done = run(place, SWTPM, "socket", option, "x", status=None)
-        lacks(done.stderr, "'%s' is no option here" % option)
+    """every option that Debian's swtpm socket --help and chardev --help name is an option here"""
+    for interface in ("socket", "chardev"):  # Debian's has no cuse
+        text = run(place, debian(), interface, "--help").stdout
+        options = set(re.findall(r"(?:^|\|)(--[a-z0-9-]+)", text, re.MULTILINE))
+        options.discard("--print-capabilites")  # misspelt there
+        true(len(options) > 15, "options were found: %s" % options)
+        for option in sorted(options):
+            done = run(place, SWTPM, interface, option, "x", status=None)
+            lacks(done.stderr, "'%s' is no option here" % option)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,11 @@ def test_ioctl(place):
     for args in (("-c",), (), ("--unix",), ("--unix", "none", "-c"), ("--tcp", "127.0.0.1:1", "-c"), ("--help",),
                  ("--version",)):
         same(run(place, IOCTL, *args, status=None).returncode, run(place, theirs, *args, status=None).returncode, str(args))
-    contains(run(place, IOCTL, "--tpm-device", "/dev/null", "-c", status=1).stderr, "[usage]")
+    for device in ("/dev/null", "/nonexistent", "."):  # a device of ours: see test_cuse.py
+        for args in (("--tpm-device", device, "-c"), ("-i", device)):
+            done = [run(place, program, *args, status=1) for program in (theirs, IOCTL)]
+            same(done[1].stdout, done[0].stdout)
+            contains(done[1].stderr, device)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,98 @@ test_replies (void)
   g_assert_cmpuint (out.words[0], ==, VTPM_CONTROL_FAIL);
 }
 
+/* What the client asks is what the device reads. */
+static void
+test_client_requests (void)
+{
+  static const guint8 piece[VTPM_CONTROL_MAX_HASH] = "piece";
+  guint8 bytes[VTPM_CUSE_MAX_IOCTL];
+  for (gsize i = 0; i < G_N_ELEMENTS (rows); i++)
+    {
+      guint32 number, result;
+      guint32 command = rows[i].command;
+      VtpmControlRequest read, request = { .command = command };
+      if (command == VTPM_CONTROL_INIT)
+        request.flags = 1;
+      if (command == VTPM_CONTROL_SET_LOCALITY || command == VTPM_CONTROL_RESET_TPMESTABLISHED)
+        request.locality = 3;
+      if (command == VTPM_CONTROL_GET_STATEBLOB || command == VTPM_CONTROL_SET_STATEBLOB)
+        request.flags = request.blob_type = 2;
+      if (command == VTPM_CONTROL_GET_STATEBLOB || command == VTPM_CONTROL_GET_INFO)
+        request.offset = 3072;
+      if (command == VTPM_CONTROL_GET_INFO)
+        request.info_flags = G_GUINT64_CONSTANT (0x8000000000000001);
+      if (command == VTPM_CONTROL_SET_BUFFERSIZE)
+        request.buffer_size = 4096;
+      if (command == VTPM_CONTROL_LOCK_STORAGE)
+        request.retries = 300;
+      if (command == VTPM_CONTROL_SET_STATEBLOB || command == VTPM_CONTROL_HASH_DATA)
+        {
+          request.data = piece;
+          request.length = command == VTPM_CONTROL_HASH_DATA ? VTPM_CONTROL_MAX_HASH : VTPM_CUSE_CHUNK;
+        }
+      memset (bytes, 0xff, sizeof bytes);
+      gsize len = vtpm_cuse_ioctl_encode_request (&request, &number, bytes);
+      g_assert_cmpuint (number, ==, rows[i].number);
+      g_assert_cmpuint (len, ==, _IOC_SIZE (number));
+      g_assert_cmpint (vtpm_cuse_ioctl_decode (number, bytes, len, &read, &result), ==, VTPM_CUSE_REQUEST);
+      g_assert_cmpmem (read.data, read.length, request.data, request.length);
+      read.data = request.data;
+      g_assert_cmpmem (&read, sizeof read, &request, sizeof request);
+      request.length++;
+      request.data = piece;
+      if (read.length)
+        g_assert_cmpuint (vtpm_cuse_ioctl_encode_request (&request, &number, bytes), ==, 0);
+    }
+  guint32 number;
+  const VtpmControlRequest unknown = { .command = VTPM_CONTROL_N_COMMANDS };
+  g_assert_cmpuint (vtpm_cuse_ioctl_encode_request (&unknown, &number, bytes), ==, 0);
+}
+
+/* What the device answers is what the client reads. */
+static void
+test_client_replies (void)
+{
+  static const guint8 blob[VTPM_CUSE_CHUNK] = "blob";
+  guint8 bytes[VTPM_CUSE_MAX_IOCTL];
+  const VtpmControlReply reply = { .capabilities = 0x1ffff,
+                                   .established = 1,
+                                   .flags = 2,
+                                   .total = 12000,
+                                   .data = blob,
+                                   .length = sizeof blob,
+                                   .size = 4096,
+                                   .min_size = 2808,
+                                   .max_size = 4097 };
+  for (gsize i = 0; i < G_N_ELEMENTS (rows); i++)
+    {
+      guint32 command = rows[i].command;
+      VtpmControlReply read;
+      gsize len = vtpm_cuse_ioctl_encode (command, &reply, bytes);
+      g_assert_true (vtpm_cuse_ioctl_decode_reply (command, bytes, len, &read));
+      gboolean is_blob = command == VTPM_CONTROL_GET_STATEBLOB, is_info = command == VTPM_CONTROL_GET_INFO;
+      gboolean is_size = command == VTPM_CONTROL_SET_BUFFERSIZE;
+      g_assert_cmpuint (read.result, ==, 0);
+      g_assert_cmpuint (read.capabilities, ==, command == VTPM_CONTROL_GET_CAPABILITY ? 0x1ffff : 0);
+      g_assert_cmpuint (read.established, ==, command == VTPM_CONTROL_GET_TPMESTABLISHED);
+      g_assert_cmpuint (read.flags, ==, is_blob || command == VTPM_CONTROL_GET_CONFIG ? 2 : 0);
+      g_assert_cmpuint (read.total, ==, is_blob || is_info ? 12000 : 0);
+      g_assert_cmpuint (read.max_size, ==, is_size ? 4097 : 0);
+      if (is_blob || is_info)
+        g_assert_cmpmem (read.data, read.length, blob, sizeof blob);
+      for (gsize cut = 0; cut < len; cut += cut < 20 ? 1 : 500)
+        g_assert_false (vtpm_cuse_ioctl_decode_reply (command, bytes, cut, &read) && cut < 4);
+    }
+  VtpmControlReply read;
+  memset (bytes, 0xff, sizeof bytes); /* a length beyond the structure, behind a result that is good */
+  memset (bytes, 0, 4);
+  g_assert_false (vtpm_cuse_ioctl_decode_reply (VTPM_CONTROL_GET_STATEBLOB, bytes, sizeof bytes, &read));
+  g_assert_false (vtpm_cuse_ioctl_decode_reply (VTPM_CONTROL_GET_INFO, bytes, sizeof bytes, &read));
+  bytes[0] = VTPM_CONTROL_FAIL;
+  g_assert_true (vtpm_cuse_ioctl_decode_reply (VTPM_CONTROL_GET_STATEBLOB, bytes, 4, &read));
+  g_assert_cmpuint (read.result & 0xff, ==, VTPM_CONTROL_FAIL);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -182,5 +274,7 @@ main (int argc, char **argv)
   g_test_add_func ("/cuse-ioctl/requests", test_requests);
   g_test_add_func ("/cuse-ioctl/bad", test_bad);
   g_test_add_func ("/cuse-ioctl/replies", test_replies);
+  g_test_add_func ("/cuse-ioctl/client-requests", test_client_requests);
+  g_test_add_func ("/cuse-ioctl/client-replies", test_client_replies);
   return g_test_run ();
 }

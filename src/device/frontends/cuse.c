@@ -401,7 +401,7 @@ set_up (Cuse *cuse, const VtpmFrontendSpec *spec, char **module_dirs, GError **e
     return FALSE;
   cuse->files = vtpm_cuse_files_new (cuse->module, send_command, cuse);
   cuse->base.fd = fd;
-  cuse->session = cuse->module->begin (vtpm_fd_steal (&fd), spec->name, &handlers, cuse);
+  cuse->session = cuse->module->begin (vtpm_fd_steal (&fd), spec->name, spec->major, spec->minor, &handlers, cuse);
   if (!cuse->session)
     return failed (error, "libfuse3 cannot begin");
   return shake_hands (cuse, spec->name, error) && set_access (spec, path, error);

@@ -198,3 +198,108 @@ vtpm_cuse_ioctl_encode (guint32 command, const VtpmControlReply *reply, guint8 o
     }
   return w.pos;
 }
+
+static void
+write_request_fields (VtpmWriter *w, const VtpmControlRequest *request)
+{
+  switch (request->command)
+    {
+    case VTPM_CONTROL_INIT:
+      write_u32 (w, request->flags);
+      break;
+    case VTPM_CONTROL_SET_LOCALITY:
+    case VTPM_CONTROL_RESET_TPMESTABLISHED:
+      vtpm_write_u8 (w, request->locality);
+      break;
+    case VTPM_CONTROL_GET_STATEBLOB:
+      write_u32 (w, request->flags);
+      write_u32 (w, request->blob_type);
+      write_u32 (w, request->offset);
+      break;
+    case VTPM_CONTROL_SET_STATEBLOB:
+      write_u32 (w, request->flags);
+      write_u32 (w, request->blob_type);
+      write_u32 (w, request->length);
+      break;
+    case VTPM_CONTROL_HASH_DATA:
+      write_u32 (w, request->length);
+      break;
+    case VTPM_CONTROL_SET_BUFFERSIZE:
+      write_u32 (w, request->buffer_size);
+      break;
+    case VTPM_CONTROL_GET_INFO:
+      write_u64 (w, request->info_flags);
+      write_u32 (w, request->offset);
+      break;
+    case VTPM_CONTROL_LOCK_STORAGE:
+      write_u32 (w, request->retries);
+      break;
+    default:
+      break;
+    }
+}
+
+gsize
+vtpm_cuse_ioctl_encode_request (const VtpmControlRequest *request, guint32 *number,
+                                guint8 out[static VTPM_CUSE_MAX_IOCTL])
+{
+  *number = request->command < VTPM_CONTROL_N_COMMANDS ? numbers[request->command] : 0;
+  gsize size = _IOC_SIZE (*number);
+  VtpmWriter w = vtpm_writer (out, size);
+  write_request_fields (&w, request);
+  if (request->length > 0)
+    vtpm_write_bytes (&w, request->data, request->length);
+  if (w.full)
+    return 0;
+  vtpm_write_zeros (&w, size - w.pos);
+  return size;
+}
+
+/* The length and the data behind it. */
+static void
+read_reply_data (VtpmReader *r, VtpmControlReply *reply)
+{
+  reply->length = read_u32 (r);
+  reply->data = vtpm_read_bytes (r, reply->length);
+}
+
+gboolean
+vtpm_cuse_ioctl_decode_reply (guint32 command, const guint8 *data, gsize len, VtpmControlReply *reply)
+{
+  VtpmReader r = vtpm_reader (data, len);
+  *reply = (VtpmControlReply){ 0 };
+  if (command == VTPM_CONTROL_GET_CAPABILITY)
+    {
+      reply->capabilities = (guint32) read_u64 (&r);
+      return !r.bad;
+    }
+  reply->result = read_u32 (&r);
+  if (r.bad || reply->result != VTPM_CONTROL_OK)
+    return !r.bad;
+  switch (command)
+    {
+    case VTPM_CONTROL_GET_TPMESTABLISHED:
+      reply->established = vtpm_read_u8 (&r);
+      break;
+    case VTPM_CONTROL_GET_CONFIG:
+      reply->flags = read_u32 (&r);
+      break;
+    case VTPM_CONTROL_GET_STATEBLOB:
+      reply->flags = read_u32 (&r);
+      reply->total = read_u32 (&r);
+      read_reply_data (&r, reply);
+      break;
+    case VTPM_CONTROL_SET_BUFFERSIZE:
+      reply->size = read_u32 (&r);
+      reply->min_size = read_u32 (&r);
+      reply->max_size = read_u32 (&r);
+      break;
+    case VTPM_CONTROL_GET_INFO:
+      reply->total = read_u32 (&r);
+      read_reply_data (&r, reply);
+      break;
+    default:
+      break;
+    }
+  return !r.bad;
+}

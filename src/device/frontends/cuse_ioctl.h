@@ -22,5 +22,18 @@ typedef enum
 VtpmCuseDecoded vtpm_cuse_ioctl_decode (guint32 number, const guint8 *data, gsize len, VtpmControlRequest *request,
                                         guint32 *result);
 
+/* The client's side. */
+
+/** The ioctl's number and, at OUT, its structure for REQUEST, zeros behind what that says. REQUEST's data is at most
+ * what one ioctl carries. Gives the structure's length; 0: no such ioctl, or too much data. */
+gsize vtpm_cuse_ioctl_encode_request (const VtpmControlRequest *request, guint32 *number,
+                                      guint8 out[static VTPM_CUSE_MAX_IOCTL]);
+/** Reads what the ioctl of COMMAND left in the structure DATA of LEN bytes; REPLY's data lies inside it. FALSE: it is
+ * not whole. */
+gboolean vtpm_cuse_ioctl_decode_reply (guint32 command, const guint8 *data, gsize len,
+                                       VtpmControlReply *reply) G_GNUC_WARN_UNUSED_RESULT;
+
+/* The device's. */
+
 /** The structure that answers COMMAND, with as much of the reply's data as one ioctl carries. Gives the length. */
 gsize vtpm_cuse_ioctl_encode (guint32 command, const VtpmControlReply *reply, guint8 out[static VTPM_CUSE_MAX_IOCTL]);

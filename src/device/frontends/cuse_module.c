@@ -110,13 +110,13 @@ end (VtpmCuseSession *session)
 }
 
 static VtpmCuseSession *
-begin (int fd, const char *name, const VtpmCuseHandlers *handlers, void *data)
+begin (int fd, const char *name, unsigned major, unsigned minor, const VtpmCuseHandlers *handlers, void *data)
 {
   char variable[256], path[32], program[] = "vtpm";
   const char *variables[] = { variable };
   char *arguments[] = { program, NULL };
   struct fuse_args args = FUSE_ARGS_INIT (1, arguments);
-  struct cuse_info info = { .dev_info_argc = 1, .dev_info_argv = variables };
+  struct cuse_info info = { .dev_major = major, .dev_minor = minor, .dev_info_argc = 1, .dev_info_argv = variables };
   VtpmCuseSession *session = calloc (1, sizeof *session);
   snprintf (variable, sizeof variable, "DEVNAME=%s", name);
   snprintf (path, sizeof path, "/dev/fd/%d", fd);

@@ -11,7 +11,7 @@
 
 #define VTPM_CUSE_MODULE_FILE "vtpm-cuse.so"
 #define VTPM_CUSE_MODULE_SYMBOL "vtpm_cuse_module"
-#define VTPM_CUSE_MODULE_VERSION 1
+#define VTPM_CUSE_MODULE_VERSION 2
 
 typedef struct VtpmCuseSession VtpmCuseSession;
 typedef struct VtpmCuseRequest VtpmCuseRequest; /* of the kernel; valid until it is answered, and each is, once */
@@ -32,8 +32,9 @@ typedef struct
 typedef struct
 {
   unsigned version;
-  /** Serves the open /dev/cuse FD (taken) as /dev/NAME. NULL: failed. */
-  VtpmCuseSession *(*begin) (int fd, const char *name, const VtpmCuseHandlers *handlers, void *data);
+  /** Serves the open /dev/cuse FD (taken) as /dev/NAME; MAJOR 0: the kernel chooses its number. NULL: failed. */
+  VtpmCuseSession *(*begin) (int fd, const char *name, unsigned major, unsigned minor, const VtpmCuseHandlers *handlers,
+                             void *data);
   /** Handles one request that is there, or none. False: the device is over. */
   bool (*serve) (VtpmCuseSession *session);
   void (*end) (VtpmCuseSession *session);

@@ -19,7 +19,8 @@ typedef enum
 typedef struct
 {
   VtpmFrontendKind kind;
-  char *name; /* CUSE: of the node below /dev */
+  char *name;         /* CUSE: of the node below /dev */
+  guint major, minor; /* CUSE: its device number; major 0: the kernel chooses */
   VtpmAccess access;
 } VtpmFrontendSpec;
 
