@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "base/harden.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "src/compat/socket_options.h"
@@ -236,7 +237,7 @@ static int
 run (VtpmCompatSocket *socket, GError **error)
 {
   if ((socket->root && !vtpm_compat_change_root (socket->root, error))
-      || (socket->user && !vtpm_compat_run_as (socket->user, error)) || !vtpm_serve_harden (error)
+      || (socket->user && !vtpm_run_as (socket->user, error)) || !vtpm_serve_harden (error)
       || !open_log (socket, error))
     return -1;
   g_autoptr (VtpmConfig) config = vtpm_config_load (vtpm_compat_config_file (), error);

@@ -257,13 +257,14 @@ parse_migration (const char *text, VtpmCompatSocket *socket, GError **error)
 }
 
 static gboolean
-parse_seccomp (const char *text, GError **error)
+parse_seccomp (const char *text, VtpmSandboxMode *mode, GError **error)
 {
   g_autofree char *action = NULL;
   const VtpmCompatWord table[] = { { "action", &action, NULL }, { NULL, NULL, NULL } };
   if (!vtpm_compat_words ("--seccomp", text, table, error))
     return FALSE;
-  return (action && (g_str_equal (action, "kill") || g_str_equal (action, "log") || g_str_equal (action, "none")))
+  const char *word = g_strcmp0 (action, "kill") == 0 ? "on" : g_strcmp0 (action, "none") == 0 ? "off" : action;
+  return (action && vtpm_sandbox_parse (word, mode) && (word != action || g_str_equal (action, "log")))
          || vtpm_compat_usage (error, COMMAND, "--seccomp wants action=kill, log or none");
 }
 
@@ -417,7 +418,7 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case O_FLAGS:
       return parse_flags (argument, socket, error);
     case O_SECCOMP:
-      return parse_seccomp (argument, error);
+      return parse_seccomp (argument, &socket->server.sandbox, error);
     case O_MIGRATION:
       return parse_migration (argument, socket, error);
     default:
