@@ -59,6 +59,7 @@ class Soak:
         self.spare = get_random()
         self.last = []  # what was sent last, for who looks into a failure
         self.count = self.bursts = 0
+        self.fds = None
         self.control, self.data = self.device.powered()
         self.blobs = [(kind, self.control.blob(kind)) for kind in (PERMANENT, VOLATILE)]
         self.banks = self.data.good(command(0x17A, body=words(5, 0, 1)))[15:]
@@ -136,6 +137,9 @@ class Soak:
             self.count += peer.connection(lambda: connect(self.device.path), dice.randrange(1, 20))
         self.reconnect()
 
+    def has_its_descriptors(self):
+        return descriptors(self.pid) == self.fds
+
     def burst(self, odd):
         dice = random.Random("%d/%d" % (SEED, self.bursts))
         self.bursts += 1
@@ -144,6 +148,7 @@ class Soak:
             self.good("a burst of commands")
             self.peer(dice, odd)
             self.restore()
+            wait_until(self.has_its_descriptors, "the descriptors of before, %s" % self.fds)
         except (AssertionError, OSError) as problem:
             status = self.device.process.poll()
             raise AssertionError("burst %d: %s; %s; its log ends %s; the last commands were %s" % (
@@ -177,12 +182,13 @@ def test_soak(place):
     soak = Soak(place)
     begin = time.monotonic()
     with OddDescriptors() as odd:
+        soak.restore()
+        soak.fds = descriptors(soak.pid)
         for _ in range(WARM_UP):
             soak.burst(odd)
-        fds, trace, soak.count = descriptors(soak.pid), [], 0
+        trace, soak.count = [], 0
         while soak.count < COMMANDS or len(trace) < 2 * SAMPLES:
             soak.burst(odd)
-            wait_until(lambda: descriptors(soak.pid) == fds, "the descriptors of before: %s" % fds)
             trace.append(private_kib(soak.pid))
     before, after = (statistics.median(part) for part in (trace[:SAMPLES], trace[-SAMPLES:]))
     took = time.monotonic() - begin
