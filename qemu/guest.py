@@ -227,11 +227,15 @@ class Guest:
         self.buffer += data
         return data
 
+    def stages(self):
+        """(name, what the serial line says at its end, what is awaited) of each part of a boot."""
+        return [("firmware", rb"EFI stub: ", "the firmware to start the kernel"),
+                ("kernel", rb"guest: up\r?\n", "the kernel to start our init"),
+                ("tpm", rb"guest: (ready|no TPM)\r?\n", "the guest's TPM device")]
+
     def boot(self):
         """From power-on or reset until the guest takes requests, a progress line for each stage."""
-        for stage, pattern, what in (("firmware", rb"EFI stub: ", "the firmware to start the kernel"),
-                                     ("kernel", rb"guest: up\r?\n", "the kernel to start our init"),
-                                     ("tpm", rb"guest: (ready|no TPM)\r?\n", "the guest's TPM device")):
+        for stage, pattern, what in self.stages():
             start = time.monotonic()
             match = self.expect(pattern, what)
             if match.groups() and match.group(1) != b"ready":

@@ -32,9 +32,10 @@ LOADERS = (("shim-signed", "usr/lib/shim/shimx64.efi.signed", "BOOTX64.EFI"),
 LOADER_FOLDER = "EFI/BOOT"
 # Debian's signed GRUB has this place built in
 GRUB_FOLDER = "EFI/debian"
+# linuxefi: linux would start the kernel past its EFI stub where Secure Boot is off, and the event log would be lost
 GRUB_CONFIG = """set timeout=0
-linux /vmlinuz {cmdline}
-initrd /initramfs
+linuxefi /vmlinuz {cmdline}
+initrdefi /initramfs
 boot
 """
 MIB = 1 << 20
@@ -134,9 +135,10 @@ def make_variables(path, enrolled=True):
     os.chmod(path, 0o600)
 
 
-def machine(variables, memory=512):
-    """What QEMU needs for a firmware that enforces Secure Boot (OVMF's README): SMM, flash that only SMM may write, no S3."""
+def machine(variables, memory=512, sleep=False):
+    """What QEMU needs for a firmware that enforces Secure Boot (OVMF's README, "SMM support"): SMM, and flash that only SMM may
+    write. SLEEP offers ACPI S3 to the guest, which libvirt does not."""
     return ["-M", "q35,smm=on", "-accel", accelerator(), "-m", str(memory),
-            "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
+            "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", f"ICH9-LPC.disable_s3={0 if sleep else 1}",
             "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={CODE}",
             "-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
