@@ -27,6 +27,9 @@ CAPABILITIES = "qemu/capabilities"  # below /var/cache/libvirt: what QEMU can do
 UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "private")
 # The first process of the namespace: its wait takes who is orphaned, as an init does. $1: host name.
 INSIDE = 'mount -t proc proc /proc && hostname "$1" && libvirtd --pid-file /run/libvirt/libvirtd.pid & wait'
+# no systemd, cgroups or security labels, and nobody but root has QEMU's files
+QEMU_CONF = ('user = "root"\ngroup = "root"\ncgroup_controllers = []\nsecurity_driver = "none"\nnamespaces = []\n'
+             'stdio_handler = "file"\nremember_owner = 0\nseccomp_sandbox = 0\n')
 
 
 def missing():
@@ -83,9 +86,7 @@ class Libvirt:
     def _configure(self):
         etc = self.place("/etc/libvirt")
         with open(os.path.join(etc, "qemu.conf"), "w", encoding="utf-8") as file:
-            file.write('user = "root"\ngroup = "root"\ncgroup_controllers = []\nsecurity_driver = "none"\n'
-                       'namespaces = []\nstdio_handler = "file"\nremember_owner = 0\nseccomp_sandbox = 0\n'
-                       f'swtpm_user = "{self.user}"\nswtpm_group = "{self.user}"\n')
+            file.write(QEMU_CONF + f'swtpm_user = "{self.user}"\nswtpm_group = "{self.user}"\n')
         with open(os.path.join(etc, "libvirtd.conf"), "w", encoding="utf-8") as file:
             file.write(f'auth_unix_rw = "none"\nhost_uuid = "{uuid.uuid4()}"\nlog_outputs = "2:stderr"\n')
         with open(os.path.join(self.folder, "vtpm.conf"), "w", encoding="utf-8") as file:
@@ -193,12 +194,14 @@ class Domain(Guest):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True, timeout=60)
         self.define(tpm)
 
-    def define(self, tpm="", firmware=None):
-        """FIRMWARE: efi; else the plain one, which is quicker and measures less."""
+    def define(self, tpm="", firmware=None, tpm_socket=None):
+        """FIRMWARE: efi; else the plain one, which is quicker and measures less. TPM_SOCKET: of an external TPM."""
         with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
             text = file.read()
         if firmware:
             text = text.replace("<os>", f"<os firmware='{firmware}'>")
+        if tpm_socket:
+            text = text.replace("@FOLDER@/@NAME@.tpm", tpm_socket)
         for word, value in (("NAME", self.name), ("UUID", self.uuid), ("CACHE", self.cache), ("FOLDER", self.folder),
                             ("TPM", tpm)):
             text = text.replace(f"@{word}@", value)

@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 from device import Skip, contains, main, read_file, same, true, write_file  # noqa: E402
-from libvirt_host import LIBEXEC, cache, domain, host, lv  # noqa: E402
+from libvirt_host import LIBEXEC, cache, domain, host, lv, start_theirs  # noqa: E402
 from libvirt_story import MARK, STATE, record, vtpm  # noqa: E402
 from canary import Canary  # noqa: E402
 from scenario import parse_pcrs  # noqa: E402
@@ -65,16 +65,6 @@ def test_switch(place):
         one.start()
         unseals(one)
     return f"{found} pieces of plaintext in what libvirt saved of Debian's swtpm"
-
-
-def start_theirs(one):
-    """libvirt makes the socket QEMU's as soon as it is there, and Debian's swtpm then fails where it comes to its chmod
-    too late."""
-    try:
-        one.start()
-    except lv.GuestError as problem:
-        contains(str(problem), "Connection refused")
-        one.start()
 
 
 def plaintext_of_swtpm(one):
