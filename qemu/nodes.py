@@ -81,6 +81,8 @@ def prepare(name, client):
             raise GuestError(f"the kernel's package has no {os.path.basename(path)}")
     places = {"bin/vtpm": VTPM, "lib/vtpm/vtpm-cuse.so": MODULE, "bin/" + os.path.basename(client): client,
               "bin/swtpm_ioctl": shutil.which("swtpm_ioctl"),
+              **{"lib/compat/" + program: os.path.join(os.path.dirname(VTPM), "swtpm-compat", program)
+                 for program in ("swtpm", "swtpm_ioctl")},
               "frontends.md": os.path.join(HERE, "..", "docs", "frontends.md")}
     places.update({path[1:]: path for path in glob.glob(SWTPM_TCTI)})
     places.update({"modules/" + os.path.basename(path): path for path in modules})

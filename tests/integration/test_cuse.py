@@ -29,6 +29,7 @@ TESTS = (  # name, what the guest is asked
     ("cuse: every ioctl with good and bad input, state blobs in pieces", "client ioctls"),
     ("cuse: every ioctl with another size or direction, or an address that is none", "client bad-ioctls"),
     ("cuse: swtpm_ioctl, unchanged", "swtpm_ioctl"),
+    ("swtpm cuse and swtpm chardev, and our swtpm_ioctl on the device", "compat"),
     ("cuse: a control socket beside it", "beside"),
     ("cuse: a name that is taken is refused and left alone; without the module it is named", "in_use"),
     ("cuse: SHUTDOWN and SIGTERM while a command runs: it is answered", "end_while_running"),
