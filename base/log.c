@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ static const char *const level_names[] = { "error", "warning", "info", "debug" }
 static int log_fd = STDERR_FILENO;
 static VtpmLogLevel log_level = VTPM_LOG_WARNING;
 static const char *log_prefix = "";
+static gboolean stderr_is_journal;
 
 gboolean
 vtpm_log_level_parse (const char *text, VtpmLogLevel *level)
@@ -31,10 +33,24 @@ vtpm_log_level_parse (const char *text, VtpmLogLevel *level)
   return FALSE;
 }
 
+/* The variable is inherited: standard error may be another file by now. */
+static gboolean
+is_journal (int fd)
+{
+  struct stat info;
+  const char *stream = getenv ("JOURNAL_STREAM");
+  if (!stream || fstat (fd, &info) != 0)
+    return FALSE;
+  g_autofree char *own
+      = g_strdup_printf ("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, (guint64) info.st_dev, (guint64) info.st_ino);
+  return g_str_equal (stream, own);
+}
+
 gboolean
 vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
 {
   log_level = level;
+  stderr_is_journal = is_journal (STDERR_FILENO);
   if (!path || g_str_equal (path, "-"))
     return TRUE;
   int fd = open (path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
@@ -63,6 +79,22 @@ put_line (int fd, const char *line, gsize len)
   while (n < 0 && errno == EINTR);
 }
 
+/* A line of standard error that begins at START[AT]; there is room for "<N>" before it. sd-daemon(3) has the numbers.
+ */
+static void
+put_stderr (VtpmLogLevel level, char *start, gsize at, gsize len)
+{
+  static const char priorities[] = { '3', '4', '6', '7' };
+  if (stderr_is_journal)
+    {
+      at -= 3;
+      start[at] = '<';
+      start[at + 1] = priorities[level];
+      start[at + 2] = '>';
+    }
+  put_line (STDERR_FILENO, start + at, len - at);
+}
+
 void
 vtpm_log (VtpmLogLevel level, const char *format, ...)
 {
@@ -89,7 +121,7 @@ vtpm_log (VtpmLogLevel level, const char *format, ...)
   if (log_fd != STDERR_FILENO)
     put_line (log_fd, line, len);
   if (log_fd == STDERR_FILENO || level == VTPM_LOG_ERROR)
-    put_line (STDERR_FILENO, line + prefix, len - prefix);
+    put_stderr (level, line, prefix, len);
 }
 
 gboolean
@@ -146,5 +178,5 @@ vtpm_log_from_handler (VtpmLogLevel level, const char *text, gsize len)
   if (level <= log_level && log_fd != STDERR_FILENO)
     put_line (log_fd, line, (gsize) (at - line));
   if (log_fd == STDERR_FILENO ? level <= log_level : level == VTPM_LOG_ERROR)
-    put_line (STDERR_FILENO, line + stamp, (gsize) (at - line) - stamp);
+    put_stderr (level, line, stamp, (gsize) (at - line));
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The log of one process: lines with time and level, to a file opened with append (so
- * rotation by copytruncate works) or to standard error. Never given a secret.
+ * rotation by copytruncate works) or to standard error, where that is the journal with a priority. Never given a
+ * secret.
  */
 #pragma once
 

@@ -4,5 +4,10 @@ EXTRA_DIST += packaging/apparmor packaging/changelog packaging/control packaging
 
 # A build of its own, for the places of a host are compiled in. Leaves deb/vtpm_VERSION_ARCH.deb.
 deb:
-	$(srcdir)/packaging/make-deb $(abs_builddir)/deb
+	+$(srcdir)/packaging/make-deb $(abs_builddir)/deb
 .PHONY: deb
+
+# It is built by itself, with flags of its own: sanitizers would tell nothing of it.
+if !SANITIZERS
+tap_needs += deb
+endif

@@ -6,7 +6,7 @@ libvtpm_tpm_a_SOURCES = \
 	src/tpm/tpm_provision_commands.c src/tpm/tpm_provision_commands.h
 libvtpm_src_a_SOURCES = \
 	src/asker.c src/asker.h src/config.c src/config.h \
-	src/link.c src/link.h src/prompt.c src/prompt.h src/serve.c src/serve.h \
+	src/link.c src/link.h src/notify.c src/notify.h src/prompt.c src/prompt.h src/serve.c src/serve.h \
 	src/broker/broker.c src/broker/broker.h src/broker/broker_private.h src/broker/foreign.c src/broker/incoming.c \
 	src/broker/confine.c \
 	src/broker/owned.c src/broker/owned.h \
@@ -36,7 +36,7 @@ libvtpm_src_a_SOURCES = \
 	src/keys/image_search.c src/keys/image_search.h \
 	src/keys/preflight.c src/keys/preflight.h \
 	src/keys/walk.c src/keys/walk.h \
-	src/device/blobs.c src/device/blobs.h \
+	src/device/activation.c src/device/activation.h src/device/blobs.c src/device/blobs.h \
 	src/device/broker_link.c src/device/broker_link.h \
 	src/device/control.c src/device/control.h \
 	src/device/control_channel.c src/device/control_channel.h \

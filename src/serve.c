@@ -24,6 +24,7 @@ G_DEFINE_QUARK (vtpm_serve_error_quark, vtpm_serve_error)
 typedef struct
 {
   const char *program;
+  const VtpmNotify *manager;
   int notify; /* a daemon's first process waits there for its exit status; -1: not a daemon */
   int null;   /* of a daemon: opened while it may */
 } Start;
@@ -40,6 +41,7 @@ static void
 on_started (gpointer data, const GError *failure)
 {
   Start *start = data;
+  vtpm_notify (start->manager, "STATUS", failure ? failure->message : "serving the TPM");
   if (start->notify < 0)
     return;
   if (failure)
@@ -136,7 +138,7 @@ tell_pid (int fd, GError **error)
 int
 vtpm_serve (const VtpmServe *serve, VtpmBrokerOptions *broker, VtpmServerOptions *options, GError **error)
 {
-  Start start = { serve->program, -1, -1 };
+  Start start = { serve->program, options->manager, -1, -1 };
   options->started = on_started;
   options->started_data = &start;
   broker->daemon = serve->daemon;
@@ -152,6 +154,11 @@ vtpm_serve (const VtpmServe *serve, VtpmBrokerOptions *broker, VtpmServerOptions
   serve->config->asker = NULL;
   serve->forget (serve->secret);
   int status = -1;
+  if (link >= 0)
+    {
+      vtpm_notify (options->manager, "STATUS", "waiting for the key");
+      vtpm_notify (options->manager, "READY", "1"); /* the sockets stand: a client may come */
+    }
   if (link >= 0 && vtpm_secret_init (error) && vtpm_engine_open (error))
     {
       if (serve->serving)

@@ -129,6 +129,7 @@ tap_cases += \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_sandbox.py \
 	tests/integration/test_secrets.py \
+	tests/integration/test_service.py \
 	tests/integration/test_slot_faults.py \
 	tests/integration/test_soak.py \
 	tests/integration/test_start.py \

@@ -108,6 +108,7 @@ parse_endpoints (const Arguments *arguments, VtpmServerOptions *server, GError *
       || (arguments->ctrl && !vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error))
       || (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
     return FALSE;
+  server->stay_on_failure = arguments->ctrl && g_str_equal (arguments->ctrl, VTPM_ENDPOINT_ACTIVATED);
   server->default_manage = !arguments->manage;
   if (!arguments->manage || g_str_equal (arguments->manage, "none"))
     return TRUE;
@@ -189,6 +190,8 @@ run (const Arguments *arguments, const char *path, GError **error)
   g_autoptr (VtpmConfig) config = vtpm_config_load (arguments->config, error);
   if (!config)
     return -1;
+  g_autoptr (VtpmNotify) manager = arguments->daemon ? NULL : vtpm_notify_open ();
+  server.manager = manager;
   config->asker = asker;
   broker.config = server.config = config;
   const VtpmServe serve = { .program = "vtpm run",
@@ -211,7 +214,8 @@ vtpm_command_run (int argc, char **argv)
       "UUID" },
     { "on-clone", 0, 0, G_OPTION_ARG_FILENAME, &a.on_clone,
       "what happens to the TPM of another VM: refuse, copy, replace or reidentify", "POLICY" },
-    { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT or fd:N", "ENDPOINT" },
+    { "ctrl", 0, 0, G_OPTION_ARG_FILENAME, &a.ctrl, "control channel: unix:PATH, tcp:[HOST:]PORT, fd:N or activated",
+      "ENDPOINT" },
     { "data", 0, 0, G_OPTION_ARG_FILENAME, &a.data, "data channel, where the client does not pass it by SET_DATAFD",
       "ENDPOINT" },
     { "cuse", 0, 0, G_OPTION_ARG_FILENAME, &a.cuse, "serve the TPM as the character device /dev/NAME",

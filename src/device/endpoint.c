@@ -14,14 +14,16 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "src/device/activation.h"
 
 G_DEFINE_QUARK (vtpm_endpoint_error_quark, vtpm_endpoint_error)
 
 static gboolean
 usage (GError **error, const char *text)
 {
-  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
-                  "'%s' is no endpoint; wanted is unix:PATH[,mode=0600,uid=N,gid=N], tcp:[HOST:]PORT or fd:N", text);
+  vtpm_error_set (
+      error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
+      "'%s' is no endpoint; wanted is unix:PATH[,mode=0600,uid=N,gid=N], tcp:[HOST:]PORT, fd:N or activated", text);
   return FALSE;
 }
 
@@ -101,6 +103,12 @@ vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError **error)
       endpoint->fd = (int) fd;
       return TRUE;
     }
+  if (g_str_equal (text, VTPM_ENDPOINT_ACTIVATED))
+    {
+      endpoint->kind = VTPM_ENDPOINT_FD;
+      endpoint->fd = vtpm_activation_take (error);
+      return endpoint->fd >= 0;
+    }
   return usage (error, text);
 }
 
@@ -136,6 +144,16 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
   return FALSE;
 }
 
+/* libvirt makes a socket QEMU's as soon as it sees one, and then its mode is not ours to change any more: so it has that
+ * from the start, where the umask lets it. */
+static gboolean
+has_access (const VtpmEndpoint *endpoint)
+{
+  struct stat info;
+  return endpoint->access.uid == (uid_t) -1 && endpoint->access.gid == (gid_t) -1 && lstat (endpoint->path, &info) == 0
+         && (info.st_mode & ALLPERMS) == endpoint->access.mode;
+}
+
 static gboolean
 open_unix (VtpmEndpoint *endpoint, GError **error)
 {
@@ -152,9 +170,9 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
     return failed (error, "make a socket for", endpoint->path);
   if (!clear_path (endpoint->path, &address, error))
     return FALSE;
-  if (bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
+  if (fchmod (fd, endpoint->access.mode) != 0 || bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
     return failed (error, "make the socket", endpoint->path);
-  if (!vtpm_access_apply (&endpoint->access, endpoint->path) || listen (fd, VTPM_ENDPOINT_BACKLOG) != 0)
+  if ((!has_access (endpoint) && !vtpm_access_apply (&endpoint->access, endpoint->path)) || listen (fd, VTPM_ENDPOINT_BACKLOG) != 0)
     {
       failed (error, "set up the socket", endpoint->path);
       unlink (endpoint->path); /* made a moment ago, by us */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Where a channel is served: unix:PATH[,mode=,uid=,gid=], tcp:[HOST:]PORT or fd:N.
+ * Where a channel is served: unix:PATH[,mode=,uid=,gid=], tcp:[HOST:]PORT, fd:N, or what a service manager gives.
  */
 #pragma once
 
@@ -26,6 +26,8 @@ gboolean vtpm_access_parse (VtpmAccess *access, const char *option) G_GNUC_WARN_
 /** FALSE with errno. */
 gboolean vtpm_access_apply (const VtpmAccess *access, const char *path) G_GNUC_WARN_UNUSED_RESULT;
 
+#define VTPM_ENDPOINT_ACTIVATED "activated"
+
 typedef enum
 {
   VTPM_ENDPOINT_NONE,
@@ -47,7 +49,7 @@ typedef struct
   gboolean listens; /* after vtpm_endpoint_open(): FALSE for an inherited connection */
 } VtpmEndpoint;
 
-/** Parses TEXT. FALSE: usage. */
+/** Parses TEXT, and takes the descriptor that a service manager gave. FALSE: usage. */
 gboolean vtpm_endpoint_parse (const char *text, VtpmEndpoint *endpoint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * Makes it listen (or finds out whether an inherited socket does). A unix socket that exists

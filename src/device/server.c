@@ -19,6 +19,7 @@ vtpm_server_end (VtpmServer *server)
 {
   g_autoptr (GError) error = NULL;
   server->ended = TRUE;
+  vtpm_notify (server->options->manager, "STOPPING", "1"); /* what follows may take its time */
   /* also after a start that failed: the TPM may be on, and know more than the file */
   if (!vtpm_device_finish (server->device, &error))
     vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
@@ -68,6 +69,7 @@ static void
 shut_down (VtpmServer *server, guint32 result)
 {
   server->ended = TRUE;
+  vtpm_notify (server->options->manager, "STOPPING", "1");
   server->exit_status = result == VTPM_CONTROL_OK ? 0 : 1;
   if (server->failure)
     server->exit_status = vtpm_error_row (vtpm_error_code (server->failure))->exit_status;

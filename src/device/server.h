@@ -10,6 +10,7 @@
 #include "src/device/endpoint.h"
 #include "src/device/frontends/frontend.h"
 #include "src/device/sandbox/sandbox.h"
+#include "src/notify.h"
 
 typedef struct
 {
@@ -31,6 +32,7 @@ typedef struct
   gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */
   gboolean stay_on_failure;  /* stays also where no key provider was asked: the client is about to come */
   const char *pid_file;      /* or NULL */
+  const VtpmNotify *manager; /* the service manager, or NULL */
   /** Called once when the TPM can be used (FAILURE NULL) or the start has failed. */
   void (*started) (gpointer data, const GError *failure);
   gpointer started_data;

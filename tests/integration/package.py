@@ -15,6 +15,8 @@ BUILD_LIMIT = 600
 def build():
     """Makes it where it is not made yet; returns its path."""
     folder = os.path.dirname(VTPM)
+    if os.environ.get("VTPM_TEST_GUEST") == "skip":
+        raise Skip("what takes long is left out")
     if not os.path.exists(os.path.join(folder, "Makefile")):
         raise Skip("%s is no build folder" % folder)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VTPM_"))}

@@ -84,8 +84,6 @@ def guest():
     for program in ("/usr/sbin/apparmor_parser", "/usr/bin/qemu-system-x86_64", "/usr/bin/tpm2", "/usr/bin/cpio"):
         if not os.path.exists(program):
             raise Skip(program + " is not installed")
-    if os.environ.get("VTPM_TEST_GUEST") == "skip":
-        raise Skip("guests are left out")
     package = build()
     subprocess.run(["dpkg-deb", "-x", package, "unpacked"], check=True, timeout=60)
     cache = os.path.abspath(os.environ.get("VTPM_TEST_CACHE", os.path.join(os.path.dirname(VTPM), "guest-cache")))

@@ -144,6 +144,7 @@ def test_build(_place):
     package = build()
     with open(package, "rb") as file:
         first = file.read()
+    os.unlink(package)
     build.__wrapped__()
     with open(package, "rb") as file:
         true(file.read() == first, "two builds differ")

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The socket that a service manager made for us and listens on, sd_listen_fds(3).
+ */
+#pragma once
+
+#include <glib.h>
+
+/** Its descriptor, close-on-exec: the caller's. -1: usage (none was given, or more than one). No child is told of it.
+ */
+int vtpm_activation_take (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+GQuark vtpm_activation_error_quark (void);
+#define VTPM_ACTIVATION_ERROR (vtpm_activation_error_quark ())
