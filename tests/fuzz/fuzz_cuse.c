@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Decodes an ioctl of a CUSE device, and answers its command with what the rest of the input says. Input: the number
- * (its place in the list of commands in one byte, what is changed in it in four), then the structure.
+ * Decodes an ioctl of a CUSE device, and answers its command with what the rest of the input says; as a client it makes
+ * the request anew, and reads the input as a device's reply. Input: the number (its place in the list of commands in
+ * one byte, what is changed in it in two), then the structure.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,36 @@ number_of (guint8 command, guint8 kind)
 {
   static const guint sizes[] = { 4, 8, 16, 4100, 3088, 3084 };
   return _IOC (kind & 1 ? _IOC_READ : _IOC_READ | _IOC_WRITE, 'P', command, sizes[kind / 2 % G_N_ELEMENTS (sizes)]);
+}
+
+static gboolean
+same_request (const VtpmControlRequest *a, const VtpmControlRequest *b)
+{
+  return a->command == b->command && a->flags == b->flags && a->locality == b->locality && a->blob_type == b->blob_type
+         && a->offset == b->offset && a->buffer_size == b->buffer_size && a->info_flags == b->info_flags
+         && a->retries == b->retries && a->length == b->length
+         && (a->length == 0 || memcmp (a->data, b->data, a->length) == 0);
+}
+
+/* What a client makes of REQUEST is the ioctl NUMBER, and says the same. */
+static void
+ask_again (const VtpmControlRequest *request, guint32 number)
+{
+  g_autofree guint8 *out = g_malloc (VTPM_CUSE_MAX_IOCTL);
+  guint32 same, result;
+  VtpmControlRequest back;
+  gsize len = vtpm_cuse_ioctl_encode_request (request, &same, out);
+  must (len > 0 && len <= VTPM_CUSE_MAX_IOCTL && same == number);
+  must (vtpm_cuse_ioctl_decode (same, out, len, &back, &result) == VTPM_CUSE_REQUEST && same_request (request, &back));
+}
+
+/* A device may answer anything. */
+static void
+read_reply (guint32 command, const guint8 *bytes, gsize len)
+{
+  VtpmControlReply reply;
+  if (vtpm_cuse_ioctl_decode_reply (command, bytes, len, &reply) && reply.length > 0)
+    must (reply.data >= bytes && reply.data + reply.length <= bytes + len);
 }
 
 static void
@@ -61,6 +92,9 @@ LLVMFuzzerTestOneInput (const guint8 *data, gsize size)
   if (request.data)
     must (request.data >= bytes && request.data + request.length <= bytes + len);
   must (request.length <= (request.command == VTPM_CONTROL_HASH_DATA ? VTPM_CONTROL_MAX_HASH : VTPM_CUSE_CHUNK));
+  if (decoded == VTPM_CUSE_REQUEST)
+    ask_again (&request, number);
+  read_reply (request.command, bytes, len);
   answer (request.command, &r);
   return 0;
 }

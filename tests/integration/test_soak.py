@@ -180,6 +180,7 @@ def test_soak(place):
     twin = place.start("twin.vtpm")  # what both have mapped of the libraries is not private to either
     Corpus(twin.powered()[1].run)
     soak = Soak(place)
+    true(ARGS or SANITIZED or b"Seccomp:\t2\n" in read_file("/proc/%d/status" % soak.pid), "it is sandboxed")
     begin = time.monotonic()
     with OddDescriptors() as odd:
         soak.restore()
