@@ -6,6 +6,7 @@ As named steps, like scenario.py; tests/integration/test_secure_boot.py runs the
 """
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -89,7 +90,7 @@ class SecureGuest(Guest):
 
 
 class SecureBoot(Boots):
-    """Four boots of one VM: as it was sealed, again, with Secure Boot switched off, with another db."""
+    """Four boots of one VM: as it was sealed, again, with Secure Boot switched off, with another db; then its TPM is cleared."""
 
     def __init__(self, folder, cache, tpm, progress):
         super().__init__(folder, cache, tpm, "tpm-crb", progress)
@@ -110,6 +111,7 @@ class SecureBoot(Boots):
                 ("signed chain: family 2.0, SHA-256 bank", self.properties),
                 ("signed chain: certificate of the RSA endorsement key", self.certificate),
                 ("signed chain: storage root key from the TCG template at 0x81000001", self.storage_root_key),
+                ("signed chain: ownership and dictionary attack parameters as Windows sets them", self.own),
                 ("signed chain: volume keys sealed to PCR 7 and 11, with and without PIN", self.seal),
                 ("signed chain: power off", self.power_off),
                 ("next boot: PCR 0, 2, 4, 7 and 11 are the same", self.boot_again),
@@ -123,14 +125,16 @@ class SecureBoot(Boots):
                 ("Secure Boot switched off: power off", self.power_off),
                 ("db changed: Secure Boot stays on, PCR 7 is another", self.boot_other_database),
                 ("db changed: neither key opens", self.stays_closed),
-                ("db changed: power off", self.power_off)]
+                ("physical presence: the firmware asks before it clears the TPM, and does it", self.clear),
+                ("physical presence: keys and passwords are gone, the certificate is not", self.cleared),
+                ("physical presence: power off", self.power_off)]
 
-    def _boot(self, label):
+    def _boot(self, label, **options):
         if not os.path.exists(self.disk):
             medium.make_disk(self.disk, os.path.join(self.cache, "vmlinuz"), make_initramfs(self.cache),
                              "console=ttyS0 loglevel=0 panic=-1", medium.fetch(self.cache))
         self.guest = SecureGuest(self.folder, self.cache, self.tpm, label, progress=self.progress,
-                                 disks=[self.disk]).__enter__()
+                                 disks=[self.disk], **options).__enter__()
         self.guest.boot()
         self.log = EventLog(bytes.fromhex("".join(self.guest.ask("log"))))
         self.booted[label] = self.log
@@ -222,6 +226,14 @@ class SecureBoot(Boots):
         require("bits: 2048" in text and "raw: 0x30472" in text and "sym-keybits: 128" in text, text)
         return "RSA 2048, AES-128 CFB, attributes 0x30472, persistent"
 
+    def own(self):
+        self.guest.ask("own", secrets.token_hex(20), secrets.token_hex(20))
+        text = "\n".join(self.guest.ask("properties"))
+        for line in ("ownerAuthSet: +1", "lockoutAuthSet: +1", "MAX_AUTH_FAIL: 0x20", "LOCKOUT_INTERVAL: 0x258",
+                     "LOCKOUT_RECOVERY: 0x15180"):
+            require(re.search(line, text), f"{line} is not in {text}")
+        return "passwords of owner and lockout; 32 failures, 10 minutes, 24 hours"
+
     def seal(self):
         require(self.live["sha256", 11] == "0" * 64, "PCR 11 is in use already")
         self.sealed = self.guest.ask("seal", self.secret.hex())
@@ -275,12 +287,12 @@ class SecureBoot(Boots):
         first, now = measured(self.booted["signed"]), measured(self.booted[label])
         return sorted(name for name in first if first[name] != now.get(name))
 
-    def _boot_changed(self, label, change):
+    def _boot_changed(self, label, change, **options):
         before = self.live
         store = VariableStore(self.variables)
         change(store)
         store.save()
-        self._boot(label)
+        self._boot(label, **options)
         self.replay()
         require(self.live["sha256", 7] != before["sha256", 7], "PCR 7 is the same")
         require(self.live["sha256", 11] == "0" * 64, "PCR 11 is another, too")
@@ -299,10 +311,32 @@ class SecureBoot(Boots):
 
     def boot_other_database(self):
         os.replace(self.variables + ".good", self.variables)
-        self._boot_changed("other-db", lambda store: store.allow(hashlib.sha256(b"somebody else's loader").digest()))
+        self._boot_changed("other-db", lambda store: store.allow(hashlib.sha256(b"somebody else's loader").digest()),
+                           reboots=True)
         require(self._variable("SecureBoot") == b"\1", "the variable SecureBoot is not 1")
         require(self._changed("other-db") == ["db"], f"changed: {self._changed('other-db')}")
         return "SecureBoot 1; one more entry in db"
+
+    def clear(self):
+        """As Clear-Tpm does in Windows. The firmware resets once more when it has cleared the TPM."""
+        require(self.guest.ask("request", "5")[0].split()[0] == "5", "the request is not kept")
+        self.guest.reset()
+        self.guest.expect(rb"Press F12 to clear the TPM", "the firmware to ask")
+        self.guest.expect(rb"Press ESC to reject", "the firmware to say how to refuse")
+        self.guest.qmp.command("send-key", keys=[{"type": "qcode", "data": "f12"}])
+        self.guest.boot()
+        response = self.guest.ask("ppi")[2]
+        require(response.startswith("5 0"), "what the firmware says of it: " + response)
+        return response
+
+    def cleared(self):
+        text = "\n".join(self.guest.ask("properties"))
+        for line in ("ownerAuthSet: +0", "lockoutAuthSet: +0", "TPM2_PT_HR_PERSISTENT: 0x0"):
+            require(re.search(line, text), f"{line} is not in {text}")
+        self.certificate()
+        status, _ = self.guest.ask("unseal", *self.sealed, may_fail=True)
+        require(status != 0, "a volume key opens")
+        return "no storage root key, no passwords; the certificate still verifies"
 
 
 class Refusals(SecureBoot):

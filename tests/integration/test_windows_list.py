@@ -419,7 +419,7 @@ def test_documented(place):
     unnamed = [name for kind, tests in names.items() for name in tests
                if not any(kind == row[0] and name.startswith(row[1]) for row in rows)]
     same(unnamed, [], "not named")
-    table = page.split("| --- | --- | --- |")[1].split("\n\n")[0]
+    table = page.split("| What Windows asks | Source | Test |\n| --- | --- | --- |")[1].split("\n\n")[0]
     true(all(len(line.split(" | ")) == 3 for line in table.strip().splitlines()), "a line without source or test")
     command = re.search(r"^ *vtpm (create guest\.vtpm --ek .*)$", page, re.M).group(1)
     same(place.vtpm(*command.split(), "--config", place.config).returncode, 0, command)
