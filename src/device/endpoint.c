@@ -144,8 +144,8 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
   return FALSE;
 }
 
-/* libvirt makes a socket QEMU's as soon as it sees one, and then its mode is not ours to change any more: so it has that
- * from the start, where the umask lets it. */
+/* libvirt makes a socket QEMU's as soon as it sees one, and then its mode is not ours to change any more: so it has
+ * that from the start, where the umask lets it. */
 static gboolean
 has_access (const VtpmEndpoint *endpoint)
 {
@@ -172,7 +172,8 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
     return FALSE;
   if (fchmod (fd, endpoint->access.mode) != 0 || bind (fd, (struct sockaddr *) &address, sizeof address) != 0)
     return failed (error, "make the socket", endpoint->path);
-  if ((!has_access (endpoint) && !vtpm_access_apply (&endpoint->access, endpoint->path)) || listen (fd, VTPM_ENDPOINT_BACKLOG) != 0)
+  if ((!has_access (endpoint) && !vtpm_access_apply (&endpoint->access, endpoint->path))
+      || listen (fd, VTPM_ENDPOINT_BACKLOG) != 0)
     {
       failed (error, "set up the socket", endpoint->path);
       unlink (endpoint->path); /* made a moment ago, by us */
