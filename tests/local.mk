@@ -118,6 +118,7 @@ tap_cases += \
 	tests/integration/test_keys.py \
 	tests/integration/test_libvirt.py \
 	tests/integration/test_life.py \
+	tests/integration/test_man.py \
 	tests/integration/test_many.py \
 	tests/integration/test_mistakes.py \
 	tests/integration/test_package.py \

@@ -159,6 +159,8 @@ def test_build(_place):
         true(path + b"\0" in program, "vtpm does not know %r" % path)
     lacks(program, b"/usr/local/etc", b"/usr/local/var", b"/usr/local/libexec", os.fsencode(os.path.dirname(package)))
     for path in ("libexec/vtpm/vtpm-provider-native", "libexec/vtpm/vtpm-ca-local", "share/man/man1/vtpm.1.gz",
+                 "share/man/man8/swtpm.8.gz", "share/man/man8/swtpm_setup.8.gz", "share/man/man8/swtpm_ioctl.8.gz",
+                 "share/man/man8/vtpm@.service.8.gz", "share/man/man8/vtpm@.socket.8.gz",
                  "lib/systemd/system/vtpm@.service", "lib/systemd/system/vtpm@.socket", "share/doc/vtpm/copyright"):
         true(os.path.isfile("unpacked/usr/" + path), path + " is missing")
     for name in NAMES:
@@ -173,7 +175,8 @@ def test_plain_host(_place):
     with copy_of_host() as host:
         without_swtpm(host)
         dpkg(host, "-i", package)
-        same(sorted(diverted(host)), sorted(["/usr/bin/" + name for name in NAMES] + [PROFILE]))
+        same(sorted(diverted(host)), sorted(["/usr/bin/" + name for name in NAMES] + [PROFILE]
+                                            + ["/usr/share/man/man8/%s.8.gz" % name for name in NAMES]))
         for name in NAMES:
             true(is_ours(host, "/usr/bin/" + name), name + " is not ours")
         same(facts(host, "/var/lib/vtpm"), (0o2770, "root", "vtpm"))
