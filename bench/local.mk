@@ -20,5 +20,6 @@ bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench
 	$(srcdir)/bench/fleet-run
 	$(TEST_ENV) $(srcdir)/bench/nodes-run
 	$(srcdir)/bench/rekey-run
+	$(srcdir)/bench/sandbox-run
 .PHONY: bench
-EXTRA_DIST += bench/rekey-run
+EXTRA_DIST += bench/rekey-run bench/sandbox-run

@@ -28,7 +28,7 @@ INDEX = 0x01500001
 # Every way out that sandbox_attack.c knows.
 ENDS = ("open", "open elsewhere to write", "openat2", "look at a path", "list attributes", "rename", "link",
         "change mode", "make a folder", "truncate", "exec", "execveat", "fork", "vfork", "connect", "bind", "socket",
-        "unix socket", "send to an address", "ptrace", "read another process", "kill", "signal a thread of another",
+        "unix socket", "ptrace", "read another process", "kill", "signal a thread of another",
         "change user", "prctl", "raise a limit", "handle signals", "memory to execute", "make memory executable",
         "memfd", "ioctl", "namespaces", "mount", "bpf", "io_uring", "userfaultfd", "fcntl owner",
         "set a socket's options", "a number that is none", "calls of i386", "calls of x32")
@@ -199,6 +199,22 @@ def test_before_a_byte(place):
     device.wait()
     calls = re.findall("^([a-z0-9]+)\\(", read_file("trace").decode(), re.M)
     same((calls[0], "recvmsg" in calls), ("seccomp", True), str(calls))
+
+
+def test_page(place):
+    """docs/security.md: what it shows for a look at a running device is run, and says what it says; its line of the log"""
+    need_filter()
+    with open(os.path.join(HERE, "..", "..", "docs", "security.md"), encoding="utf-8") as file:
+        page = file.read()
+    commands = re.search("```sh look\n(.*?)```", page, re.S).group(1)
+    place.create("guest.vtpm")
+    done = subprocess.run(["sh", "-ec", "PATH=%s:$PATH\n" % os.path.dirname(VTPM) + commands.replace("--daemon", "--daemon --config vtpm.conf")],
+                          env=place.env, capture_output=True, text=True, timeout=60, check=False)
+    same(done.returncode, 0, done.stderr)
+    shown = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    same((shown["CapEff"].strip(), shown["NoNewPrivs"].strip(), shown["Seccomp"].strip()), ("0" * 16, "1", "2"))
+    true(re.search(r"^error: \[sandbox\] system call [0-9]+ at 0x[0-9a-f]+ is forbidden, the process ends$", page, re.M),
+         "the line of the log is the one that is told")
 
 
 def test_usage(place):

@@ -109,6 +109,8 @@ vtpm_sandbox_enter (const VtpmSandbox *sandbox, GError **error)
   uid_t before = geteuid ();
   if (mode == VTPM_SANDBOX_OFF)
     return !user || vtpm_run_as (user, error);
+  /* for a log line and what errno stands for GLib and the C library look into files once */
+  g_free (g_locale_to_utf8 ("", -1, NULL, NULL, NULL));
   if (!vtpm_harden_no_capabilities (user, error))
     return FALSE;
   if (geteuid () != before)
@@ -130,8 +132,6 @@ vtpm_sandbox_close (const VtpmSandbox *sandbox, GError **error)
   if (mode == VTPM_SANDBOX_OFF)
     return TRUE;
   g_assert (n + 1 <= MAX_RULES);
-  /* for a log line and what errno stands for GLib and the C library look into files once */
-  g_free (g_locale_to_utf8 ("", -1, NULL, NULL, NULL));
   memcpy (rules, calls, n * sizeof *rules);
   rules[n++] = (VtpmFilterRule){ SYS_tgkill,        0,
                                  0xffffffff,        (guint32) getpid (),
