@@ -10,7 +10,9 @@ tap_cases += tests/integration/test_libvirt_hosts.py tests/integration/test_libv
 EXTRA_DIST += tests/integration/libvirt_host.py tests/integration/nfs_like.c
 
 # The harness for a Windows 11 medium; see docs/windows11.md.
-EXTRA_DIST += qemu/windows11 qemu/windows/agent.ps1 qemu/windows/answers.py qemu/windows/autounattend.xml qemu/windows/drill.py qemu/windows/free_medium.py qemu/windows/iso.py qemu/windows/machine.py qemu/windows/report.py qemu/windows/setup.sh
+tap_cases += tests/integration/test_windows11.py
+EXTRA_DIST += tests/integration/windows_media.py
+EXTRA_DIST += qemu/windows11 qemu/windows11.xml qemu/windows/agent.ps1 qemu/windows/answers.py qemu/windows/autounattend.xml qemu/windows/drill.py qemu/windows/free_medium.py qemu/windows/iso.py qemu/windows/libvirt_machine.py qemu/windows/machine.py qemu/windows/report.py qemu/windows/setup.sh
 
 # The boot chain of a Windows 11 guest, with a free medium.
 tap_cases += tests/integration/test_secure_boot.py

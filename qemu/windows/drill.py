@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 from machine import Machine, Prompt, make_disk
 from tpms import GuestError
@@ -63,17 +64,27 @@ class Drill:
                             self._protected(machine) and other != self.endorsement and not self._duplicates(machine),
                             f"endorsement key {other[:16]}..., was {self.endorsement[:16]}...")
 
+    @staticmethod
+    def _waits(machine, seconds):
+        """Whether it asks for the recovery key, or says nothing for so long that it must."""
+        try:
+            return machine.ready(seconds) == "recovery"
+        except Prompt:
+            return True
+
     def replace(self, machine, limit):
         """Windows says nothing while it waits for the recovery key: who types it and is let in knows what was asked."""
-        wait = min(limit / 2, max(self.ordinary * RECOVERY_AFTER, 60))
-        try:
-            asked = machine.ready(wait) == "recovery"
-        except Prompt:
-            asked = True
+        wait = min(limit / 3, max(self.ordinary * RECOVERY_AFTER, 60))
+        end = time.monotonic() + limit
+        asked = self._waits(machine, wait)
         if asked:
             machine.screenshot(os.path.join(machine.folder, "recovery"))
+        closed = asked
+        while closed:
+            if time.monotonic() > end:
+                raise Prompt(f"replace: the recovery key was typed and opened nothing within {limit:.0f} s")
             machine.type(self.recovery.replace("-", "") + "\n")
-            self._opens(machine, limit - wait, "replace, the recovery key typed")
+            closed = self._waits(machine, wait)
         other = self._endorsement(machine)
         self.report.drilled("replace: asks for the recovery key, which opens", asked and other != self.endorsement,
                             "it was typed at the prompt" if asked else "it opened without")

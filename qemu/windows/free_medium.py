@@ -38,6 +38,8 @@ menuentry "Press a key to boot from CD or DVD....." {{
   fi
 }}
 """
+# NVMe is in the kernel
+MODULES = ("efivarfs", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 MARK = b"set installed=0\n"
 
 
@@ -60,7 +62,7 @@ def make(path, cache, ask=None):
     """The boot image stands in the ISO as its second partition, which the installing kernel sees as such."""
     loaders = medium.fetch(cache)
     done = subprocess.run([os.path.join(HERE, "..", "initramfs"), cache, "initramfs-free", os.path.join(HERE, "setup.sh"),
-                           "efivarfs.ko=" + os.path.join(cache, "modules", "efivarfs.ko")],
+                           *(f"{name}.ko=" + os.path.join(cache, "modules", f"{name}.ko") for name in MODULES)],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise GuestError(done.stderr.strip())
@@ -73,8 +75,9 @@ def make(path, cache, ask=None):
         os.mkdir(tree)
         with open(os.path.join(tree, "README.txt"), "w", encoding="utf-8") as file:
             file.write("Stands in for an installation medium of Windows in the tests of vtpm.\n")
-        done = subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-V", FREE_MEDIUM, "-o", path, "-appended_part_as_gpt", "-append_partition", "2", "0xef",
-                               image, "-e", "--interval:appended_partition_2:all::", "-no-emul-boot", tree],
+        done = subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-V", FREE_MEDIUM, "-o", path, "-appended_part_as_gpt",
+                               "-append_partition", "2", "0xef", image, "-e", "--interval:appended_partition_2:all::",
+                               "-no-emul-boot", tree],
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise GuestError("xorriso: " + done.stderr.strip())

@@ -6,6 +6,7 @@ A Guest (see guest.py) that boots from its own disk or medium, is looked at by s
 import os
 import re
 import select
+import shutil
 import subprocess
 import time
 
@@ -16,6 +17,7 @@ from tpms import GuestError
 MEMORY = {"windows": 6144, "free": 512}  # MiB; Windows 11 wants 4096
 READ_ENOUGH = 16 << 20  # what stands before the prompt is a boot loader; what is read after it is hundreds of MiB, or a kernel
 PROMPT_KEY = "ret"  # any key will do for Windows; OVMF goes on with this one, where others would open its menus
+LEAST_ROOM = 32 << 20  # with less than that on the host's disk nothing good can come: QEMU tells an NVMe guest of errors, not us
 STOPPED = {"io-error": "the machine was stopped by an error of the host's disk: is there room left?",
            "internal-error": "the machine was stopped by an internal error of QEMU", "guest-panicked": "the guest panicked"}
 
@@ -39,13 +41,19 @@ class Machine(Guest):
     def __init__(self, folder, tpm, label, kind, disk, installer=None, images=(), virtio=False):
         super().__init__(folder, None, tpm, label, progress=lambda text: None, reboots=True)
         self.kind, self.disk, self.installer, self.images, self.virtio = kind, disk, installer, list(images), virtio
-        if not os.path.exists(self.variables):
-            medium.make_variables(self.variables + ".raw")
-            done = subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", self.variables + ".raw", self.variables],
-                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
-            os.unlink(self.variables + ".raw")
-            if done.returncode != 0:
-                raise GuestError(done.stderr.strip())
+        self._make_variables()
+
+    def _make_variables(self):
+        """As a qcow2, unless they were copied here; see Guest."""
+        if os.path.exists(self.variables):
+            return
+        raw = self.variables + ".raw"
+        medium.make_variables(raw)
+        done = subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", raw, self.variables], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60, check=False)
+        os.unlink(raw)
+        if done.returncode != 0:
+            raise GuestError(done.stderr.strip())
 
     def _command(self, serial, qmp):
         kvm = accelerator() == "kvm"
@@ -90,13 +98,19 @@ class Machine(Guest):
                 raise Prompt(f"{what}: nothing of the kind within {limit:.0f} s")
             if select.select([self.serial], [], [], 1)[0]:
                 if not self._receive():
-                    raise GuestError(f"{what}: QEMU ended first, status {self.process.wait(30)}")
+                    raise GuestError(f"{what}: {self.ended()}")
                 continue
+            room = shutil.disk_usage(self.folder).free
+            if room < LEAST_ROOM:
+                raise GuestError(f"{what}: no space left: {self.folder} has room for {room >> 20} MiB more")
             status = self.qmp.command("query-status")["status"]
             if status in STOPPED:
                 raise GuestError(f"{what}: {STOPPED[status]}")
             if idle:
                 idle()
+
+    def ended(self):
+        return f"QEMU ended first, status {self.process.wait(30)}"
 
     def ready(self, limit, idle=None):
         """Waits for the guest's agent; gives "ready", or "recovery" where the guest says that it wants the recovery key."""

@@ -30,20 +30,23 @@ def _fact(answers, verb, *names):
 
 def content(answers):
     """(what, whether it holds, what was seen) of each thing that Windows must be content with."""
-    present, ready, locked, maker, specification = _fact(answers, "tpm", "TpmPresent", "TpmReady", "LockedOut", "manufacturer", "specification")
+    present, ready, locked, maker, specification = _fact(answers, "tpm", "TpmPresent", "TpmReady", "LockedOut", "manufacturer",
+                                                         "specification")
     secure, = _fact(answers, "secureboot", "secureboot")
     there, certificates = _fact(answers, "ek", "present", "certificates")
     provider, signs = _fact(answers, "key", "provider", "signs")
     protection, conversion, protectors, pcrs = _fact(answers, "bitlocker", "protection", "conversion", "protectors", "pcrs")
     after, = _fact(answers, "bitlocker again", "protection")
     return [
-        ("TPM present and ready (Get-Tpm)", (present, ready, locked) == ("True", "True", "False"), f"present {present}, ready {ready}, by {maker}"),
+        ("TPM present and ready (Get-Tpm)", (present, ready, locked) == ("True", "True", "False"),
+         f"present {present}, ready {ready}, by {maker}"),
         ("TPM 2.0", specification.startswith("2.0"), specification),
         ("Secure Boot on (Confirm-SecureBootUEFI)", secure == "True", secure),
-        ("endorsement key and certificate", there == "True" and certificates.isdigit() and int(certificates) > 0, f"{certificates} certificates"),
+        ("endorsement key and certificate", there == "True" and certificates.isdigit() and int(certificates) > 0,
+         f"{certificates} certificates"),
         ("a key in the TPM signs (under Windows Hello)", signs == "True", provider),
-        ("BitLocker on, opened by the TPM", (protection, conversion) == (ON, ENCRYPTED) and {TPM, NUMERICAL_PASSWORD} <= set(protectors.split(",")),
-         f"protection {protection}, PCRs {pcrs}"),
+        ("BitLocker on, opened by the TPM", (protection, conversion) == (ON, ENCRYPTED)
+         and {TPM, NUMERICAL_PASSWORD} <= set(protectors.split(",")), f"protection {protection}, key protectors {protectors}"),
         ("it is sealed to PCR 7 and 11", pcrs == "7,11", f"PCRs {pcrs}"),
         ("a restart asks for no recovery key", after == ON, f"protection {after}")]
 
@@ -90,4 +93,5 @@ class Report:
         if self.error:
             lines += ["", f"  {self.error}"]
         count = sum(bool(ok) for _, ok, _ in self.findings())
-        return "\n".join(lines + ["", f"{count} as wanted, {len(self.findings()) - count} not" + (", and not finished" if self.error else "")])
+        last = f"{count} as wanted, {len(self.findings()) - count} not" + (", and not finished" if self.error else "")
+        return "\n".join(lines + ["", last])

@@ -44,10 +44,6 @@ option ()
   sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" /proc/cmdline
 }
 
-# The disk that has no medium on it, by the order of the machine's slots.
-target=/dev/nvme0n1
-medium=/dev/nvme1n1
-
 # --- in place of Setup
 
 answer ()
@@ -69,8 +65,8 @@ install ()
   [ "$(answer AcceptEula)" = true ] || stop "Setup: applicable notices and license terms"
   answer CommandLine | grep -q agent || stop "Setup: who will use this device?"
   screen "Installing: copying files"
-  dd if="${medium}p2" of=$target bs=1M 2>/dev/null || stop "Setup: the files could not be copied"
-  printf 1 | dd of=$target bs=1 seek="$(option mark | sed 's/^0*//')" conv=notrunc 2>/dev/null
+  dd if="$medium" of="$target" bs=1M 2>/dev/null || stop "Setup: the files could not be copied from $medium to $target"
+  printf 1 | dd of="$target" bs=1 seek="$(option mark | sed 's/^0*//')" conv=notrunc 2>/dev/null
   answer ComputerName >name
   sha256sum </agent.ps1 | cut -d ' ' -f 1 >agent
   save
@@ -80,9 +76,9 @@ install ()
 
 save ()
 {
-  tar c -C /volume . | dd of=$target bs=1M seek=$at conv=notrunc 2>/dev/null
+  tar c -C /volume . | dd of="$target" bs=1M seek=$at conv=notrunc 2>/dev/null
   sync
-  blockdev --flushbufs $target
+  blockdev --flushbufs "$target"
 }
 
 # --- in place of the boot manager
@@ -179,7 +175,7 @@ verb_ek ()
   [ $status = 0 ] || return 1
   fact present True
   fact hash "$(sha256sum </tmp/ek.pub | cut -d ' ' -f 1)"
-  fact certificates "$(tpm2 getcap handles-nv-index | grep -ciE '0x1c000(02|16)')"
+  fact certificates "$(tpm2 getcap handles-nv-index | grep -ciE '0x1c000(02|0a|16)')"
 }
 
 verb_key ()
@@ -234,14 +230,23 @@ verb_events ()
   fact count 0
 }
 
-insmod /efivarfs.ko
+for module in efivarfs virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
+  insmod /$module.ko
+done
+# The medium is what has a second partition; the disk is the other one.
+for medium in /dev/vda2 /dev/vdb2 /dev/nvme0n1p2 /dev/nvme1n1p2; do
+  [ ! -b $medium ] || break
+done
+for target in /dev/vda /dev/vdb /dev/nvme0n1 /dev/nvme1n1; do
+  [ -b $target ] && [ "${medium#"$target"}" = "$medium" ] && break
+done
 mount -t efivarfs efivarfs /sys/firmware/efi/efivars
 tries=300
 until [ -c /dev/tpmrm0 ] || [ $tries -eq 0 ]; do
   tries=$((tries - 1))
   usleep 100000
 done
-dd if=$target bs=1M skip=$at count=1 2>/dev/null | tar x -C /volume 2>/dev/null
+dd if="$target" bs=1M skip=$at count=1 2>/dev/null | tar x -C /volume 2>/dev/null
 [ -s name ] || install
 unlock
 tpm2 pcrextend "11:sha256=$(echo unlocked | sha256sum | cut -d ' ' -f 1)"
