@@ -38,6 +38,7 @@ TESTS = (  # name, what the guest is asked
     ("cuse: unmounted while a command runs: its user is told, the process ends, nothing is lost", "lost_while_running 1 unmount"),
     ("cuse: INIT tells that there is no key", "no_key"),
     ("cuse: an INIT that waits for the key is ended by a signal, and others are served", "waiting"),
+    ("cuse, vtpm-proxy: started by root, served by an ordinary user", "run_as"),
     ("cuse: only its process loads libfuse3", "libraries"),
     ("vtpm-proxy: tpm2-tools on the kernel's device, a control socket, kill -9, --daemon", "proxy"),
     ("vtpm-proxy: two of them, and one that ends while its TPM is at work", "proxies"),
