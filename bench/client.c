@@ -8,6 +8,7 @@
  *   start  NAME ctrl|data ARG...     ok PID INIT-US FIRST-US; descriptor 3 of the server is a listening control
  *                                    socket (ctrl) or a connected data socket (data)
  *   time   NAME COMMAND COUNT        ok MEDIAN-US; COMMAND is getrandom, extend or nvwrite
+ *   blobs  NAME WHAT COUNT           ok MEDIAN-US; WHAT is out, in or load (bench/blobs.h)
  *   stop   NAME                      ok
  *   disk   PATH COUNT                ok MEDIAN-US; one synchronous write of 4 KiB over blocks written before
  *
@@ -15,6 +16,7 @@
  */
 #include "base/cursor.h"
 #include "base/io.h"
+#include "bench/blobs.h"
 #include "bench/commands.h"
 
 #include <errno.h>
@@ -40,6 +42,7 @@
 #define ANSWER_SECONDS 20
 #define STOP_MS 15000
 #define WARM_UP 200
+#define BLOB_WARM_UP 10
 #define MAX_COUNT 1000000
 
 /* swtpm's tpm_ioctl.h */
@@ -323,6 +326,17 @@ time_command (const Server *server, const char *what, guint count)
   printf ("ok\t%.3f\n", median_us (times, count));
 }
 
+static void
+time_blobs (const Server *server, const char *what, guint count)
+{
+  g_autofree gint64 *times = g_new (gint64, count);
+  if (bench_time_blobs (server->ctrl, what, MIN (count, BLOB_WARM_UP), times)
+      && bench_time_blobs (server->ctrl, what, count, times))
+    printf ("ok\t%.3f\n", median_us (times, count));
+  else
+    printf ("error\t%s: %s failed\n", server->name, what);
+}
+
 /* The disk without any TPM. */
 static void
 time_disk (const char *path, guint count)
@@ -391,6 +405,9 @@ obey (Bench *bench, char **words)
   else if (n == 4 && strcmp (words[0], "time") == 0 && server
            && g_ascii_string_to_unsigned (words[3], 10, 1, MAX_COUNT, &count, NULL))
     time_command (server, words[2], (guint) count);
+  else if (n == 4 && strcmp (words[0], "blobs") == 0 && server
+           && g_ascii_string_to_unsigned (words[3], 10, 1, MAX_COUNT, &count, NULL))
+    time_blobs (server, words[2], (guint) count);
   else if (n == 3 && strcmp (words[0], "disk") == 0
            && g_ascii_string_to_unsigned (words[2], 10, 1, MAX_COUNT, &count, NULL))
     time_disk (words[1], (guint) count);

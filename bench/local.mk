@@ -2,7 +2,7 @@ EXTRA_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet bench/
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
-bench_client_SOURCES = bench/client.c bench/commands.c bench/commands.h
+bench_client_SOURCES = bench/client.c bench/blobs.c bench/blobs.h bench/commands.c bench/commands.h
 bench_client_LDADD = libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
 bench_create_floor_SOURCES = bench/create_floor.c
 bench_create_floor_LDADD = $(VTPM_LIBS)
@@ -21,5 +21,6 @@ bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench
 	$(TEST_ENV) $(srcdir)/bench/nodes-run
 	$(srcdir)/bench/rekey-run
 	$(srcdir)/bench/sandbox-run
+	$(srcdir)/bench/blob-run
 .PHONY: bench
-EXTRA_DIST += bench/rekey-run bench/sandbox-run
+EXTRA_DIST += bench/rekey-run bench/sandbox-run bench/blob-run

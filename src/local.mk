@@ -36,7 +36,8 @@ libvtpm_src_a_SOURCES = \
 	src/keys/image_search.c src/keys/image_search.h \
 	src/keys/preflight.c src/keys/preflight.h \
 	src/keys/walk.c src/keys/walk.h \
-	src/device/activation.c src/device/activation.h src/device/blobs.c src/device/blobs.h \
+	src/device/activation.c src/device/activation.h \
+	src/device/blobs.c src/device/blobs.h src/device/blobs_out.c src/device/blobs_private.h \
 	src/device/broker_link.c src/device/broker_link.h \
 	src/device/control.c src/device/control.h \
 	src/device/control_channel.c src/device/control_channel.h \

@@ -196,6 +196,27 @@ vtpm_header_read (VtpmStore *store, GError **error)
   return header;
 }
 
+/* Copy COPY, as long as it was, is byte for byte what was read. */
+static gboolean
+is_same_copy (VtpmStore *store, const VtpmHeader *header, guint copy, guint8 *buf)
+{
+  gsize len, got;
+  const void *read = header->copy_bytes[copy] ? g_bytes_get_data (header->copy_bytes[copy], &len) : NULL;
+  return read && vtpm_store_read (store, VTPM_HEADER_OFFSET (copy), buf, len, &got, NULL) && got == len
+         && memcmp (buf, read, len) == 0;
+}
+
+gboolean
+vtpm_header_is_as_read (VtpmStore *store, const VtpmHeader *header)
+{
+  g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
+  if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, FALSE, VTPM_HEADER_LOCK_WAIT_MS, NULL))
+    return FALSE;
+  gboolean same = is_same_copy (store, header, 0, buf) && is_same_copy (store, header, 1, buf);
+  vtpm_store_unlock (store, VTPM_LOCK_HEADER);
+  return same;
+}
+
 /* As vtpm_header_find(); with DEK NULL no MAC is looked at. */
 static VtpmRecord *
 find_newest (const VtpmHeader *header, guint64 epoch, const VtpmSecret *dek)

@@ -212,11 +212,11 @@ decrypt_keys (EVP_CIPHER_CTX *context, const guint8 *data, gsize len, GError **e
 
 /* DATA: LEN bytes of ciphertext, then the tag. Nothing is looked into before the tag verified. */
 static VtpmPayload *
-decrypt_payload (const SealKey *key, const VtpmWriter *aad, const guint8 *data, gsize len, GError **error)
+decrypt_payload (VtpmSealer *sealer, const SealKey *key, const VtpmWriter *aad, const guint8 *data, gsize len,
+                 GError **error)
 {
   int n;
-  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
-  g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, key, KEY_SIZE + NONCE_SIZE, error) : NULL;
+  g_autoptr (VtpmSecret) derived = derive (sealer, key, KEY_SIZE + NONCE_SIZE, error);
   if (!derived || !start_gcm (sealer, derived, FALSE, aad, error))
     return NULL;
   EVP_CIPHER_CTX *context = sealer->cipher;
@@ -382,7 +382,10 @@ vtpm_seal_open_slot (const VtpmSecret *dek, const VtpmSlotHeader *header, guint 
   SealKey key = slot_key (dek, header);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = slot_aad (header, slot, buf);
-  return decrypt_payload (&key, &aad, (const guint8 *) data + VTPM_SLOT_HEADER_SIZE, header->length, error);
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  return sealer ? decrypt_payload (sealer, &key, &aad, (const guint8 *) data + VTPM_SLOT_HEADER_SIZE, header->length,
+                                   error)
+                : NULL;
 }
 
 static SealKey
@@ -406,6 +409,14 @@ GBytes *
 vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair,
                     guint64 generation, const VtpmPayload *payload, GError **error)
 {
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  return sealer ? vtpm_seal_envelope_with (sealer, dek, record, part, pair, generation, payload, error) : NULL;
+}
+
+GBytes *
+vtpm_seal_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part,
+                         const VtpmUuid *pair, guint64 generation, const VtpmPayload *payload, GError **error)
+{
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
   g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
   if (!parts)
@@ -424,8 +435,7 @@ vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelop
   SealKey key = envelope_key (dek, record, &envelope);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, &envelope, buf);
-  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
-  g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, &key, KEY_SIZE + NONCE_SIZE, error) : NULL;
+  g_autoptr (VtpmSecret) derived = derive (sealer, &key, KEY_SIZE + NONCE_SIZE, error);
   if (!derived || !encrypt_payload (sealer, derived, &aad, keys, parts, sealed, error))
     return NULL;
   return g_bytes_new_take (g_steal_pointer (&out), whole);
@@ -434,12 +444,20 @@ vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelop
 VtpmPayload *
 vtpm_seal_open_envelope (const VtpmSecret *dek, const VtpmRecord *record, const VtpmEnvelope *envelope, GError **error)
 {
+  g_autoptr (VtpmSealer) sealer = vtpm_sealer_new (error);
+  return sealer ? vtpm_seal_open_envelope_with (sealer, dek, record, envelope, error) : NULL;
+}
+
+VtpmPayload *
+vtpm_seal_open_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRecord *record,
+                              const VtpmEnvelope *envelope, GError **error)
+{
   SealKey key = envelope_key (dek, record, envelope);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, envelope, buf);
   g_autoptr (GError) cause = NULL;
   VtpmPayload *payload
-      = decrypt_payload (&key, &aad, envelope->sealed, envelope->sealed_length - VTPM_TAG_SIZE, &cause);
+      = decrypt_payload (sealer, &key, &aad, envelope->sealed, envelope->sealed_length - VTPM_TAG_SIZE, &cause);
   if (payload)
     return payload;
   if (vtpm_error_code (cause) == VTPM_ERROR_STATE_DAMAGED)

@@ -56,10 +56,17 @@ VtpmPayload *vtpm_seal_open_slot (const VtpmSecret *dek, const VtpmSlotHeader *h
 GBytes *vtpm_seal_envelope (const VtpmSecret *dek, const VtpmRecord *record, VtpmEnvelopePart part,
                             const VtpmUuid *pair, guint64 generation, const VtpmPayload *payload,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same with a SEALER that is kept from one to the next. */
+GBytes *vtpm_seal_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRecord *record,
+                                 VtpmEnvelopePart part, const VtpmUuid *pair, guint64 generation,
+                                 const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Opens what ENVELOPE seals; RECORD is its decoded record. NULL: blob-mismatch (does not verify), state-newer-version.
  */
 VtpmPayload *vtpm_seal_open_envelope (const VtpmSecret *dek, const VtpmRecord *record, const VtpmEnvelope *envelope,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same with a SEALER that is kept from one to the next. */
+VtpmPayload *vtpm_seal_open_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRecord *record,
+                                           const VtpmEnvelope *envelope, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** SHA-256("vtpm wrap 1", vTPM id, VM UUID or 16 zeros, epoch): the second half of what a provider wraps. */
 void vtpm_seal_wrap_digest (const VtpmRecord *record, guint8 digest[static 32]);

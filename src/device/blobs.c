@@ -4,30 +4,9 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/log.h"
-#include "src/device/device_private.h"
-#include "state/seal.h"
+#include "src/device/blobs_private.h"
 
 #define FOREIGN_HEADER_SIZE 10
-
-/* One of the two blobs on its way in. */
-typedef struct
-{
-  GByteArray *bytes; /* pieces so far; NULL before the first */
-  gboolean whole;
-  VtpmUuid pair;
-} Arriving;
-
-struct VtpmBlobs
-{
-  VtpmDevice *device;
-  VtpmBlobUnlock unlock;
-  VtpmBlobOpen open;
-  gpointer outside;     /* of both */
-  GBytes *out[2];       /* the pair given last: permanent, volatile (NULL where there is none) */
-  guint64 out_commands; /* how many commands had run then */
-  Arriving in[2];
-  VtpmIncoming incoming;
-};
 
 VtpmBlobs *
 vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data)
@@ -39,13 +18,6 @@ vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gp
   blobs->outside = data;
   device->blobs = blobs;
   return blobs;
-}
-
-static void
-drop_out (VtpmBlobs *blobs)
-{
-  for (guint i = 0; i < 2; i++)
-    g_clear_pointer (&blobs->out[i], g_bytes_unref);
 }
 
 void
@@ -68,135 +40,9 @@ vtpm_blobs_free (VtpmBlobs *blobs)
   if (!blobs)
     return;
   vtpm_blobs_clear (blobs);
-  drop_out (blobs);
+  vtpm_blobs_drop_out (blobs);
+  vtpm_sealer_free (blobs->sealer);
   g_free (blobs);
-}
-
-/* The record as the file has it now: tools may have changed its key slots. */
-static VtpmRecord *
-newest_record (VtpmState *state)
-{
-  const VtpmRecord *record = vtpm_state_record (state);
-  g_autoptr (VtpmHeader) header = vtpm_header_read (vtpm_state_store (state), NULL);
-  const VtpmRecord *found = header ? vtpm_header_find (header, record->epoch, vtpm_state_dek (state)) : NULL;
-  if (!found)
-    found = record; /* what is in memory opens as well */
-  VtpmRecord *copy = vtpm_record_copy (found);
-  copy->bytes = g_bytes_ref (found->bytes);
-  return copy;
-}
-
-static GBytes *
-seal_one (VtpmState *state, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair, VtpmBlob *blob,
-          GError **error)
-{
-  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
-  GPtrArray *former = vtpm_state_payload (state)->former_keys;
-  for (guint i = 0; part == VTPM_ENVELOPE_PERMANENT && i < former->len; i++)
-    {
-      const VtpmFormerKey *key = former->pdata[i];
-      VtpmFormerKey *copy = vtpm_former_key_new (&key->vtpm_id, key->epoch, key->dek, error);
-      if (!copy)
-        return NULL;
-      g_ptr_array_add (payload->former_keys, copy);
-    }
-  VtpmBlob **place = part == VTPM_ENVELOPE_PERMANENT ? &payload->permanent : &payload->volatile_state;
-  *place = blob; /* lent for the call */
-  GBytes *envelope
-      = vtpm_seal_envelope (vtpm_state_dek (state), record, part, pair, vtpm_state_generation (state), payload, error);
-  *place = NULL;
-  return envelope;
-}
-
-/* Seals permanent and volatile state of this moment as one pair. */
-static gboolean
-make_pair (VtpmBlobs *blobs, GError **error)
-{
-  VtpmDevice *device = blobs->device;
-  const VtpmPayload *payload = vtpm_state_payload (device->state);
-  g_autoptr (VtpmRecord) record = newest_record (device->state);
-  g_autoptr (VtpmBlob) live = NULL;
-  VtpmUuid pair = vtpm_uuid_random ();
-  drop_out (blobs);
-  if (device->powered)
-    {
-      live = vtpm_engine_get_volatile (error);
-      if (!live)
-        return FALSE;
-    }
-  VtpmBlob *volatile_state = live ? live : payload->volatile_state;
-  blobs->out_commands = device->commands;
-  blobs->out[0] = seal_one (device->state, record, VTPM_ENVELOPE_PERMANENT, &pair, payload->permanent, error);
-  if (blobs->out[0] && volatile_state)
-    blobs->out[1] = seal_one (device->state, record, VTPM_ENVELOPE_VOLATILE, &pair, volatile_state, error);
-  return blobs->out[0] && (blobs->out[1] || !volatile_state);
-}
-
-/* Offset 0 begins anew, but for the volatile half of the pair just given. */
-static gboolean
-begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
-{
-  VtpmDevice *device = blobs->device;
-  gboolean same_moment = blobs->out[0] && blobs->out_commands == device->commands;
-  if (type == VTPM_CONTROL_BLOB_VOLATILE && same_moment)
-    return TRUE;
-  return make_pair (blobs, error);
-}
-
-static guint32
-get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
-{
-  g_autoptr (GError) error = NULL;
-  if (!blobs->device->state)
-    {
-      vtpm_log (VTPM_LOG_ERROR, "a state blob was asked for before the state is open");
-      return VTPM_CONTROL_FAIL;
-    }
-  if (offset == 0 && !begin_get (blobs, type, &error))
-    {
-      vtpm_log (VTPM_LOG_ERROR, "no state blob can be made: %s", error->message);
-      return VTPM_CONTROL_FAIL;
-    }
-  *blob = blobs->out[type == VTPM_CONTROL_BLOB_VOLATILE];
-  return *blob ? VTPM_CONTROL_OK : VTPM_CONTROL_RETRY; /* RETRY: there is no such state */
-}
-
-/* A whole pair of this moment has been given: who has it may be about to go on with it. */
-static void
-all_given (VtpmBlobs *blobs)
-{
-  VtpmDevice *device = blobs->device;
-  vtpm_device_enter (device);
-  if (device->options.release_outgoing && blobs->out[0] && blobs->out_commands == device->commands)
-    vtpm_device_release_storage (device);
-  vtpm_device_leave (device);
-}
-
-guint32
-vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len, guint32 *total)
-{
-  GBytes *blob = NULL;
-  gsize size;
-  *len = *total = 0;
-  if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's; QEMU asks for it last */
-    {
-      all_given (blobs);
-      return VTPM_CONTROL_RETRY;
-    }
-  if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
-    return VTPM_CONTROL_FAIL;
-  vtpm_device_enter (blobs->device);
-  guint32 result = get_locked (blobs, type, offset, &blob);
-  vtpm_device_leave (blobs->device);
-  if (result != VTPM_CONTROL_OK)
-    return result;
-  const guint8 *bytes = g_bytes_get_data (blob, &size);
-  if (offset > size)
-    return VTPM_CONTROL_BAD_PARAMETER;
-  *data = bytes + offset;
-  *len = (guint32) (size - offset);
-  *total = (guint32) size;
-  return VTPM_CONTROL_OK;
 }
 
 static gboolean
@@ -368,6 +214,20 @@ open_foreign (VtpmBlobs *blobs, guint index, GError **error)
 }
 
 static gboolean
+same_record (const VtpmRecord *a, const VtpmRecord *b)
+{
+  return a && g_bytes_equal (a->bytes, b->bytes);
+}
+
+/* Its MAC verified before, under the DEK that find_dek() gives for it: it is this file's, or came with the blob just
+ * before. */
+static gboolean
+is_known_record (const VtpmBlobs *blobs, const VtpmRecord *record)
+{
+  return same_record (blobs->record, record) || same_record (blobs->incoming.record, record);
+}
+
+static gboolean
 open_arrived (VtpmBlobs *blobs, guint index, GError **error)
 {
   Arriving *arriving = &blobs->in[index];
@@ -386,11 +246,13 @@ open_arrived (VtpmBlobs *blobs, guint index, GError **error)
   g_autoptr (VtpmSecret) dek = find_dek (blobs, record, error);
   if (!dek)
     return FALSE;
-  if (!vtpm_seal_verify_record (dek, record))
+  if (!is_known_record (blobs, record) && !vtpm_seal_verify_record (dek, record))
     return mismatch (error, "the record in the state blob was changed without its key");
   if (!check_epoch (blobs->device, record, error))
     return FALSE;
-  g_autoptr (VtpmPayload) payload = vtpm_seal_open_envelope (dek, record, &envelope, error);
+  VtpmSealer *sealer = vtpm_blobs_sealer (blobs, error);
+  g_autoptr (VtpmPayload) payload
+      = sealer ? vtpm_seal_open_envelope_with (sealer, dek, record, &envelope, error) : NULL;
   if (!payload)
     return FALSE;
   arriving->whole = TRUE;

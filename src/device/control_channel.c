@@ -10,7 +10,8 @@
 #include "base/log.h"
 
 #define READ_SIZE 4096
-#define KEEP_SIZE (16 * 1024) /* a buffer that grew for a blob is given back beyond this */
+#define BLOB_READ_SIZE (16 * 1024) /* where a request has more to come */
+#define KEEP_SIZE (16 * 1024)      /* a buffer that grew for a blob is given back beyond this */
 #define SEND_TIMEOUT_MS 10000
 
 struct VtpmControlChannel
@@ -75,6 +76,22 @@ send_within (int fd, const guint8 *data, gsize len, gint64 deadline_ms)
   return TRUE;
 }
 
+/* In one piece where there is room, so that a client that waits for it is woken once. */
+static gboolean
+send_with_data (int fd, guint8 *header, gsize len, const VtpmControlReply *reply, gint64 deadline_ms)
+{
+  struct iovec pieces[] = { { header, len }, { (void *) reply->data, reply->length } };
+  struct msghdr message = { .msg_iov = pieces, .msg_iovlen = G_N_ELEMENTS (pieces) };
+  ssize_t n = sendmsg (fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (n < 0 && errno != EAGAIN && errno != EINTR)
+    return FALSE;
+  gsize sent = (gsize) MAX (n, 0);
+  if (sent < len && !send_within (fd, header + sent, len - sent, deadline_ms))
+    return FALSE;
+  gsize done = sent > len ? sent - len : 0;
+  return send_within (fd, reply->data + done, reply->length - done, deadline_ms);
+}
+
 static gboolean
 answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *reply)
 {
@@ -83,8 +100,8 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
   gint64 deadline = vtpm_now_ms () + SEND_TIMEOUT_MS;
-  return send_within (channel->fd, header, len, deadline)
-         && (!reply->length || send_within (channel->fd, reply->data, reply->length, deadline));
+  return reply->length ? send_with_data (channel->fd, header, len, reply, deadline)
+                       : send_within (channel->fd, header, len, deadline);
 }
 
 /* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */
@@ -139,9 +156,10 @@ make_room (VtpmControlChannel *channel)
       g_clear_pointer (&channel->in, g_free);
       channel->size = 0;
     }
-  if (channel->size - left < READ_SIZE)
+  gsize wanted = left ? BLOB_READ_SIZE : READ_SIZE;
+  if (channel->size - left < wanted)
     {
-      channel->size = MAX (READ_SIZE, 2 * channel->size);
+      channel->size = MAX (left + wanted, 2 * channel->size);
       channel->in = g_realloc (channel->in, channel->size);
     }
 }

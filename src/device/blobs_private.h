@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What blobs.c (state blobs in) and blobs_out.c share.
+ */
+#pragma once
+
+#include "src/device/device_private.h"
+#include "state/seal.h"
+
+/* One of the two blobs on its way in. */
+typedef struct
+{
+  GByteArray *bytes; /* pieces so far; NULL before the first */
+  gboolean whole;
+  VtpmUuid pair;
+} Arriving;
+
+struct VtpmBlobs
+{
+  VtpmDevice *device;
+  VtpmBlobUnlock unlock;
+  VtpmBlobOpen open;
+  gpointer outside;     /* of both */
+  VtpmHeader *header;   /* as the file's was when RECORD was found in it; or NULL */
+  VtpmRecord *record;   /* of the epoch that the state is in, verified under its DEK; or NULL */
+  VtpmSealer *sealer;   /* for one seal after another */
+  GBytes *out[2];       /* the pair given last: permanent, volatile (NULL where there is none) */
+  guint64 out_commands; /* how many commands had run then */
+  Arriving in[2];
+  VtpmIncoming incoming;
+};
+
+/** The pair given last, and what is known of the file's header. */
+void vtpm_blobs_drop_out (VtpmBlobs *blobs);
+/** Made with the first use. NULL: failed. */
+VtpmSealer *vtpm_blobs_sealer (VtpmBlobs *blobs, GError **error);
