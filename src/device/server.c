@@ -104,16 +104,16 @@ after_node (VtpmServer *server, VtpmChannelState state)
 
 /* Whether the client has closed. Its last requests may still be here to be read. */
 static gboolean
-client_left (const VtpmServer *server)
+has_left (int fd)
 {
-  struct pollfd entry = { .fd = vtpm_control_channel_fd (server->client), .events = POLLRDHUP };
+  struct pollfd entry = { .fd = fd, .events = POLLRDHUP };
   return poll (&entry, 1, 0) == 1;
 }
 
 static void
 on_control_listener (VtpmServer *server)
 {
-  if (server->client && client_left (server))
+  if (server->client && has_left (vtpm_control_channel_fd (server->client)))
     return; /* the next one waits its turn */
   int fd = vtpm_endpoint_accept (&server->options->ctrl);
   if (fd < 0)
@@ -127,9 +127,19 @@ on_control_listener (VtpmServer *server)
     server->client = vtpm_control_channel_new (&server->control.control, fd);
 }
 
+/* Clients may come and go while the command of one before them runs. Not to be accepted until the first of them has had
+ * its turn: the one who stays shall be served, not refused. */
+static gboolean
+data_turn_is_taken (const VtpmServer *server)
+{
+  return server->data_next >= 0 && has_left (server->data_next);
+}
+
 static void
 on_data_listener (VtpmServer *server)
 {
+  if (data_turn_is_taken (server))
+    return;
   int fd = vtpm_endpoint_accept (&server->options->data);
   if (fd < 0 || vtpm_server_take_data (server, fd, FALSE))
     return;
@@ -193,7 +203,8 @@ poll_once (VtpmServer *server)
                    .events = server->control.waiting ? POLLRDHUP : POLLIN },
     [P_CONTROL] = { .fd = options->ctrl.listens ? options->ctrl.fd : -1, .events = POLLIN },
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
-    [P_DATA] = { .fd = options->data.listens ? options->data.fd : -1, .events = POLLIN },
+    [P_DATA]
+    = { .fd = options->data.listens && !data_turn_is_taken (server) ? options->data.fd : -1, .events = POLLIN },
     [P_LINK] = { .fd = server->broker.fd, .events = POLLIN },
     [P_MANAGE] = { .fd = vtpm_management_fd (server->management), .events = POLLIN },
     [P_NODE] = { .fd = node ? vtpm_frontend_fd (node, server->key == VTPM_KEY_HERE) : -1, .events = POLLIN },

@@ -240,6 +240,12 @@ def serve_and_serve_again(address, control):
     data.close()
     data = Tpm(connect(address))
     same(data.nv(INDEX, 4), b"0099", "the next client waits for the last command of the one before")
+    data.send(create_primary_rsa(b"left, too"))
+    data.close()
+    for _ in range(3):  # as tpm2-tss does: it looks whether there is a socket before it uses it
+        connect(address).close()
+    data = Tpm(connect(address))
+    same(data.nv(INDEX, 4), b"0099", "so does one behind clients that came and went meanwhile")
     return data
 
 
