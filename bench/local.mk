@@ -20,7 +20,9 @@ bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench
 	$(srcdir)/bench/fleet-run
 	$(TEST_ENV) $(srcdir)/bench/nodes-run
 	$(srcdir)/bench/rekey-run
+	$(srcdir)/bench/libvirt-run
 	$(srcdir)/bench/sandbox-run
 	$(srcdir)/bench/blob-run
 .PHONY: bench
 EXTRA_DIST += bench/rekey-run bench/sandbox-run bench/blob-run
+EXTRA_DIST += bench/libvirt-run

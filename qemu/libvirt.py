@@ -4,6 +4,7 @@
 libvirtd runs in private mount, UTS and process namespaces, its folders bound over the host's places. All that it starts
 ends with it, and it ends with the program that has made it."""
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -119,11 +120,7 @@ class Libvirt:
                 [*UNSHARE, "env", *([f"LD_PRELOAD={self.preload}"] if self.preload else []), "sh", "-c",
                  f"{binds} && {INSIDE}", "sh", self.name],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent)
-        end = time.monotonic() + LIMIT
-        while self.virsh("version", check=False).returncode != 0:
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise GuestError("libvirtd does not start: " + self.log())
-            time.sleep(0.1)
+        self._wait()
         self.virsh("domcapabilities", check=False)
         if kept and not os.path.isdir(kept) and os.path.isdir(known):
             new = tempfile.mkdtemp(dir=cache)
@@ -132,6 +129,13 @@ class Libvirt:
                 os.rename(new, kept)
             except OSError:  # another was first
                 shutil.rmtree(new)
+
+    def _wait(self):
+        end = time.monotonic() + LIMIT
+        while self.virsh("version", check=False).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise GuestError("libvirtd does not start: " + self.log())
+            time.sleep(0.1)
 
     def log(self):
         with open(os.path.join(self.folder, "libvirtd.log"), encoding="utf-8", errors="replace") as file:
@@ -181,6 +185,42 @@ class Libvirt:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Session(Libvirt):
+    """An ordinary user's: qemu:///session. Nothing of vtpm is told its place but where helpers are."""
+
+    def __init__(self, programs, libexec, user="nobody"):
+        super().__init__(programs, libexec, name="vtpm-session")
+        self.user = user
+        self.run_dir = os.path.join(self.folder, "run")
+        self.states = os.path.join(self.folder, ".config", "libvirt", "qemu", "swtpm")
+        for path in (self.run_dir, os.path.dirname(os.path.dirname(self.states))):
+            os.makedirs(path, mode=0o700)
+        with open(os.path.join(self.folder, ".config", "libvirt", "qemu.conf"), "w", encoding="utf-8") as file:
+            file.write('stdio_handler = "file"\nsecurity_driver = "none"\nseccomp_sandbox = 0\n')
+        subprocess.run(["chown", "-R", user, self.folder], check=True, timeout=60)
+
+    def environment(self):
+        return {"PATH": f"{self.link}:{SYSTEM_PATH}", "HOME": self.folder, "LC_ALL": "C",
+                "XDG_RUNTIME_DIR": self.run_dir, "VTPM_LIBEXEC_DIR": self.libexec}
+
+    @property
+    def uri(self):
+        return "qemu+unix:///session?socket=" + os.path.join(self.run_dir, "libvirt", "libvirt-sock")
+
+    def start(self, cache=None):
+        with open(os.path.join(self.folder, "libvirtd.log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [*UNSHARE, "sh", "-c", f"mount -t proc proc /proc && setpriv --reuid={self.user} --regid={pwd.getpwnam(self.user).pw_gid} "
+                 "--clear-groups libvirtd & wait"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self.environment(), preexec_fn=die_with_parent)
+        self._wait()
+
+    def tpm_log(self, domain):
+        path = os.path.join(self.folder, ".cache", "libvirt", "qemu", "log", f"{domain.name}-swtpm.log")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+
 class Domain(Guest):
     """A domain, and the guest in it over its serial line."""
 
@@ -194,12 +234,14 @@ class Domain(Guest):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True, timeout=60)
         self.define(tpm)
 
-    def define(self, tpm="", firmware=None, tpm_socket=None):
+    def define(self, tpm="", firmware=None, tpm_socket=None, kernel=True):
         """FIRMWARE: efi; else the plain one, which is quicker and measures less. TPM_SOCKET: of an external TPM."""
         with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
             text = file.read()
         if firmware:
             text = text.replace("<os>", f"<os firmware='{firmware}'>")
+        if not kernel:
+            text = re.sub(r"\s*<(kernel|initrd|cmdline)>.*", "", text)
         if tpm_socket:
             text = text.replace("@FOLDER@/@NAME@.tpm", tpm_socket)
         for word, value in (("NAME", self.name), ("UUID", self.uuid), ("CACHE", self.cache), ("FOLDER", self.folder),

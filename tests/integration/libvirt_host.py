@@ -50,8 +50,8 @@ def host():
 def domain(name, *args, on=None, **options):
     """ON: another libvirt than the one for all."""
     at = on or host()
-    at.use(COMPAT)
-    with lv.Domain(at, name, shared["cache"], *args, **options) as one:
+    at.use(at.programs)
+    with lv.Domain(at, name, cache(), *args, **options) as one:
         try:
             yield one
         except Exception:

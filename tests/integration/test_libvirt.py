@@ -17,10 +17,10 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 from device import (SHUTDOWN, Control, Skip, connect, contains, die_with_parent, lacks, main, read_file, same,  # noqa: E402
                     true)
-from libvirt_host import add_steps, domain  # noqa: E402
-from libvirt_story import Emulator, External, SecretStory, Story  # noqa: E402
+from libvirt_host import LIBEXEC, add_steps, cache, domain, lv  # noqa: E402
+from libvirt_story import STATE, Emulator, External, SecretStory, Story, record  # noqa: E402
 from scenario import compare_event_log  # noqa: E402
-from swtpm import SWTPM, environment  # noqa: E402
+from swtpm import COMPAT, SWTPM, environment  # noqa: E402
 
 add_steps(globals(), "emulator", "emulator", Story, Emulator)
 add_steps(globals(), "external", "external", Story, External)
@@ -57,6 +57,33 @@ def wait_for(path):
         except OSError:
             true(time.monotonic() < end, "it listens")
             time.sleep(0.005)
+
+
+def test_session(place):
+    """qemu:///session: an ordinary user's domain, with a key provider of his own"""
+    del place
+    kept = cache()
+    if not all(map(lv.reachable_by_others, (kept, os.path.realpath(COMPAT)))):
+        raise Skip("the build folder is closed to other users")
+    at = lv.Session(COMPAT, LIBEXEC)
+    try:
+        at.start()
+        with domain("mine", on=at) as one:
+            shutil.chown(os.path.join(at.folder, "mine.qcow2"), at.user)
+            one.start()
+            one.ask("seal", "ab" * 24)
+            one.power_off()
+            state = os.path.join(at.tpm_folder(one), STATE)
+            known = record(at, state)
+            same((known["vm_uuid"], len(known["key_slots"])), (one.uuid, 1))
+            same(os.stat(os.path.join(at.folder, ".local", "share", "vtpm", "providers.conf")).st_mode & 0o777, 0o600)
+            at.virsh("start", one.name, "--paused")
+            at.virsh("destroy", one.name)
+            same(record(at, state)["vtpm_id"], known["vtpm_id"])
+            at.virsh("undefine", one.name)
+            true(not os.path.exists(state), "it is gone with its domain")
+    finally:
+        at.end()
 
 
 def test_uefi(place):

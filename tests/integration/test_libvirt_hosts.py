@@ -122,9 +122,9 @@ def migrate(one, other):
 
 
 @contextlib.contextmanager
-def another(name, **options):
+def another(name, programs=COMPAT, **options):
     """One more libvirtd on this machine, with the same key providers."""
-    at = lv.Libvirt(COMPAT, LIBEXEC, name=name, **options)
+    at = lv.Libvirt(programs, LIBEXEC, name=name, **options)
     try:
         at.start(cache())
         yield at
@@ -152,6 +152,19 @@ def test_migrate(place):
                 migrate(one, host())
                 one.power_off()
                 same(record(host(), here)["vtpm_id"], known)
+
+
+def test_migrate_from_swtpm(place):
+    """live migration from a host with Debian's swtpm to one with vtpm: the TPM comes along and is sealed from then on"""
+    del place
+    with another("vtpm-before", programs=os.path.dirname(debian()), other=host()) as before:
+        with domain("comes", on=before) as one:
+            start_theirs(one)
+            one.ask("seal", SECRET)
+            migrate(one, host())
+            same(record(host(), state_of(one))["vm_uuid"], one.uuid)
+            one.power_off()
+            true(bytes.fromhex(SECRET) not in read_file(state_of(one)), "it is sealed")
 
 
 def library(place):
@@ -182,8 +195,7 @@ def test_migrate_shared(place):
                 same(os.stat(state_of(one)).st_ino, number, "it is the same file")
             one.power_off()
             same(record(here, state_of(one))["vtpm_id"], known)
-            one.start()
-            unseals(one)
+            here.virsh("start", one.name, "--paused")
 
 
 if __name__ == "__main__":
