@@ -196,9 +196,14 @@ def test_plain_host(_place):
         for path in ["/usr/bin/" + name for name in (*NAMES, "vtpm")] + [PROFILE]:
             true(not os.path.lexists(host.path(path)), path + " is still there")
         true(os.path.exists(host.path("/etc/vtpm/vtpm.conf")), "a removal took the configuration")
+        dpkg(host, "-i", package)
+        for path in ("/usr/bin/swtpm", PROFILE):
+            true(os.path.exists(host.path(path)), path + " did not come again")
+        dpkg(host, "-r", "vtpm")
         contains(dpkg(host, "-P", "vtpm"), "/var/lib/vtpm is kept")
         true(os.listdir(host.path("/var/lib/vtpm/native")), "the keys are gone")
-        true(not os.path.exists(host.path("/etc/vtpm")), "a purge left the configuration")
+        for path in ("/etc/vtpm", "/etc/apparmor.d/local/usr.bin.swtpm"):
+            true(not os.path.exists(host.path(path)), "a purge left " + path)
 
 
 def test_beside_swtpm(_place):
