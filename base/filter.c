@@ -16,7 +16,8 @@
 #define X32_BIT 0x40000000 /* in the numbers of x86's third set of calls; no other processor has so high ones */
 
 #define MAX_CALL 512
-#define MAX_INSTRUCTIONS 1024
+#define MAX_INSTRUCTIONS 512
+#define LOOKS 1 /* no action of the kernel's */
 
 #if G_BYTE_ORDER == G_LITTLE_ENDIAN
 #define LOW_HALF 0
@@ -31,8 +32,7 @@
 typedef struct
 {
   guint32 first;
-  guint32 action;
-  gboolean looks; /* instead: at the arguments of this one call */
+  guint32 action; /* or LOOKS: at the arguments of this one call */
 } Segment;
 
 typedef struct
@@ -124,39 +124,33 @@ static void
 find_segments (Program *program)
 {
   const VtpmFilter *filter = program->filter;
-  Segment ends[MAX_CALL], *last = NULL;
+  guint32 ends[MAX_CALL];
   for (guint call = 0; call < MAX_CALL; call++)
-    ends[call] = (Segment){ call, filter->otherwise, FALSE };
+    ends[call] = filter->otherwise;
   for (gsize i = 0; i < filter->n_rules; i++)
-    {
-      ends[filter->rules[i].call].action = filter->rules[i].action;
-      ends[filter->rules[i].call].looks = filter->rules[i].argument != VTPM_FILTER_ALWAYS;
-    }
+    ends[filter->rules[i].call] = filter->rules[i].argument == VTPM_FILTER_ALWAYS ? filter->rules[i].action : LOOKS;
   for (guint call = 0; call < MAX_CALL; call++)
-    if (!last || ends[call].looks || last->looks || ends[call].action != last->action)
-      {
-        last = &program->segments[program->n_segments++];
-        *last = ends[call];
-      }
-  program->segments[program->n_segments++] = (Segment){ MAX_CALL, filter->otherwise, FALSE };
-  program->segments[program->n_segments++] = (Segment){ X32_BIT, alien_action (filter), FALSE };
+    if (call == 0 || ends[call] == LOOKS || ends[call] != ends[call - 1])
+      program->segments[program->n_segments++] = (Segment){ call, ends[call] };
+  program->segments[program->n_segments++] = (Segment){ MAX_CALL, filter->otherwise };
+  program->segments[program->n_segments++] = (Segment){ X32_BIT, alien_action (filter) };
 }
 
-/* A tree: the kernel runs it once for each number there is, when the filter is made, to know which need no run later.
- * One after the other that took 0.2 ms. */
+/* A tree of 2 N - 1 instructions for N segments: the kernel runs it once for each number there is, when the filter is
+ * made, to know which need no run later. One after the other that took 0.2 ms. */
 static void
 put_tree (Program *program, guint from, guint to)
 {
-  const Segment *middle = &program->segments[(from + to) / 2];
+  guint half = (from + to) / 2;
+  const Segment *middle = &program->segments[half];
   if (to - from > 1)
     {
-      put (program, BPF_JMP | BPF_JGE | BPF_K, middle->first, 0, 1);
-      guint16 upper = jump (program);
-      put_tree (program, from, (from + to) / 2);
-      land (program, upper);
-      put_tree (program, (from + to) / 2, to);
+      g_assert (2 * (half - from) - 1 <= G_MAXUINT8);
+      put (program, BPF_JMP | BPF_JGE | BPF_K, middle->first, (guint8) (2 * (half - from) - 1), 0);
+      put_tree (program, from, half);
+      put_tree (program, half, to);
     }
-  else if (middle->looks)
+  else if (middle->action == LOOKS)
     program->looks_at[middle->first] = jump (program);
   else
     give (program, middle->action);
@@ -176,7 +170,7 @@ translate (Program *program)
   put_tree (program, 0, program->n_segments);
   for (guint i = 0; i < program->n_segments; i++)
     {
-      if (!program->segments[i].looks)
+      if (program->segments[i].action != LOOKS)
         continue;
       land (program, program->looks_at[program->segments[i].first]);
       for (gsize k = 0; k < filter->n_rules; k++)
@@ -191,7 +185,10 @@ gboolean
 vtpm_filter_install (const VtpmFilter *filter)
 {
 #ifdef ARCH
-  Program program = { .filter = filter };
+  Program program;
+  program.filter = filter; /* no zeros where nothing is read before it was written */
+  program.len = 0;
+  program.n_segments = 0;
   translate (&program);
   const struct sock_fprog whole = { program.len, program.code };
   long result

@@ -69,6 +69,22 @@ load_text (const VtpmPlace *place, GError **error)
   return NULL;
 }
 
+gboolean
+vtpm_registry_has_only (const VtpmPlace *place, const char *const *kinds)
+{
+  g_autofree char *path = registry_path (place);
+  g_autoptr (VtpmBlob) bytes = vtpm_read_file (path, MAX_FILE);
+  if (!bytes)
+    return errno == ENOENT;
+  g_autofree char *text = g_strndup ((const char *) bytes->data, bytes->len);
+  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
+  for (char **line = lines; *line; line++)
+    if (g_str_has_prefix (g_strchug (*line), "kind")
+        && !(g_str_has_prefix (*line, "kind=") && g_strv_contains (kinds, *line + strlen ("kind="))))
+      return FALSE;
+  return strlen (text) == bytes->len;
+}
+
 /* One group "provider UUID". */
 static VtpmProviderEntry *
 read_entry (const VtpmPlace *place, GKeyFile *text, const char *group, GError **error)

@@ -79,6 +79,8 @@ typedef struct
  * failed (unreadable), state-damaged (does not parse: names file and line).
  */
 VtpmRegistry *vtpm_registry_load (const VtpmPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether every provider is of one of KINDS (NULL-terminated). Quick, by a look at the lines: in doubt FALSE. */
+gboolean vtpm_registry_has_only (const VtpmPlace *place, const char *const *kinds);
 void vtpm_registry_free (VtpmRegistry *registry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmRegistry, vtpm_registry_free)
 

@@ -37,22 +37,11 @@ ca_is_local (const VtpmConfig *config)
   return !key || key->len < 7 || memcmp (key->data, "pkcs11:", 7) != 0;
 }
 
-/* Whether every provider is of a kind of ours that stays on this host. */
-static gboolean
-providers_are_local (const VtpmConfig *config)
-{
-  static const char *const kinds[] = { VTPM_NATIVE_KIND, "passphrase", "raw-key", NULL };
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
-  for (guint i = 0; registry && i < registry->entries->len; i++)
-    if (!g_strv_contains (kinds, ((const VtpmProviderEntry *) registry->entries->pdata[i])->kind))
-      return FALSE;
-  return registry != NULL;
-}
-
 gboolean
 vtpm_broker_confine (const VtpmBrokerOptions *options, GError **error)
 {
-  const VtpmConfineNeeds needs
-      = { .network = !providers_are_local (options->config) || !ca_is_local (options->config), .programs = TRUE };
+  static const char *const local[] = { VTPM_NATIVE_KIND, "passphrase", "raw-key", NULL };
+  gboolean all_local = vtpm_registry_has_only (&options->config->place, local) && ca_is_local (options->config);
+  const VtpmConfineNeeds needs = { .network = !all_local, .programs = TRUE };
   return vtpm_harden_few_capabilities (KEPT, error) && vtpm_confine (&needs, error);
 }

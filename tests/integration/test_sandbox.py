@@ -18,7 +18,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (GET_CAPABILITY, SHUTDOWN, VTPM, Control, Skip, contains, lacks, main, need_root,  # noqa: E402
+from device import (GET_CAPABILITY, SHUTDOWN, VTPM, Control, Skip, contains, gone, lacks, main, need_root,  # noqa: E402
                     read_file, receive, same, true, wait_until, write_file)
 from tpm_bytes import nv_define, nv_write, words  # noqa: E402
 
@@ -66,6 +66,16 @@ def library(place):
     return path
 
 
+def ended(device, wanted=0, terminate=True, limit=20):
+    """The device ends, and its broker, which has the file too."""
+    path = "/proc/%d/task/%d/children" % (device.pid, device.pid)
+    brokers = getattr(device, "brokers", None) or [int(pid) for pid in read_file(path).split()]
+    if terminate:
+        device.process.terminate()
+    same(device.wait(), wanted, device.errors())
+    wait_until(lambda: all(gone(pid) for pid in brokers), "the broker is gone", limit)
+
+
 def attacked(place, preload, what, *args, thread=False, ctrl=None, pid_file=None):
     """A device in which WHAT is tried. Gives it, and what the library tells: "" where it could not any more."""
     ours, theirs = os.pipe()
@@ -76,6 +86,8 @@ def attacked(place, preload, what, *args, thread=False, ctrl=None, pid_file=None
                          pass_fds=(theirs,), ctrl=ctrl and "unix:" + ctrl, pid_file=pid_file)
     os.close(theirs)
     control = Control(ctrl or device.path)
+    same(control.call(GET_CAPABILITY, reply=8)[0], 0, "GET_CAPABILITY")
+    device.brokers = [int(pid) for pid in read_file("/proc/%d/task/%d/children" % (device.pid, device.pid)).split()]
     sockets = socket.socketpair()
     try:
         control.set_data_fd(sockets[0])
@@ -100,7 +112,8 @@ def test_ends(place):
     preload = prepare(place)
     for what in ENDS:
         device, told = attacked(place, preload, what)
-        same((told, device.wait()), ("", -signal.SIGSYS), what)
+        ended(device, -signal.SIGSYS, terminate=False)
+        same(told, "", what)
         true(TOLD.search(device.log()), "%s is not told in the log: %s" % (what, device.log()))
         contains(device.errors(), "[sandbox] system call")
     same((read_file("victim"), read_file("away/it")), (b"untouched",) * 2)
@@ -114,7 +127,8 @@ def test_threads(place):
     preload = prepare(place)
     for what in FROM_A_THREAD:
         device, told = attacked(place, preload, what, thread=True)
-        same((told, device.wait()), ("", -signal.SIGSYS), what)
+        ended(device, -signal.SIGSYS, terminate=False)
+        same(told, "", what)
         true(TOLD.search(device.log()), "%s is not told in the log: %s" % (what, device.log()))
 
 
@@ -125,10 +139,10 @@ def test_attack_library(place):
                          ("kill nobody", "?")):
         device, told = attacked(place, preload, what, "--sandbox", "off")
         same(told, wanted, what)
-        device.term()
+        ended(device)
     device, told = attacked(place, preload, "nothing")
     same(told, "0", "the library itself is let live in the sandbox")
-    device.term()
+    ended(device)
 
 
 def test_landlock(place):
@@ -140,7 +154,7 @@ def test_landlock(place):
     device, told = attacked(place, preload, "remove elsewhere", ctrl="own/c", pid_file="own/pid")
     same(told, str(errno.EACCES))
     same(read_file("away/it"), b"untouched")
-    device.term()
+    ended(device)
     same(os.listdir("own"), [], "its own are removed all the same")
 
 
@@ -154,7 +168,7 @@ def test_log(place):
         text = device.log()
         same(text.count("[sandbox] system call"), 1, what + " is told: " + text)
         contains(text, "is none of those that are let through")
-        device.term()
+        ended(device)
 
 
 def test_given_up(place):
@@ -201,14 +215,36 @@ def test_before_a_byte(place):
     same((calls[0], "recvmsg" in calls), ("seccomp", True), str(calls))
 
 
+def test_broker_and_helpers(place):
+    """a broker that waits for its helper, and that helper: filtered, few capabilities; off: as they were started"""
+    need_filter()
+    place.add_gate()
+    place.create("state.vtpm", "--provider", "gate")
+    place.gate("wait")
+    for mode, filtered in (("on", True), ("off", False)):
+        before = len(place.asked())
+        device = place.start("state.vtpm", "--sandbox", mode)
+        wait_until(lambda count=before: len(place.asked()) > count, "the helper is asked")
+        helper = int(place.asked()[-1][1])
+        broker = int(status(helper, "PPid")[0])
+        same(int(status(broker, "PPid")[0]), device.pid)
+        for pid in (broker, helper):
+            same(status(pid, "Seccomp"), ["2" if filtered else "0"], mode)
+            same(status(pid, "NoNewPrivs"), ["1"])
+            if os.geteuid() == 0 and filtered:  # files' capabilities and locked memory
+                same(int(status(pid, "CapEff")[0], 16) & ~0x401f, 0, "CapEff")
+        ended(device, limit=5)  # it does not wait for the provider
+
+
 def test_page(place):
-    """docs/security.md: what it shows for a look at a running device is run, and says what it says; its line of the log"""
+    """docs/security.md: what it shows for a look at a running device is run, and shows that; its line of the log"""
     need_filter()
     with open(os.path.join(HERE, "..", "..", "docs", "security.md"), encoding="utf-8") as file:
         page = file.read()
     commands = re.search("```sh look\n(.*?)```", page, re.S).group(1)
     place.create("guest.vtpm")
-    done = subprocess.run(["sh", "-ec", "PATH=%s:$PATH\n" % os.path.dirname(VTPM) + commands.replace("--daemon", "--daemon --config vtpm.conf")],
+    commands = commands.replace("--daemon", "--daemon --config vtpm.conf")
+    done = subprocess.run(["sh", "-ec", "PATH=%s:$PATH\n" % os.path.dirname(VTPM) + commands],
                           env=place.env, capture_output=True, text=True, timeout=60, check=False)
     same(done.returncode, 0, done.stderr)
     shown = dict(line.split(":", 1) for line in done.stdout.splitlines())

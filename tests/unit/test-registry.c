@@ -374,6 +374,33 @@ test_race_add (RegistryHost *f, gconstpointer data)
   g_assert_cmpuint (registry->entries->len, ==, RACERS);
 }
 
+static void
+test_has_only (RegistryHost *f, gconstpointer data)
+{
+  (void) data;
+  static const char *const local[] = { "native", "raw-key", NULL };
+  static const struct
+  {
+    const char *text;
+    gssize len;
+    gboolean only;
+  } cases[] = {
+    { "[provider " UUID_A "]\nname=n\nkind=native\n", -1, TRUE },
+    { "[provider " UUID_A "]\nname=n\nkind=native\n[provider " UUID_B "]\nkind=raw-key\nname=kind", -1, TRUE },
+    { "[provider " UUID_A "]\nname=n\nkind=native\n[provider " UUID_B "]\nkind=kmip\nname=k\n", -1, FALSE },
+    { "[provider " UUID_A "]\nname=n\n  kind=kmip\n", -1, FALSE },
+    { "[provider " UUID_A "]\nname=n\nkind = kmip\n", -1, FALSE },
+    { "[provider " UUID_A "]\nname=n\nkind=native2\n", -1, FALSE },
+    { "name=n\0kind=kmip\n", 17, FALSE },
+  };
+  g_assert_true (vtpm_registry_has_only (&f->place, local)); /* there is no file */
+  for (gsize i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      registry_write (f, cases[i].text, cases[i].len);
+      g_assert_cmpint (vtpm_registry_has_only (&f->place, local), ==, cases[i].only);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -387,6 +414,7 @@ main (int argc, char **argv)
   ADD ("add-refused", test_add_refused);
   ADD ("unknown-survives", test_unknown_survives);
   ADD ("damaged", test_damaged);
+  ADD ("has-only", test_has_only);
   ADD ("empty-file", test_empty_file);
   ADD ("not-a-file", test_not_a_file);
   ADD ("unreadable", test_unreadable);
