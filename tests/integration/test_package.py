@@ -174,6 +174,7 @@ def test_plain_host(_place):
     package = build()
     with copy_of_host() as host:
         without_swtpm(host)
+        shutil.rmtree(host.path("/var/lib/libvirt"), ignore_errors=True)
         dpkg(host, "-i", package)
         same(sorted(diverted(host)), sorted(["/usr/bin/" + name for name in NAMES] + [PROFILE]
                                             + ["/usr/share/man/man8/%s.8.gz" % name for name in NAMES]))
@@ -183,6 +184,7 @@ def test_plain_host(_place):
         same(facts(host, "/run/vtpm"), (0o2770, "root", "vtpm"))
         same(facts(host, "/var/lib/vtpm-vms"), (0o700, "vtpm", "vtpm"))
         contains(said(host.run("id", "-nG", "tss")), "vtpm")
+        said(host.run("vtpm", "list"))  # the folders of vtpm.conf are all there
         lacks(said(host.run("dpkg", "--audit")), "vtpm")
         same(said(host.run("dpkg", "--verify", "vtpm")), "")
         folder = STATES + "/" + VM + "/tpm2"

@@ -229,6 +229,18 @@ def test_journal(place):
         true(lines and not any(line.startswith("<") for line in lines), lines)
 
 
+def connected(path):
+    """A client's connection, as soon as somebody listens."""
+    found = []
+
+    def try_it():
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            found.append(Control(path))
+        return found
+    wait_until(try_it, "somebody listens at " + path)
+    return found[0]
+
+
 def unit(folder, name):
     """Its lines KEY=VALUE."""
     with open(os.path.join(folder, "usr/lib/systemd/system", name), encoding="utf-8") as file:
@@ -260,11 +272,10 @@ def test_units(_place):
         os.makedirs(host.path(os.path.dirname(path)))
         os.chmod(host.path(os.path.dirname(path)), 0o777)
         with open("said", "wb") as said:
-            daemon = host.start(*as_user, "systemd-socket-activate", "-l", path, *line, stdout=said, stderr=said)
-        wait_until(lambda: os.path.exists(host.path(path)), "systemd listens")
+            daemon = host.start(*as_user, "--bounding-set=-all", "--no-new-privs", "systemd-socket-activate", "-l", path, *line, stdout=said, stderr=said)
         outside = os.path.realpath("web.sock")
         os.symlink(host.path(path), outside)
-        with Control(outside) as control:
+        with connected(outside) as control:
             data = control.open_data()
             same(control.init(), 0, "INIT")
             data.close()
