@@ -21,6 +21,7 @@ import tempfile
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
+import device  # noqa: E402
 from device import contains, main, read_file, same, true, wait_until, write_file  # noqa: E402
 from libvirt_host import cache, lv, start_theirs  # noqa: E402
 from package import build, copy_of_host  # noqa: E402
@@ -31,6 +32,8 @@ WEB = "7d444840-9dc0-41d1-b245-5ffdce74fad2"
 SECRET = os.urandom(24).hex()
 DIGEST = hashlib.sha256(bytes.fromhex(SECRET)).hexdigest()
 STATES = "/var/lib/libvirt/swtpm"
+
+device.TEST_LIMIT = 600  # a package is built, a host installed, guests boot
 
 
 class Packaged:
