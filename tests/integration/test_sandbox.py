@@ -262,6 +262,7 @@ def test_usage(place):
 
 def test_run_as(place):
     """--run-as: the device is that user's with no other groups; what it cannot remove it says; state stays root's"""
+    need_filter()
     need_root()
     nobody = pwd.getpwnam("nobody")
     os.chmod(place.folder, 0o755)
@@ -290,6 +291,7 @@ def test_run_as(place):
 
 def test_own_user(place):
     """started by root on a host with a user vtpm it runs as that one and says so; --run-as root stays root"""
+    need_filter()
     need_root()
     with open("/etc/passwd", encoding="utf-8") as file:
         if any(line.startswith("vtpm:") for line in file):
