@@ -265,7 +265,7 @@ def test_units(_place):
         path = sockets["ListenStream"].replace("%i", "web")
         as_user = ["setpriv", "--reuid=" + service["User"], "--regid=" + service["Group"], "--init-groups"]
         for folder in service["ReadWritePaths"].split():
-            same(host.run(*as_user, "test", "-w", folder).returncode, 0, folder)
+            same(host.run(*as_user, "test", "-w", folder.lstrip("-")).returncode, 0, folder)
         done = host.run(*as_user, "vtpm", "create", "/var/lib/vtpm-vms/web.vtpm", "--ek", "none")
         same(done.returncode, 0, done.stdout)
         line = service["ExecStart"].replace("%i", "web").replace("$OPTIONS", "").split()
