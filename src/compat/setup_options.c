@@ -213,6 +213,28 @@ take_vm_uuid (VtpmCompatSetup *setup)
   setup->place.vm_uuid = uuid;
 }
 
+/* As swtpm_setup takes it, with a key or without one. */
+static gboolean
+check_cipher (const VtpmCompatSetup *setup, GError **error)
+{
+  static const char *const known[] = { "aes-cbc", "aes-128-cbc", "aes-256-cbc", NULL };
+  return !setup->cipher || g_strv_contains (known, setup->cipher)
+         || vtpm_compat_usage (error, COMMAND, "--cipher: %s is none of aes-128-cbc, aes-256-cbc", setup->cipher);
+}
+
+/* The words of --create-config-files, which may follow as an argument of their own. */
+static gboolean
+check_config_words (const char *text, GError **error)
+{
+  static const char *const known[] = { "overwrite", "root", "skip-if-exist", NULL };
+  g_auto (GStrv) words = g_strsplit (text ? text : "", ",", -1);
+  for (char **word = words; *word; word++)
+    if (!g_strv_contains (known, *word))
+      return vtpm_compat_usage (error, COMMAND, "--create-config-files: '%s' is none of overwrite, root, skip-if-exist",
+                                *word);
+  return TRUE;
+}
+
 static gboolean
 take_key (VtpmCompatSetup *setup, GError **error)
 {
@@ -232,10 +254,13 @@ vtpm_compat_setup_parse (int argc, char **argv, VtpmCompatSetup *setup, GError *
   while ((option = getopt_long (argc, argv, "h", long_options, NULL)) != -1)
     if (option == '?')
       return vtpm_compat_usage (error, COMMAND, "'%s' is no option here, or wants an argument", argv[optind - 1]);
-    else if (!take_switch (option, setup) && !take_option (option, optarg, setup, error))
+    else if ((!take_switch (option, setup) && !take_option (option, optarg, setup, error))
+             || (option == O_CONFIG_FILES && optarg && !check_config_words (optarg, error)))
       return FALSE;
-  if (optind < argc && !setup->create_config_files) /* whose words may follow as an argument of their own */
+  if (optind < argc && !setup->create_config_files)
     return vtpm_compat_usage (error, COMMAND, "'%s' is no option", argv[optind]);
+  if ((optind < argc && !check_config_words (argv[optind], error)) || !check_cipher (setup, error))
+    return FALSE;
   setup->certificates |= setup->platform_certificate;
   setup->endorsement_keys |= setup->certificates;
   take_vm_uuid (setup);

@@ -76,11 +76,13 @@ print_capabilities (void)
   return 0;
 }
 
+#define EMPTY_IMAGE VTPM_SWTPM_IMAGE_HEADER_SIZE /* swtpm's image before there is a state in it */
+
 static int
 print_states (const VtpmCompatSocket *socket)
 {
   struct stat info;
-  if (stat (socket->place.path, &info) == 0 && info.st_size > 0)
+  if (stat (socket->place.path, &info) == 0 && info.st_size > EMPTY_IMAGE)
     printf ("{ \"type\": \"swtpm\", \"states\": [ {\"name\": \"permall\", \"size\": %" G_GUINT64_FORMAT "} ] }\n",
             (guint64) info.st_size);
   else

@@ -686,6 +686,19 @@ def test_words(place):
         served.shutdown()
 
 
+def test_print_states(place):
+    """--print-states: none in an empty folder and in an image that swtpm has only formatted; else what lies there"""
+    folder, image = folder_of("states"), os.path.abspath("image")
+    for where in ("dir=" + folder, "backend-uri=file://" + image):
+        for program in (debian(), SWTPM):
+            told = json.loads(run(place, program, "socket", "--tpm2", "--print-states", "--tpmstate", where).stdout)
+            same(told, {"type": "swtpm", "states": []}, program)
+    true(os.path.getsize(image) > 0, "Debian's has formatted it")
+    setup(place, folder)
+    told = json.loads(run(place, SWTPM, "socket", "--tpm2", "--print-states", "--tpmstate", "dir=" + folder).stdout)
+    same([(state["name"], state["size"] > 0) for state in told["states"]], [("permall", True)])
+
+
 def test_options_of_debian(place):
     """every option that Debian's swtpm socket --help and chardev --help name is an option here"""
     for interface in ("socket", "chardev"):  # Debian's has no cuse

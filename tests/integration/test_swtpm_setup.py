@@ -288,6 +288,8 @@ def test_refused(place):
                         (("--tpm2", "--tpm-state", folder, "--rsa-keysize", "1024"), "1024"),
                         (("--tpm2", "--tpm-state", folder, "--config", "/nonexistent"), "/nonexistent"),
                         (("--tpm2", "--tpm-state", folder, "--pwdfile", "w", "--cipher", "rot13"), "rot13"),
+                        (("--tpm2", "--tpm-state", folder, "--cipher", "rot13"), "rot13"),
+                        (("--create-config-files", "always"), "always"), (("--create-config-files=root,x",), "'x'"),
                         (("--tpm2", "--tpm-state", folder, "--runas", "no-such-user"), "no-such-user"),
                         (("--tpm2", "--tpm-state", "no/such/folder"), "no/such/folder")):
         done = run(place, SETUP, *args, status=1)
