@@ -10,7 +10,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import LIMIT, VTPM, contains, main, read_file, same, true, wait_until, write_file  # noqa: E402
+from device import (GET_CAPABILITY, LIMIT, VTPM, contains, main, read_file, same, true, wait_until,  # noqa: E402
+                    write_file)
 from terminal import Terminal  # noqa: E402
 from tpm_bytes import startup  # noqa: E402
 
@@ -117,9 +118,10 @@ def test_run(place):
     link = os.readlink("/proc/self/fd/%d" % reader)
     device = place.start("state.vtpm", "--password-fd", str(reader), pass_fds=[reader])
     os.close(reader)
+    control = device.control()
+    same(control.call(GET_CAPABILITY, reply=8)[0], 0, "GET_CAPABILITY: it serves")
     held = [os.readlink(entry.path) for entry in os.scandir("/proc/%d/fd" % device.pid)]
     true(link not in held, "the device holds the passphrase's descriptor")
-    control = device.control()
     os.write(writer, SECRET.encode() + b"\n")
     os.close(writer)
     same(control.init(), 0)
