@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A library for LD_PRELOAD: somebody else's code inside the device. When a client passes a connection for TPM commands
- * (only then getpeername is called), it does what SANDBOX_ATTACK names, in the thread that SANDBOX_THREAD says, and
- * tells what came of it in a line of the descriptor SANDBOX_TELL: a number, 0 or an errno. "?": there is no such
- * attack.
+ * (only then getpeername is called), it does what SANDBOX_ATTACK names, in the thread that SANDBOX_THREAD says
+ * (control, or new; or data, then with the first commit), and tells what came of it in a line of the descriptor
+ * SANDBOX_TELL: a number, 0 or an errno. "?": there is no such attack.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -126,13 +126,29 @@ run (void *data)
   return NULL;
 }
 
+static int
+is_wanted_in (const char *thread)
+{
+  const char *wanted = getenv ("SANDBOX_THREAD");
+  return getenv ("SANDBOX_ATTACK") && strcmp (wanted ? wanted : "control", thread) == 0;
+}
+
+/* The thread that runs the guest's commands, in a commit. */
+int
+fdatasync (int fd)
+{
+  if (is_wanted_in ("data") && syscall (SYS_gettid) != getpid ())
+    run (NULL);
+  return (int) syscall (SYS_fdatasync, fd);
+}
+
 int
 getpeername (int fd, struct sockaddr *address, socklen_t *len)
 {
   pthread_t thread;
-  if (getenv ("SANDBOX_ATTACK") && !getenv ("SANDBOX_THREAD"))
+  if (is_wanted_in ("control"))
     run (NULL);
-  else if (getenv ("SANDBOX_ATTACK") && pthread_create (&thread, NULL, run, NULL) == 0)
+  else if (is_wanted_in ("new") && pthread_create (&thread, NULL, run, NULL) == 0)
     pthread_join (thread, NULL);
   return (int) syscall (SYS_getpeername, fd, address, len);
 }

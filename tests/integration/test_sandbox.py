@@ -6,6 +6,7 @@ VTPM_SANDBOX_ATTACK names the library built of sandbox_attack.c; without it cc b
 """
 import ctypes
 import errno
+import itertools
 import os
 import pwd
 import re
@@ -20,7 +21,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (GET_CAPABILITY, SHUTDOWN, VTPM, Control, Skip, contains, gone, lacks, main, need_root,  # noqa: E402
                     read_file, receive, same, true, wait_until, write_file)
-from tpm_bytes import nv_define, nv_write, words  # noqa: E402
+from tpm_bytes import nv_define, nv_write, startup, words  # noqa: E402
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 INDEX = 0x01500001
@@ -76,12 +77,10 @@ def ended(device, wanted=0, terminate=True, limit=20):
     wait_until(lambda: all(gone(pid) for pid in brokers), "the broker is gone", limit)
 
 
-def attacked(place, preload, what, *args, thread=False, ctrl=None, pid_file=None):
+def attacked(place, preload, what, *args, thread="control", ctrl=None, pid_file=None):
     """A device in which WHAT is tried. Gives it, and what the library tells: "" where it could not any more."""
     ours, theirs = os.pipe()
-    env = {"LD_PRELOAD": preload, "SANDBOX_ATTACK": what, "SANDBOX_TELL": str(theirs)}
-    if thread:
-        env["SANDBOX_THREAD"] = "yes"
+    env = {"LD_PRELOAD": preload, "SANDBOX_ATTACK": what, "SANDBOX_TELL": str(theirs), "SANDBOX_THREAD": thread}
     device = place.start("state.vtpm", *args, log="log-" + re.sub("[^a-z0-9]", "-", what), env=env,
                          pass_fds=(theirs,), ctrl=ctrl and "unix:" + ctrl, pid_file=pid_file)
     os.close(theirs)
@@ -91,6 +90,9 @@ def attacked(place, preload, what, *args, thread=False, ctrl=None, pid_file=None
     sockets = socket.socketpair()
     try:
         control.set_data_fd(sockets[0])
+        if thread == "data":
+            same(control.init(), 0, "INIT")
+            sockets[1].sendall(startup())
     except (ConnectionError, OSError):
         pass
     told = os.read(ours, 64).decode()
@@ -123,10 +125,10 @@ def test_ends(place):
 
 
 def test_threads(place):
-    """the same from a thread that began inside, by code that is there before the process"""
+    """the same from the thread that runs the guest's commands, and from one that began inside"""
     preload = prepare(place)
-    for what in FROM_A_THREAD:
-        device, told = attacked(place, preload, what, thread=True)
+    for what, thread in itertools.product(FROM_A_THREAD, ("data", "new")):
+        device, told = attacked(place, preload, what, thread=thread)
         ended(device, -signal.SIGSYS, terminate=False)
         same(told, "", what)
         true(TOLD.search(device.log()), "%s is not told in the log: %s" % (what, device.log()))
