@@ -140,6 +140,7 @@ tap_cases += \
 	tests/integration/test_swtpm_alike.py \
 	tests/integration/test_swtpm_blobs.py \
 	tests/integration/test_swtpm_control.py \
+	tests/integration/test_swtpm_options.py \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_swtpm_state.py \

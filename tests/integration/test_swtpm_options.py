@@ -1,0 +1,345 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The options of swtpm socket, chardev and cuse, over our program of that name."""
+import json
+import os
+import re
+import socket
+import stat
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, Control, Tpm, closed, contains, gone, lacks, main,
+                    need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
+from swtpm import STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
+from tpm_bytes import (RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
+                       words)  # noqa: E402
+
+INDEX = 0x01500010
+
+
+def test_servers(place):
+    """data channels: --server tcp with and without a type, unix, -p, --fd; -p and disconnect end each connection"""
+    for number, (args, address, disconnects) in enumerate((
+            (lambda port: ("--server", "type=tcp,port=%d" % port), "tcp", False),
+            (lambda port: ("--server", "port=%d" % port), "tcp", False),
+            (lambda port: ("--server", "port=%d,bindaddr=127.0.0.1,disconnect" % port), "tcp", True),
+            (lambda port: ("--port", str(port)), "tcp", True),
+            (lambda port: ("-p", str(port)), "tcp", True),
+            (lambda port: ("--server", "type=unixio,path=d,mode=0640"), "d", False))):
+        port = free_port()
+        served = Served(place, folder_of("s-%d" % number), *args(port), "--flags", "not-need-init,startup-clear")
+        address = ("127.0.0.1", port) if address == "tcp" else address
+
+        def ready():
+            try:
+                return data_at(address).rc(get_random()) == 0
+            except OSError:
+                return False
+        wait_until(ready, "it answers")
+        data = data_at(address)
+        same(rc_of(data.run(get_random())), 0)
+        if disconnects:
+            true(closed(data.sock), "one command a connection")
+        else:
+            data.good(get_random())
+            same(len(data.prefixed(3, get_random(8))), 20)
+        if address == "d":
+            same(stat.S_IMODE(os.stat("d").st_mode), 0o640)
+        data.close()
+        served.shutdown()
+    ours, theirs = socket.socketpair()
+    fd = theirs.detach()
+    served = Served(place, folder_of("fd"), "--fd", str(fd), "--flags", "not-need-init,startup-clear", ctrl=None,
+                    pass_fds=(fd,))
+    data = Tpm(ours)
+    wait_until(lambda: data.rc(get_random()) == 0, "it is on")
+    data.close()
+    served.ends(0)
+
+
+def test_controls(place):
+    """control channels: tcp, fd (listening), clientfd (connected); no channel at all is refused"""
+    port = free_port()
+    served = Served(place, folder_of("tcp"), "--ctrl", "type=tcp,port=%d" % port, ctrl=None)
+    wait_until(lambda: "ptm" in ioctl(place, "--tcp", "127.0.0.1:%d" % port, "-c", status=None).stdout, "tcp")
+    ioctl(place, "--tcp", ":%d" % port, "-s")
+    served.ends(0)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("l")
+    listener.listen(1)
+    fd = listener.detach()
+    served = Served(place, folder_of("fd"), "--ctrl", "type=unixio,fd=%d" % fd, ctrl=None, pass_fds=(fd,))
+    served.ctrl = "l"
+    served.powered()
+    served.shutdown()
+    ours, theirs = socket.socketpair()
+    fd = theirs.detach()
+    served = Served(place, folder_of("client"), "--ctrl", "type=unixio,clientfd=%d" % fd, ctrl=None, pass_fds=(fd,))
+    with Control(sock=ours) as control:
+        same(control.init(), 0)
+        same(control.result(SHUTDOWN), 0)
+    served.ends(0)
+    served = Served(place, folder_of("none"), ctrl=None)
+    served.ends(1, "[usage]", "--ctrl")
+
+
+def test_places(place):
+    """dir://, file:// and TPM_PATH name the place; the mode is that of --tpmstate; relative ones hold with --daemon"""
+    for number, (args, env, path) in enumerate((
+            (("--tpmstate", "backend-uri=dir://%s" % os.path.abspath("d"), ), {}, os.path.join("d", STATE)),
+            (("--tpmstate", "backend-uri=file://%s,mode=0640,lock" % os.path.abspath("image")), {}, "image"),
+            (("--tpmstate", "dir=d2,mode=0644"), {}, os.path.join("d2", STATE)),
+            ((), {"TPM_PATH": "d3"}, os.path.join("d3", STATE)))):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        run(place, SWTPM, "socket", "--tpm2", *args, "--ctrl", "type=unixio,path=c", "--daemon", "--pid", "file=pid",
+            env=env)
+        pid = int(read_file("pid"))
+        try:
+            ioctl(place, "--unix", "c", "-i")
+            same(stat.S_IMODE(os.stat(path).st_mode), (0o600, 0o640, 0o644, 0o600)[number], path)
+        finally:
+            ioctl(place, "--unix", "c", "-s")
+        wait_until(lambda: gone(pid), "it ends")
+        place.sound(path)
+        told = json.loads(run(place, SWTPM, "socket", *args, "--print-states", "--tpm2", env=env).stdout)
+        same(told, {"type": "swtpm", "states": [{"name": "permall", "size": 640 << 10}]})
+    same(json.loads(run(place, SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder_of("empty"),
+                        "--print-states").stdout), {"type": "swtpm", "states": []})
+
+
+def test_daemon_fails(place):
+    """--daemon: a start that fails ends with 1 and says why"""
+    folder = folder_of("plain")
+    setup(place, folder)
+    os.unlink(os.path.join(folder, STATE))
+    done = run(place, SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder, "--ctrl", "type=unixio,path=c", "--daemon",
+               status=1)
+    contains(done.stderr, "swtpm: [state-missing]")
+
+
+def test_flags(place):
+    """--flags: not-need-init, startup-clear, startup-state, startup-none; disable-auto-shutdown sends no shutdown"""
+    folder = folder_of("flags")
+    for flags, rc in (("startup-clear", 0), ("not-need-init", 0x100), ("not-need-init,startup-none", 0x100),
+                      ("startup-none", RC_FAILURE)):
+        served = Served(place, folder, "--server", "type=unixio,path=d", "--flags", flags)
+        data = data_at("d")
+        wait_until(lambda: data.rc(get_random()) == rc, "%s: what a command is answered" % flags, limit=5)
+        time.sleep(0.05)
+        same(data.rc(get_random()), rc, flags)
+        if flags == "startup-clear":
+            data.good(tpm_command(0x145, b"\0\1"))
+        served.shutdown()
+        if flags == "startup-clear":
+            served = Served(place, folder, "--server", "type=unixio,path=d", "--flags", "startup-state")
+            wait_until(lambda: data_at("d").rc(get_random()) == 0, "it is on with its state")
+            served.shutdown()
+    for number, (flags, guesses) in enumerate((("startup-clear", 0), ("startup-clear,disable-auto-shutdown", 1))):
+        folder = folder_of("lockout-%d" % number)
+        for life in range(2):
+            served = Served(place, folder, "--server", "type=unixio,path=d", "--flags", flags)
+            data = data_at("d")
+            wait_until(lambda: data.rc(get_random()) == 0, "it is on")
+            if life == 0:  # the use of what is protected against guessing makes a shutdown that is missing count
+                data.good(nv_define(INDEX, 8, 0x00060006))
+                wait_until(lambda: data.rc(nv_write(INDEX, b"x")) == 0, "it is used")
+            else:
+                same(int.from_bytes(data.good(tpm_command(0x17A, words(6, 0x20E, 1)))[-4:], "big"), guesses, flags)
+            served.shutdown()
+
+
+def test_locality(place):
+    """--locality: allow-set-locality takes the proxy's command, reject-locality-4 refuses 4 on every way; not without"""
+    set_locality = lambda number: tpm_command(0x20001000, bytes((number,)))  # noqa: E731
+    for args, answers, control_4, prefix_4 in (
+            ((), (0x143, 0x143), 0, 0),
+            (("--locality", "allow-set-locality"), (0, 0), 0, 0),
+            (("--locality", "reject-locality-4"), (0x143, 0x143), BAD_LOCALITY, RC_LOCALITY),
+            (("--locality", "reject-locality-4,allow-set-locality"), (0, RC_LOCALITY), BAD_LOCALITY, RC_LOCALITY)):
+        served = Served(place, folder_of("l"), "--server", "type=unixio,path=d", *args)
+        with served.control() as control:
+            same(control.init(), 0)
+            data = data_at("d")
+            data.good(startup())
+            same((data.rc(set_locality(3)), data.rc(set_locality(4))), answers, str(args))
+            same(control.result(SET_LOCALITY, b"\4\0\0\0"), control_4)
+            same(rc_of(data.prefixed(4, get_random())), prefix_4)
+            if answers[0] == 0:
+                same(data.rc(set_locality(5)), RC_LOCALITY)
+                same(data.rc(tpm_command(0x20001000)), 0x9A)
+                data.good(set_locality(0))
+            data.good(get_random())
+        served.shutdown()
+
+
+def test_log(place):
+    """--log: level, prefix and truncate; a descriptor; - for none; errors are on standard error whatever is said"""
+    folder = folder_of("log")
+    write_file("log", b"of before\n")
+    served = Served(place, folder, "--log", "file=log,level=5,prefix=guest: ")
+    served.powered()
+    served.shutdown()
+    text = read_file("log").decode()
+    contains(text, "of before\n", ": guest: ", "debug")
+    served = Served(place, folder, "--log", "file=log,truncate,level=1")
+    served.shutdown()
+    lacks(read_file("log").decode(), "of before", "debug")
+    ours, theirs = os.pipe()
+    served = Served(place, folder, "--log", "fd=%d,level=5" % theirs, pass_fds=(theirs,))
+    served.shutdown()
+    contains(os.read(ours, 65536).decode(), "debug")
+    setup(place, folder, "--overwrite", "--createek")
+    os.unlink(os.path.join(folder, STATE))
+    served = Served(place, folder, "--log", "file=-", "--flags", "not-need-init", wait=False)
+    served.ends(1, "[state-missing]")
+
+
+def test_pid(place):
+    """--pid fd= gets the number of the process that serves, of a daemon too"""
+    ours, theirs = os.pipe()
+    run(place, SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder_of("p"), "--ctrl", "type=unixio,path=c", "-d",
+        "--pid", "fd=%d" % theirs, pass_fds=(theirs,))
+    pid = int(os.read(ours, 100))
+    contains(read_file("/proc/%d/cmdline" % pid), b"swtpm-compat/swtpm\0socket")
+    ioctl(place, "--unix", "c", "-s")
+    wait_until(lambda: gone(pid), "it ends")
+
+
+def test_runas(place):
+    """--runas: sockets and state are the user's, and it has no other rights; an unknown one is refused"""
+    need_root()
+    folder = folder_of("user")
+    os.makedirs("theirs/data")
+    for path in (".", "swtpm", os.path.dirname(folder)):
+        os.chmod(path, 0o755)
+    for path in (folder, "theirs", "theirs/data"):
+        os.chown(path, 65534, 65534)
+    served = Served(place, folder, "--runas", "nobody", ctrl=None, *("--ctrl", "type=unixio,path=theirs/c"),
+                    env={"VTPM_DATA_DIR": os.path.abspath("theirs/data")}, wait=False)
+    served.ctrl = "theirs/c"
+    wait_until(lambda: served.process.poll() is not None or served.answers(), "it listens")
+    served.powered()
+    status = read_file("/proc/%d/status" % served.process.pid).decode()
+    contains(status, "Uid:\t65534\t65534\t65534\t65534", "Groups:\t65534")
+    same([os.stat(path).st_uid for path in ("theirs/c", os.path.join(folder, STATE))], [65534, 65534])
+    served.shutdown()
+
+
+def test_chroot(place):
+    """--chroot: all paths are below it"""
+    need_root()
+    os.makedirs("root/state")
+    os.makedirs("root/data")
+    write_file("root/vtpm.conf", b"[vtpm]\nca=none\n")
+    served = Served(place, None, "--chroot", os.path.abspath("root"), "--ctrl", "type=unixio,path=/c", ctrl=None,
+                    state="dir=/state", env={"VTPM_DATA_DIR": "/data", "VTPM_CONFIG": "/vtpm.conf",
+                                                       "ASAN_OPTIONS": "detect_leaks=0"})  # which wants /proc
+    served.ctrl = "root/c"
+    wait_until(lambda: served.process.poll() is not None or served.answers(), "it listens")
+    served.powered()
+    same(os.readlink("/proc/%d/root" % served.process.pid), os.path.abspath("root"))
+    served.shutdown()
+    true(os.path.exists(os.path.join("root/state", STATE)), "the state")
+
+
+def test_refused(place):
+    """what is not offered, and mistakes: a word, exit 1, nothing made"""
+    folder = folder_of("r")
+    good = ("--tpmstate", "dir=" + folder, "--ctrl", "type=unixio,path=c")
+    for args, piece in (((*good,), "TPM 1.2"), (("--tpm2", "--ctrl", "type=unixio,path=c"), "--tpmstate"),
+                        (("--tpm2", *good, "--migration", "release-lock"), "release-lock"),
+                        (("--tpm2", *good, "--flags", "startup-deactivated"), "startup-deactivated"),
+                        (("--tpm2", *good, "--flags", "startup-clear,startup-state"), "--flags"),
+                        (("--tpm2", *good, "--flags", "no-such"), "no-such"),
+                        (("--tpm2", *good, "--ctrl", "type=serial,path=x"), "serial"),
+                        (("--tpm2", *good, "--ctrl", "type=unixio"), "path="),
+                        (("--tpm2", *good, "--server", "type=tcp"), "port="),
+                        (("--tpm2", *good, "--server", "port=70000"), "70000"),
+                        (("--tpm2", *good, "--ctrl", "type=unixio,fd=977"), "977"),
+                        (("--tpm2", *good, "--key", "pwdfd=977"), "--key"),
+                        (("--tpm2", *good, "--key", "pwdfile=w,mode=rot13"), "rot13"),
+                        (("--tpm2", *good, "--tpmstate", "backend-uri=nfs://x"), "nfs://x"),
+                        (("--tpm2", *good, "--seccomp", "action=maybe"), "--seccomp"),
+                        (("--tpm2", *good, "--profile", "name=null"), "--profile"),
+                        (("--tpm2", *good, "--runas", "no-such-user"), "no-such-user"),
+                        (("--tpm2", *good, "stray"), "stray")):
+        done = run(place, SWTPM, "socket", *args, status=1)
+        contains(done.stderr, "swtpm: [usage]", piece)
+        same((os.listdir(folder), os.path.exists("c")), ([], False), str(args))
+    for args in (("what",), ()):
+        contains(run(place, SWTPM, *args, status=1).stderr, "Usage: swtpm socket")
+
+
+def test_devices(place):
+    """swtpm chardev and cuse: their options, what is missing, and what is not offered; devices are made in a guest, see
+    test_cuse.py"""
+    good = ("--tpm2", "--tpmstate", "dir=" + folder_of("d"))
+    for args, piece in ((("chardev", *good), "--vtpm-proxy is missing"), (("cuse", *good), "--name is missing"),
+                        (("chardev", *good, "--chardev", "/dev/null"), "not offered"),
+                        (("chardev", *good, "--fd", "7"), "not offered"),
+                        (("chardev", *good, "--vtpm-proxy", "--server", "port=1"), "--server"),
+                        (("chardev", *good, "--vtpm-proxy", "--terminate"), "--terminate"),
+                        (("chardev", "--vtpm-proxy", *good[1:]), "TPM 1.2"),
+                        (("chardev", "--vtpm-proxy", "--tpm2"), "--tpmstate"),
+                        (("cuse", *good, "--name", "a/b"), "a/b"), (("cuse", *good, "--name", "x", "--maj", "-1"), "-1"),
+                        (("cuse", *good, "--name", "x", "--min", "9999999"), "9999999"),
+                        (("cuse", *good, "--name", "x", "--ctrl", "type=tcp,port=1"), "--ctrl"),
+                        (("cuse", *good, "--name", "x", "--vtpm-proxy"), "--vtpm-proxy"),
+                        (("socket", *good, "--ctrl", "type=unixio,path=c", "--name", "x"), "--name")):
+        contains(run(place, SWTPM, *args, status=1).stderr, "swtpm: [usage]", piece)
+        same((os.listdir(folder_of("d")), os.path.exists("c")), ([], False), str(args))
+    for interface, said in (("chardev", ("--vtpm-proxy", "--ctrl")), ("cuse", ("--name", "--maj"))):
+        contains(run(place, SWTPM, interface, "--help").stdout, "Usage: swtpm " + interface, "--tpm2", *said)
+        same(json.loads(run(place, SWTPM, interface, "--print-capabilities").stdout)["type"], "swtpm")
+        contains(run(place, SWTPM, interface, "--print-states", *good).stdout, '"states": []')
+    options = {"chardev": ("--vtpm-proxy",), "cuse": ("--name", "vtpm-test", "-M", "260", "-m", "3")}
+    for interface, node, module in (("chardev", "/dev/vtpmx", "tpm_vtpm_proxy"), ("cuse", "/dev/cuse", "cuse")):
+        if not os.path.exists(node):
+            contains(run(place, SWTPM, interface, *good, *options[interface], status=1).stderr, "modprobe " + module)
+            same(os.listdir(folder_of("d")), [])
+
+
+def test_words(place):
+    """capabilities are JSON with what libvirt looks for; --help mentions --tpm2; --version; --seccomp is accepted"""
+    told = json.loads(run(place, SWTPM, "socket", "--print-capabilities").stdout)
+    same(told["type"], "swtpm")
+    true("cmdarg-pwd-fd" in told["features"] and "tpm-1.2" not in told["features"], str(told))
+    contains(run(place, SWTPM, "socket", "--help").stdout, "--tpm2")
+    contains(run(place, SWTPM, "--help").stdout, "swtpm socket")
+    contains(run(place, SWTPM, "--version").stdout, "TPM emulator version")
+    for action in ("none", "log", "kill"):
+        served = Served(place, folder_of("seccomp"), "--seccomp", "action=" + action)
+        served.powered()
+        served.shutdown()
+
+
+def test_print_states(place):
+    """--print-states: none in an empty folder and in an image that swtpm has only formatted; else what lies there"""
+    folder, image = folder_of("states"), os.path.abspath("image")
+    for where in ("dir=" + folder, "backend-uri=file://" + image):
+        for program in (debian(), SWTPM):
+            told = json.loads(run(place, program, "socket", "--tpm2", "--print-states", "--tpmstate", where).stdout)
+            same(told, {"type": "swtpm", "states": []}, program)
+    true(os.path.getsize(image) > 0, "Debian's has formatted it")
+    setup(place, folder)
+    told = json.loads(run(place, SWTPM, "socket", "--tpm2", "--print-states", "--tpmstate", "dir=" + folder).stdout)
+    same([(state["name"], state["size"] > 0) for state in told["states"]], [("permall", True)])
+
+
+def test_options_of_debian(place):
+    """every option that Debian's swtpm socket --help and chardev --help name is an option here"""
+    for interface in ("socket", "chardev"):  # Debian's has no cuse
+        text = run(place, debian(), interface, "--help").stdout
+        options = set(re.findall(r"(?:^|\|)(--[a-z0-9-]+)", text, re.MULTILINE))
+        options.discard("--print-capabilites")  # misspelt there
+        true(len(options) > 15, "options were found: %s" % options)
+        for option in sorted(options):
+            done = run(place, SWTPM, interface, option, "x", status=None)
+            lacks(done.stderr, "'%s' is no option here" % option)
+
+
+if __name__ == "__main__":
+    main(globals())
