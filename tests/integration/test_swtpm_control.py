@@ -11,7 +11,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (CANCEL, GET_CAPABILITY, GET_CONFIG, GET_ESTABLISHED, GET_INFO, GET_STATEBLOB, HASH_DATA, HASH_END,
+from device import (CANCEL, GET_CONFIG, GET_ESTABLISHED, GET_INFO, GET_STATEBLOB, HASH_DATA, HASH_END,
                     HASH_START, INIT, PERMANENT, RESET_ESTABLISHED, SAVESTATE, SET_BUFFERSIZE, SET_DATAFD,
                     SET_LOCALITY, SET_STATEBLOB, STOP, STORE_VOLATILE, main, same, true)  # noqa: E402
 from swtpm import SWTPM, Served, debian, folder_of  # noqa: E402

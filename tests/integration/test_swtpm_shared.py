@@ -222,8 +222,8 @@ def test_taken_over(place):
 
 def test_nothing_written(place):
     """a TPM that was let go of writes nothing at its end: no TPM2_Shutdown, no final mark"""
+    pair = Pair(place)
     for how in ("term", "shutdown", "stop"):
-        pair = Pair(place) if how == "term" else pair
         if how != "term":
             pair.source, pair.control, pair.data = pair.start("source-" + how, *OUTGOING)
             same(pair.control.init(), 0)
