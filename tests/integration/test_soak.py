@@ -194,7 +194,7 @@ def test_soak(place):
     before, after = (statistics.median(part) for part in (trace[:SAMPLES], trace[-SAMPLES:]))
     took = time.monotonic() - begin
     print("# private memory, KiB: %s" % trace[::max(1, len(trace) // 20)], flush=True)
-    true(SANITIZED or abs(after - before) <= ROOM_KIB, "private memory: %d KiB before, %d after" % (before, after))
+    true(SANITIZED or after - before <= ROOM_KIB, "private memory: %d KiB before, %d after" % (before, after))
     soak.device.term()
     place.sound()
     return "%d commands and messages in %d bursts, %.0f s; private memory %d KiB before, %d after, %d at most" % (
