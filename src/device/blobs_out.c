@@ -7,6 +7,8 @@
 #include "base/errors.h"
 #include "base/log.h"
 
+#define HOLD_MS 3000 /* for a file that was let go of */
+
 static void
 forget_header (VtpmBlobs *blobs)
 {
@@ -113,11 +115,14 @@ make_pair (VtpmBlobs *blobs, GError **error)
   return blobs->out[0] && (blobs->out[1] || !volatile_state);
 }
 
-/* Offset 0 begins anew, but for the volatile half of the pair just given. */
+/* Offset 0 begins anew, but for the volatile half of the pair just given. Who went on with one that was given before
+ * shall not have his TPM taken over by an older state of it: the file tells whether anybody did. */
 static gboolean
 begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
 {
   VtpmDevice *device = blobs->device;
+  if (!vtpm_device_hold_storage (device, HOLD_MS, error))
+    return FALSE;
   gboolean same_moment = blobs->out[0] && blobs->out_commands == device->commands;
   if (type == VTPM_CONTROL_BLOB_VOLATILE && same_moment)
     return TRUE;

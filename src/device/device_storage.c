@@ -73,12 +73,14 @@ vtpm_device_hold_storage (VtpmDevice *device, guint wait_ms, GError **error)
       g_autoptr (GError) cause = NULL;
       if (!device->released || try_hold (device, &cause))
         return TRUE;
-      if (vtpm_error_code (cause) != VTPM_ERROR_IN_USE || vtpm_now_ms () >= deadline || device->stops != stops)
+      gboolean may_come = vtpm_error_code (cause) == VTPM_ERROR_IN_USE && vtpm_now_ms () < deadline;
+      if (may_come)
+        vtpm_device_wait_changed (device, LOCK_RETRY_MS);
+      if (!may_come || device->stops != stops) /* the state may be gone with a stop */
         {
           g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;
         }
-      vtpm_device_wait_changed (device, LOCK_RETRY_MS);
     }
 }
 

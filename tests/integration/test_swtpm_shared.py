@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -14,7 +15,7 @@ from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATI
 from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, setup  # noqa: E402
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
 
-LOCK_STORAGE, RETRY, IN_USE, FAILURE = 19, 0x800, 0x1F, 0x101
+LOCK_STORAGE, RETRY, IN_USE, FAILURE, FAIL = 19, 0x800, 0x1F, 0x101, 9
 OWNER_BYTE, PID_BYTE = 0, 2
 INDEX = 0x01500001
 OUTGOING = ("--migration", "release-lock-outgoing")
@@ -280,6 +281,58 @@ def test_target_refused(place):
     pair.finds(pair.data, b"first")
     same(read_file(pair.path), before)
     ended(pair.source, pair.control, 0)
+
+
+def test_saved_again(place):
+    """a TPM that was let go of is saved once more: where nobody took it, held again first; where somebody did, not at all"""
+    pair = Pair(place)
+    for how in ("kill", "runs"):
+        blobs = pair.save()
+        true(not held(pair.path), "let go of")
+        target, other, there = pair.start("target-" + how, *INCOMING)
+        same(other.load(*blobs), 0, target.errors())
+        if how == "kill":
+            target.process.kill()
+            target.process.wait()
+    there.good(nv_write(INDEX, b"later"))
+    same(pair.control.get_blob(PERMANENT)[0], FAIL, "the other one runs")
+    same(other.result(SHUTDOWN), 0)
+    target.ends(0)
+    before = read_file(pair.path)
+    same(pair.control.get_blob(PERMANENT)[0], FAIL, "the other one went on, and has ended")
+    same(pair.control.get_blob(VOLATILE)[0], FAIL, "nor the other half")
+    true(not held(pair.path), "the file is let alone")
+    ended(pair.source, pair.control, 1, "[state-taken-over]")
+    same(read_file(pair.path), before)
+    place.sound(pair.path)
+
+
+def test_end_while_held_elsewhere(place):
+    """a command waits for the file that another process holds, and the TPM is ended meanwhile: in order, at once"""
+    for how in (SHUTDOWN, STOP, "term"):
+        pair = Pair(place) if how == SHUTDOWN else None
+        if pair:
+            first = pair
+        else:
+            pair = first
+            pair.source, pair.control, pair.data = pair.start("source-%s" % how, *OUTGOING)
+            same(pair.control.init(), 0)
+            pair.data.good(startup())
+        pair.save()
+        with open(pair.path, "r+b") as file:
+            lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, OWNER_BYTE, 1, 0)
+            fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, lock)
+            pair.data.send(get_random())
+            time.sleep(0.2)
+            same(pair.source.process.poll(), None)
+            if how == "term":
+                pair.source.process.terminate()
+            else:
+                same(pair.control.result(how), 0)
+            if how == STOP:
+                same(pair.data.read()[6:], words(FAILURE))
+                same(pair.control.result(SHUTDOWN), 0)
+            pair.source.ends(0, "[in-use]", limit=2)
 
 
 def test_told(place):
