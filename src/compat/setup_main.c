@@ -113,6 +113,15 @@ is_for_incoming (const VtpmCompatSetup *setup)
   return setup->overwrite && !setup->vm_id && !setup->endorsement_keys;
 }
 
+/* Made a moment ago, and nobody's: one that failed leaves nothing in the place of what was there before. */
+static void
+take_back (VtpmStore *store)
+{
+  g_autoptr (GError) error = NULL;
+  if (!vtpm_state_destroy (store, &error))
+    vtpm_log (VTPM_LOG_WARNING, "what was made is left as %s: %s", store->name, error->message);
+}
+
 static gboolean
 make (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
 {
@@ -129,9 +138,13 @@ make (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
       options.flags = VTPM_RECORD_AWAITS_INCOMING;
       options.has_vm_uuid = FALSE; /* the first start binds it, or what comes in is bound */
     }
-  return vtpm_compat_setup_manufacture (setup, config, &how, error)
-         && vtpm_create (config, place->path, &options, &store, error) && vtpm_compat_make_mark (place, error)
-         && tell (setup, store, error);
+  if (!vtpm_compat_setup_manufacture (setup, config, &how, error)
+      || !vtpm_create (config, place->path, &options, &store, error))
+    return FALSE;
+  if (tell (setup, store, error) && vtpm_compat_make_mark (place, error))
+    return TRUE;
+  take_back (store);
+  return FALSE;
 }
 
 static gboolean

@@ -113,6 +113,14 @@ def test_overwrite_refused(place):
                  pass_fds=(fd,))
     contains(done.stderr, "[provider-unknown]")
     same((read_file(path), sorted(os.listdir(folder))), (before, [MARK, STATE]))
+    escrow_config(place, "native")
+    done = setup(place, folder, "--overwrite", "--createek", "--create-ek-cert", "--write-ek-cert-files", "nowhere",
+                 status=1)
+    contains(done.stderr, "nowhere")
+    same((read_file(path), sorted(os.listdir(folder))), (before, [MARK, STATE]), "what failed late")
+    folder = folder_of(OTHER_VM)
+    setup(place, folder, "--createek", "--create-ek-cert", "--write-ek-cert-files", "nowhere", status=1)
+    same(os.listdir(folder), [], "where there was none")
 
 
 def test_swtpm_state_kept(place):
