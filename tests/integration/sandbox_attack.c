@@ -58,6 +58,7 @@ attack (const char *what)
 {
   static const struct sockaddr_in host = { .sin_family = AF_INET, .sin_port = 0x0100 };
   static const struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "mine" };
+  static const struct msghdr to_host = { .msg_name = (void *) &host, .msg_namelen = sizeof host };
   static char *const program[] = { (char *) "/bin/true", NULL };
   struct stat info;
   struct sigaction none = { .sa_handler = SIG_IGN };
@@ -79,6 +80,8 @@ attack (const char *what)
   ATTACK ("fork", syscall (FORK));
   ATTACK ("vfork", syscall (SYS_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0));
   ATTACK ("connect", connect (0, (const struct sockaddr *) &host, sizeof host));
+  ATTACK ("connect by a send", sendto (0, "x", 1, MSG_FASTOPEN, (const struct sockaddr *) &host, sizeof host));
+  ATTACK ("connect by a message", sendmsg (0, &to_host, MSG_FASTOPEN));
   ATTACK ("bind", bind (0, (const struct sockaddr *) &name, sizeof name));
   ATTACK ("socket", socket (AF_INET, SOCK_STREAM, 0));
   ATTACK ("unix socket", socket (AF_UNIX, SOCK_STREAM, 0));

@@ -28,7 +28,8 @@ INDEX = 0x01500001
 
 # Every way out that sandbox_attack.c knows.
 ENDS = ("open", "open elsewhere to write", "openat2", "look at a path", "list attributes", "rename", "link",
-        "change mode", "make a folder", "truncate", "exec", "execveat", "fork", "vfork", "connect", "bind", "socket",
+        "change mode", "make a folder", "truncate", "exec", "execveat", "fork", "vfork", "connect",
+        "connect by a send", "connect by a message", "bind", "socket",
         "unix socket", "ptrace", "read another process", "kill", "signal a thread of another",
         "change user", "prctl", "raise a limit", "handle signals", "memory to execute", "make memory executable",
         "memfd", "ioctl", "namespaces", "mount", "bpf", "io_uring", "userfaultfd", "fcntl owner",
