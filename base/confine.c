@@ -2,6 +2,7 @@
 #include "base/confine.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -13,6 +14,10 @@
 #define NEVER(call, cause)                                                                                             \
   {                                                                                                                    \
     SYS_##call, VTPM_FILTER_ALWAYS, 0, 0, FAILS, cause                                                                 \
+  }
+#define NOT_WITH(flag)                                                                                                 \
+  {                                                                                                                    \
+    SYS_clone, 0, flag, flag, FAILS, "the same"                                                                        \
   }
 #define MAX_RULES 64
 
@@ -32,6 +37,16 @@ static const VtpmFilterRule never[] = {
   NEVER (chroot, "the same"),
   NEVER (unshare, "namespaces, where a user is root again and reaches more of the kernel"),
   NEVER (setns, "the same"),
+  NOT_WITH (CLONE_NEWNS),
+  NOT_WITH (CLONE_NEWCGROUP),
+  NOT_WITH (CLONE_NEWUTS),
+  NOT_WITH (CLONE_NEWIPC),
+  NOT_WITH (CLONE_NEWUSER),
+  NOT_WITH (CLONE_NEWPID),
+  NOT_WITH (CLONE_NEWNET),
+  { SYS_clone, 0, 0, 0, SECCOMP_RET_ALLOW, "other processes, and threads" },
+  /* its flags are in memory, where no filter sees them; the C library then takes clone */
+  { SYS_clone3, VTPM_FILTER_ALWAYS, 0, 0, SECCOMP_RET_ERRNO | ENOSYS, "the same" },
   NEVER (open_by_handle_at, "files by number, past their folders"),
   NEVER (init_module, "code in the kernel"),
   NEVER (finit_module, "the same"),

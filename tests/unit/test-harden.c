@@ -132,6 +132,20 @@ fails (long result)
   return result == -1 && errno == EPERM;
 }
 
+static gpointer
+give_back (gpointer data)
+{
+  return data;
+}
+
+static gboolean
+starts_a_thread (void)
+{
+  int here = 0;
+  GThread *thread = g_thread_new (NULL, give_back, &here);
+  return g_thread_join (thread) == &here;
+}
+
 static gboolean
 is_confined (void)
 {
@@ -140,7 +154,9 @@ is_confined (void)
   return vtpm_confine (&needs, NULL) && fails (socket (AF_INET, SOCK_STREAM, 0))
          && fails (socket (AF_NETLINK, SOCK_RAW, 0)) && socket (AF_UNIX, SOCK_STREAM, 0) >= 0
          && fails (execve ("/bin/true", nothing, nothing)) && fails (ptrace (PTRACE_TRACEME, 0, 0, 0))
-         && fails (unshare (CLONE_NEWUSER)) && fails (chroot ("/"));
+         && fails (unshare (CLONE_NEWUSER)) && fails (syscall (SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0))
+         && fails (syscall (SYS_clone, CLONE_NEWNET | SIGCHLD, 0, 0, 0, 0)) && syscall (SYS_clone3, NULL, 0) == -1
+         && errno == ENOSYS && starts_a_thread () && fails (chroot ("/"));
 }
 
 static gboolean
