@@ -152,7 +152,7 @@ reconfigure (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **er
 {
   VtpmManufacture how;
   if (!vtpm_compat_setup_manufacture (setup, config, &how, error)
-      || !vtpm_compat_take_over (config, &setup->place, setup->key, error))
+      || !vtpm_compat_take_over (config, &setup->place, setup->key, 0, error))
     return FALSE;
   if (!how.banks)
     how.banks = VTPM_BANK_SHA1 | VTPM_BANK_SHA256 | VTPM_BANK_SHA384 | VTPM_BANK_SHA512;

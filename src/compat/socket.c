@@ -151,12 +151,14 @@ typedef struct
   VtpmConfig *config;
 } Start;
 
-/* In the broker. */
+/* In the broker. A VM that was saved on swtpm brings blobs of it: the first start with an INIT may put them in the
+ * place of what is taken over. Nothing is lost by that: no guest has reached it, and swtpm's file is kept. */
 static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
-  return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, error);
+  return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING,
+                                error);
 }
 
 /* Of SIZE bytes; NULL without an error: none is needed, or none was given. */

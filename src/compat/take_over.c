@@ -35,7 +35,8 @@ vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
 }
 
 gboolean
-vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, VtpmCompatKey *key, GError **error)
+vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, VtpmCompatKey *key, guint32 flags,
+                       GError **error)
 {
   g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
   g_auto (VtpmSwtpmImported) imported = { 0 };
@@ -49,7 +50,8 @@ vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, V
                                 .create = { .has_vm_uuid = place->has_vm_uuid,
                                             .vm_uuid = place->vm_uuid,
                                             .provider = key ? vtpm_compat_key_provider (key) : NULL,
-                                            .escrow = key ? config->escrow : NULL } };
+                                            .escrow = key ? config->escrow : NULL,
+                                            .flags = flags } };
   gboolean done = vtpm_swtpm_import (config, &how, &imported, error);
   vtpm_fd_clear (&source.fd);
   if (!done || !vtpm_compat_make_mark (place, error))

@@ -16,11 +16,11 @@ gboolean vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error) G_
 
 /**
  * Where swtpm's state is found it becomes ours, so that the VM finds its TPM as it was; KEY (or NULL) opens it, and
- * then makes the one slot. Does nothing where there is none. For a process that runs no TPM. FALSE: see
- * vtpm_swtpm_import().
+ * then makes the one slot; FLAGS: of its record. Does nothing where there is none. For a process that runs no TPM.
+ * FALSE: see vtpm_swtpm_import().
  */
 gboolean vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, VtpmCompatKey *key,
-                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+                                guint32 flags, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** What was set aside: the new names, or NULL. */
 typedef struct

@@ -3,13 +3,14 @@
 """State blobs that an swtpm sends: a VM that runs on it is migrated to us, or restored here. They come from Debian's."""
 import json
 import os
+import shutil
 import struct
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (DELETE_VOLATILE, PERMANENT, SHUTDOWN, STOP, VOLATILE, contains, lacks, main, read_file,  # noqa: E402
-                    same, true, write_file)
+                    same, true, wait_until, write_file)
 from swtpm import MARK, OTHER_VM, STATE, VM, Served, debian, folder_of, pipe_of, setup  # noqa: E402
 from tpm_bytes import nv_define, nv_write, pcr_extend, startup  # noqa: E402
 
@@ -181,6 +182,72 @@ def test_not_over_a_tpm(place):
     same(control.set_blob(PERMANENT, *blobs[0]), RUNNING)
     control.close()
     served.shutdown()
+
+
+def theirs_for(name, number):
+    """A folder for our TPM with what Debian's swtpm has left in that of sent()."""
+    folder = folder_of(VM, "%s-%d" % (name, number))
+    shutil.copy(os.path.join(folder_of(name, "theirs"), STATE), folder)
+    return folder, read_file(os.path.join(folder, STATE))
+
+
+def wait_for_ours(folder):
+    wait_until(lambda: read_file(os.path.join(folder, STATE)).startswith(b"vtpm-hdr"), "the state is taken over")
+
+
+def awaits(place, folder):
+    return place.inspect(os.path.join(folder, STATE))["records"][0]["awaits_incoming"]
+
+
+def test_saved_before_the_switch(place):
+    """a VM that was saved on swtpm goes on from its blobs, though its file was taken over first: at that start, or at a
+    later one if that ended before; the original is kept, and once a guest has had the TPM no blob takes its place"""
+    for name, args in (("saved", ()), ("saved-with-secret", AT_REST + ON_THE_WAY)):
+        def given(args=args):
+            return keys() if args else ((), ())
+
+        blobs, pcr = sent(place, name, *args)
+        folder, original = theirs_for(name, 1)
+        line, fds = given()
+        ends = Served(place, folder, *line, ctrl="ends", pass_fds=fds)
+        wait_for_ours(folder)
+        true(awaits(place, folder), name)
+        same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
+        ends.process.kill()
+        ends.process.wait(10)
+        line, fds = given()
+        finds_all(place, folder, blobs, pcr, *line, fds=fds)
+        true(not awaits(place, folder), "a guest has had it")
+        same(sorted(os.listdir(folder)), sorted((".lock", MARK, STATE, STATE + ".swtpm")))
+        same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
+        sealed(os.path.join(folder, STATE))
+        line, fds = given()
+        nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]", *line, fds=fds)
+        line, fds = given()
+        cold(place, folder, *line, fds=fds)
+
+
+def test_started_after_the_switch(place):
+    """what was taken over starts without blobs, and is nobody's place from then on; wrong ones leave it as it was"""
+    blobs, _ = sent(place, "cold")
+    folder, original = theirs_for("cold", 1)
+    served = Served(place, folder, ctrl="rubbish")
+    wait_for_ours(folder)
+    before = read_file(os.path.join(folder, STATE))
+    with served.control() as control:
+        true(load(control, (blobs[1], blobs[0])) != 0, "they are the wrong way round")
+        same(read_file(os.path.join(folder, STATE)), before)
+        data = control.open_data()
+        same(control.init(), 0, served.errors())
+        data.good(startup())
+        same(data.nv(INDEX, 10), b"kept by it")
+        data.good(nv_write(INDEX, b"later here"))
+        same(control.result(SHUTDOWN), 0)
+    served.ends(0)
+    true(not awaits(place, folder), "a guest has had it")
+    nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]")
+    cold(place, folder)
+    same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
 
 
 def test_run(place):
