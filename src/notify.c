@@ -2,6 +2,7 @@
 #include "src/notify.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include "base/text.h"
 
 #define VARIABLE "NOTIFY_SOCKET"
+#define READY_WAIT_MS 3000 /* for a manager that has much to read */
 
 struct VtpmNotify
 {
@@ -44,6 +46,17 @@ vtpm_notify_open (void)
   return notify;
 }
 
+/* FALSE: there is no room now. */
+static gboolean
+tell (const VtpmNotify *notify, const char *line)
+{
+  ssize_t n;
+  do
+    n = write (notify->fd, line, strlen (line));
+  while (n < 0 && errno == EINTR);
+  return n >= 0 || errno != EAGAIN;
+}
+
 void
 vtpm_notify (const VtpmNotify *notify, const char *name, const char *value)
 {
@@ -51,10 +64,18 @@ vtpm_notify (const VtpmNotify *notify, const char *name, const char *value)
     return;
   g_autofree char *shown = vtpm_text_show (value, -1, NULL);
   g_autofree char *line = g_strdup_printf ("%s=%s\n", name, shown);
-  ssize_t n;
-  do
-    n = write (notify->fd, line, strlen (line));
-  while (n < 0 && errno == EINTR);
+  tell (notify, line);
+}
+
+void
+vtpm_notify_ready (const VtpmNotify *notify)
+{
+  gint64 until = vtpm_now_ms () + READY_WAIT_MS, left;
+  while (notify && !tell (notify, "READY=1\n") && (left = until - vtpm_now_ms ()) > 0)
+    {
+      struct pollfd room = { .fd = notify->fd, .events = POLLOUT };
+      poll (&room, 1, (int) left);
+    }
 }
 
 void

@@ -14,5 +14,7 @@ VtpmNotify *vtpm_notify_open (void);
 /** Tells it one line. NOTIFY may be NULL; that nobody listens any more is no error. It only
  * writes, and never waits. SIGPIPE must be ignored. */
 void vtpm_notify (const VtpmNotify *notify, const char *name, const char *value);
+/** Tells it READY=1, and waits for room for that, but not for long: who was not told so in time ends us. */
+void vtpm_notify_ready (const VtpmNotify *notify);
 void vtpm_notify_free (VtpmNotify *notify);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmNotify, vtpm_notify_free)

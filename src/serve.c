@@ -157,7 +157,7 @@ vtpm_serve (const VtpmServe *serve, VtpmBrokerOptions *broker, VtpmServerOptions
   if (link >= 0)
     {
       vtpm_notify (options->manager, "STATUS", "waiting for the key");
-      vtpm_notify (options->manager, "READY", "1"); /* the sockets stand: a client may come */
+      vtpm_notify_ready (options->manager); /* the sockets stand: a client may come */
     }
   if (link >= 0 && vtpm_secret_init (error) && vtpm_engine_open (error))
     {

@@ -133,16 +133,32 @@ def test_no_manager(place):
     device.term()
 
 
+def fill(manager):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    with sock, contextlib.suppress(BlockingIOError):
+        for _ in range(100000):
+            sock.sendto(b"X=", manager.env["NOTIFY_SOCKET"])
+
+
 def test_full_manager(place):
-    """A manager that reads nothing holds nobody up"""
+    """A manager that reads nothing holds nobody up for long"""
     place.create()
     manager = Manager(os.path.abspath("notify"))
-    with contextlib.suppress(BlockingIOError):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        for _ in range(100000):
-            sock.sendto(b"x", manager.env["NOTIFY_SOCKET"])
+    fill(manager)
     device = place.start("state.vtpm", env=manager.env)
+    device.powered()[0].close()
+    device.term()
+
+
+def test_busy_manager(place):
+    """A manager that has much to read, and reads it late, is told READY all the same: it ends whom it did not hear"""
+    place.create()
+    manager = Manager(os.path.abspath("notify"))
+    fill(manager)
+    device = place.start("state.vtpm", env=manager.env)
+    time.sleep(0.5)
+    manager.wait_for("READY", "1")
     device.powered()[0].close()
     device.term()
 
