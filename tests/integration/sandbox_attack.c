@@ -4,12 +4,16 @@
  * (only then getpeername is called), it does what SANDBOX_ATTACK names, in the thread that SANDBOX_THREAD says
  * (control, or new; or data, then with the first commit), and tells what came of it in a line of the descriptor
  * SANDBOX_TELL: a number, 0 or an errno. "?": there is no such attack.
+ *
+ * With SANDBOX_COUNTS it is like the C library 2.41 on Linux 6.11: that counts the processors, in a file, before it
+ * gives a process its first random bytes.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,4 +158,25 @@ getpeername (int fd, struct sockaddr *address, socklen_t *len)
   else if (is_wanted_in ("new") && pthread_create (&thread, NULL, run, NULL) == 0)
     pthread_join (thread, NULL);
   return (int) syscall (SYS_getpeername, fd, address, len);
+}
+
+static void
+count_processors (void)
+{
+  static atomic_bool counted;
+  if (getenv ("SANDBOX_COUNTS") && !atomic_exchange (&counted, 1))
+    close (open ("/sys/devices/system/cpu/online", O_RDONLY | O_CLOEXEC));
+}
+
+ssize_t
+getrandom (void *buffer, size_t len, unsigned int flags)
+{
+  count_processors ();
+  return syscall (SYS_getrandom, buffer, len, flags);
+}
+
+int
+getentropy (void *buffer, size_t len)
+{
+  return getrandom (buffer, len, 0) == (ssize_t) len ? 0 : -1;
 }

@@ -10,6 +10,7 @@ import itertools
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -78,12 +79,12 @@ def ended(device, wanted=0, terminate=True, limit=20):
     wait_until(lambda: all(gone(pid) for pid in brokers), "the broker is gone", limit)
 
 
-def attacked(place, preload, what, *args, thread="control", ctrl=None, pid_file=None):
+def attacked(place, preload, what, *args, thread="control", ctrl=None, pid_file=None, preexec=None):
     """A device in which WHAT is tried. Gives it, and what the library tells: "" where it could not any more."""
     ours, theirs = os.pipe()
     env = {"LD_PRELOAD": preload, "SANDBOX_ATTACK": what, "SANDBOX_TELL": str(theirs), "SANDBOX_THREAD": thread}
     device = place.start("state.vtpm", *args, log="log-" + re.sub("[^a-z0-9]", "-", what), env=env,
-                         pass_fds=(theirs,), ctrl=ctrl and "unix:" + ctrl, pid_file=pid_file)
+                         pass_fds=(theirs,), ctrl=ctrl and "unix:" + ctrl, pid_file=pid_file, preexec=preexec)
     os.close(theirs)
     control = Control(ctrl or device.path)
     same(control.call(GET_CAPABILITY, reply=8)[0], 0, "GET_CAPABILITY")
@@ -172,6 +173,28 @@ def test_log(place):
         same(text.count("[sandbox] system call"), 1, what + " is told: " + text)
         contains(text, "is none of those that are let through")
         ended(device)
+    device, told = attacked(place, preload, "change mode", "--sandbox", "log",
+                            preexec=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG)))
+    same(told, "0", "started with all signals blocked")
+    contains(device.log(), "is none of those that are let through")
+    device.process.kill()
+    ended(device, -signal.SIGKILL, terminate=False)
+
+
+def test_first_use(place):
+    """what is looked up in files at its first use has been by then: random bytes; an errno's name in a character set
+    that is none"""
+    env = {"LD_PRELOAD": prepare(place), "SANDBOX_COUNTS": "1", "CHARSET": "none-such"}
+    device = place.start("state.vtpm", env=env,
+                         preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)))
+    control = device.control()
+    tpm = control.open_data()
+    same(control.init(), 0, "INIT")
+    true(tpm.rc(startup()) != 0, "what cannot be stored is not acknowledged")
+    contains(device.log(), os.strerror(errno.EFBIG))
+    lacks(device.log(), "[sandbox]")
+    device.process.kill()
+    ended(device, -signal.SIGKILL, terminate=False)
 
 
 def test_given_up(place):

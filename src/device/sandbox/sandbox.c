@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -101,6 +102,19 @@ tell_user (const VtpmSandbox *sandbox, const char *user)
     }
 }
 
+/* What GLib and the C library look for in files at its first use. */
+static void
+look_up (void)
+{
+  guint8 byte;
+  /* what errno stands for; and the user's character set (GLib's variable), where it is none, at each use */
+  g_setenv ("CHARSET", "UTF-8", TRUE);
+  g_free (g_locale_to_utf8 ("", -1, NULL, NULL, NULL));
+  /* glibc 2.41 counts the processors for its share of the kernel's generator (sysdeps/unix/sysv/linux/getrandom.c) */
+  if (getrandom (&byte, sizeof byte, GRND_NONBLOCK) < 0)
+    vtpm_log (VTPM_LOG_DEBUG, "getrandom: %s", g_strerror (errno));
+}
+
 gboolean
 vtpm_sandbox_enter (const VtpmSandbox *sandbox, GError **error)
 {
@@ -109,8 +123,7 @@ vtpm_sandbox_enter (const VtpmSandbox *sandbox, GError **error)
   uid_t before = geteuid ();
   if (mode == VTPM_SANDBOX_OFF)
     return !user || vtpm_run_as (user, error);
-  /* for a log line and what errno stands for GLib and the C library look into files once */
-  g_free (g_locale_to_utf8 ("", -1, NULL, NULL, NULL));
+  look_up ();
   if (!vtpm_harden_no_capabilities (user, error))
     return FALSE;
   if (geteuid () != before)

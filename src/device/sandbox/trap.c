@@ -137,5 +137,9 @@ vtpm_sandbox_trap (gboolean goes_on)
   sigfillset (&action.sa_mask); /* nothing between the line and the end */
   only_told = goes_on;
   sigaction (SIGSYS, &action, NULL);
+  sigset_t own;
+  sigemptyset (&own);
+  sigaddset (&own, SIGSYS);
+  sigprocmask (SIG_UNBLOCK, &own, NULL); /* who started us may block it: then nothing would be told */
   return goes_on ? (guintptr) vtpm_sandbox_call_end : 0;
 }
