@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -31,10 +32,28 @@ is_pid_file (int fd)
   return n >= 0 && n <= MAX_TEXT;
 }
 
+/* By a descriptor that is closed again: who ends a process by this number must not be told another one by a device that
+ * was taken over. */
+static gboolean
+write_number (const char *path, int held)
+{
+  struct stat own, named;
+  g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
+  vtpm_autofd int fd = open (path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0 || fstat (held, &own) != 0 || fstat (fd, &named) != 0)
+    return FALSE;
+  if (own.st_dev != named.st_dev || own.st_ino != named.st_ino)
+    {
+      errno = EBUSY; /* another file by now */
+      return FALSE;
+    }
+  return ftruncate (fd, 0) == 0 && vtpm_write_full (fd, text, strlen (text));
+}
+
 VtpmPidFile *
 vtpm_pid_file_write (const char *path, GError **error)
 {
-  vtpm_autofd int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0644);
+  vtpm_autofd int fd = open (path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0644);
   if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     {
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE,
@@ -47,8 +66,7 @@ vtpm_pid_file_write (const char *path, GError **error)
                       "%s is there and is no pid file; it was left alone, choose another name", path);
       return NULL;
     }
-  g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
-  if (fd < 0 || ftruncate (fd, 0) != 0 || !vtpm_write_full (fd, text, strlen (text)))
+  if (fd < 0 || !write_number (path, fd))
     {
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
                       "cannot write the pid file %s: %s; correct the name, or its folder", path, g_strerror (errno));

@@ -181,6 +181,18 @@ def test_log(place):
     ended(device, -signal.SIGKILL, terminate=False)
 
 
+def test_pid_file(place):
+    """the pid file cannot be written by the device: who ends processes by it would end another"""
+    place.create()
+    device = place.start("state.vtpm")
+    held = [entry.name for entry in os.scandir("/proc/%d/fd" % device.pid)
+            if os.readlink(entry.path) == os.path.abspath(device.pid_file)]
+    same(len(held), 1, "it keeps others away by it")
+    flags = re.search(r"flags:\s*(\d+)", read_file("/proc/%d/fdinfo/%s" % (device.pid, held[0])).decode()).group(1)
+    same(int(flags, 8) & os.O_ACCMODE, os.O_RDONLY)
+    ended(device)
+
+
 def test_first_use(place):
     """what is looked up in files at its first use has been by then: random bytes; an errno's name in a character set
     that is none"""
