@@ -75,6 +75,12 @@ rename_aside (const char *path, char **name, GError **error)
   struct stat info;
   if (lstat (path, &info) != 0 && errno == ENOENT)
     return TRUE;
+  if (stat (path, &info) == 0 && !S_ISREG (info.st_mode)) /* a file in its place in /dev would be gone with the power */
+    {
+      vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
+                      "%s is no regular file and is not set aside; name a state file", path);
+      return FALSE;
+    }
   *name = vtpm_swtpm_name_aside (path, ASIDE, error);
   if (!*name || !vtpm_swtpm_sync_folder (path, error))
     return FALSE;
