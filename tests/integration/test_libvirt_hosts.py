@@ -35,7 +35,8 @@ def state_of(one):
 
 
 def test_switch(place):
-    """a domain of Debian's swtpm comes over, with what it has sealed, and goes back, with what it has sealed since"""
+    """a domain of Debian's swtpm comes over, with what it has sealed, and goes back, with what it has sealed since; saved
+    on swtpm it goes on with us; to a snapshot made on swtpm it is reverted there"""
     swtpm = os.path.dirname(debian())
     with domain("switch") as one:
         host().use(swtpm)
@@ -58,26 +59,70 @@ def test_switch(place):
         true(read_file(state_of(one)) == ours, "and changes nothing")
         vtpm(host(), "export", "--swtpm", "--plaintext", "--all", host().states, user="root")
         start_theirs(one)
+        unseals(one)
+        one.ask("extend", "16", "ab" * 32)
+        before = parse_pcrs(one.ask("pcrs"))
+        one.hang_up()
+        host().virsh("snapshot-create-as", one.name, "on-swtpm")
         found = plaintext_of_swtpm(one)
-        unseals(one)
-        one.power_off()
         host().use(COMPAT)
-        one.start()
+        host().virsh("start", one.name)
+        one.connect()
+        same(parse_pcrs(one.ask("pcrs")), before, "saved on swtpm, it goes on with us")
         unseals(one)
+        same(record(host(), state_of(one))["vm_uuid"], one.uuid)
+        reverts_to_swtpm(one, swtpm, before)
     return f"{found} pieces of plaintext in what libvirt saved of Debian's swtpm"
 
 
 def plaintext_of_swtpm(one):
     """The search that finds nothing of ours finds what Debian's swtpm leaves in a saved domain."""
     canary = Canary(read_file(state_of(one)))
-    one.hang_up()
     host().virsh("managedsave", one.name)
     image = os.path.join(host().place("/var/lib/libvirt"), "qemu", "save", one.name + ".save")
     found = canary.search_file(image)
     true(len(found) > 500, "only %d pieces were found" % len(found))
+    return len(found)
+
+
+def reverts_to_swtpm(one, swtpm, before):
+    """To a snapshot that has swtpm's blobs in it: not on our TPM, which stays as it is. Back on swtpm it is reverted, and
+    comes over again."""
+    one.power_off()
+    ours = read_file(state_of(one))
+    same(host().virsh("snapshot-revert", one.name, "on-swtpm", check=False).returncode, 1)
+    contains(host().tpm_log(one), "[blob-mismatch]")
+    true(read_file(state_of(one)) == ours, "and nothing was changed")
+    vtpm(host(), "export", "--swtpm", "--plaintext", "--all", host().states, user="root")
+    host().use(swtpm)
+    if host().virsh("snapshot-revert", one.name, "on-swtpm", check=False).returncode:  # as in start_theirs()
+        host().virsh("snapshot-revert", one.name, "on-swtpm")
+    host().virsh("managedsave", one.name)
+    host().use(COMPAT)
     host().virsh("start", one.name)
     one.connect()
-    return len(found)
+    same(parse_pcrs(one.ask("pcrs")), before, "as the snapshot has it")
+    unseals(one)
+
+
+def test_saved_with_a_secret(place):
+    """a domain with a secret that was saved on Debian's swtpm goes on with us, and starts cold later"""
+    del place
+    number = host().secret(os.urandom(16).hex().encode(), "saved on swtpm")
+    with domain("saved", f"<encryption secret='{number}'/>") as one:
+        host().use(os.path.dirname(debian()))
+        start_theirs(one)
+        one.ask("seal", SECRET)
+        one.hang_up()
+        host().virsh("managedsave", one.name)
+        host().use(COMPAT)
+        host().virsh("start", one.name)
+        one.connect()
+        unseals(one)
+        same([slot["provider_name"] for slot in record(host(), state_of(one))["key_slots"]], ["swtpm-passphrase"])
+        one.hang_up()
+        host().virsh("destroy", one.name)
+        host().virsh("start", one.name, "--paused")
 
 
 def test_copied(place):
