@@ -34,7 +34,7 @@ check_usage (const Arguments *a, int argc, GError **error)
 {
   const char *fault = NULL;
   if (!a->swtpm || argc != (a->all ? 1 : 3))
-    fault = "wants: vtpm export --swtpm STATE DIR, or vtpm export --swtpm --all DIR";
+    fault = "wants: vtpm export --swtpm STATE DIR|file://IMAGE, or vtpm export --swtpm --all DIR";
   else if ((a->key != NULL) == a->plaintext)
     fault = "whoever reads what swtpm keeps has the TPM, disk encryption keys sealed by it too, unless it is "
             "encrypted: say --key, or --plaintext if that is meant";
@@ -52,7 +52,7 @@ export_one (const VtpmConfig *config, const VtpmSwtpmExport *how, GError **error
   if (aside)
     printf ("%s is swtpm's; ours is kept as %s\n", how->state, aside);
   else
-    printf ("%s is in %s as swtpm keeps it; the VM runs on one of both from now on\n", how->state, how->folder);
+    printf ("%s is in %s as swtpm keeps it; the VM runs on one of both from now on\n", how->state, how->place);
   return TRUE;
 }
 
@@ -94,7 +94,7 @@ static int export(const Arguments *a, char **argv, GError **error)
   config->asker = asker;
   if (a->all)
     return export_all (config, a, a->key ? &key : NULL, error);
-  const VtpmSwtpmExport how = { .state = argv[1], .folder = argv[2], .key = a->key ? &key : NULL };
+  const VtpmSwtpmExport how = { .state = argv[1], .place = argv[2], .key = a->key ? &key : NULL };
   return export_one (config, &how, error) ? 0 : vtpm_command_fail ("export", *error);
 }
 
@@ -116,9 +116,10 @@ vtpm_command_export (int argc, char **argv)
     G_OPTION_ENTRY_NULL,
   };
   g_autoptr (GError) error = NULL;
-  if (!vtpm_command_parse (entries, "--swtpm STATE DIR",
-                           "Writes what is in STATE to the folder DIR, for swtpm to start on. STATE is only read.", 0,
-                           2, &argc, &argv, &error)
+  if (!vtpm_command_parse (entries, "--swtpm STATE DIR|file://IMAGE",
+                           "Writes what is in STATE to the folder DIR or a new image, for swtpm to start on. STATE is "
+                           "only read.",
+                           0, 2, &argc, &argv, &error)
       || !check_usage (&a, argc, &error))
     return vtpm_command_fail ("export", error);
   return export(&a, argv, &error);

@@ -15,13 +15,16 @@
 #include "state/audit.h"
 
 #define ASIDE "vtpm"
+#define IMAGE_URI "file://"
+#define FOLDER_URI "dir://"
 
 typedef struct
 {
   const VtpmConfig *config;
   const VtpmSwtpmExport *how;
   char *folder;
-  char *path[VTPM_SWTPM_N_PARTS];
+  gboolean is_image;
+  char *path[VTPM_SWTPM_N_PARTS]; /* of an image only the first, for the whole */
   VtpmBlob *blob[VTPM_SWTPM_N_PARTS];
   struct stat like; /* whose the files are to be */
   gboolean in_place;
@@ -64,14 +67,15 @@ check_place (Export *export, GError **error)
   if (stat (export->how->state, &state) != 0)
     return fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "is not there; correct the name");
   if (stat (export->folder, &folder) != 0 || !S_ISDIR (folder.st_mode))
-    return fail (error, VTPM_ERROR_USAGE, export->folder, "is no folder; make it first");
+    return fail (error, VTPM_ERROR_USAGE, export->folder,
+                 "is no folder; make it first, or give file://IMAGE for an image");
   gboolean taken = lstat (export->path[VTPM_SWTPM_PERMANENT], &there) == 0;
   export->in_place = taken && there.st_dev == state.st_dev && there.st_ino == state.st_ino;
   export->like = export->in_place ? state : folder;
   if (taken && !export->in_place)
     return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_PERMANENT],
-                 "is there already and was left as it is; choose another folder");
-  if (lstat (export->path[VTPM_SWTPM_VOLATILE], &there) == 0)
+                 "is there already and was left as it is; choose another place");
+  if (!export->is_image && lstat (export->path[VTPM_SWTPM_VOLATILE], &there) == 0)
     return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
                  "is there already, the suspended state of some TPM; move it away, or choose another folder");
   return TRUE;
@@ -121,8 +125,17 @@ make_blobs (Export *export, GError **error)
   g_autoptr (VtpmSecret) key = NULL;
   if (export->how->key && !(key = vtpm_swtpm_key_read (export->how->key, 16, error)))
     return FALSE;
-  return make_blob (export, VTPM_SWTPM_PERMANENT, payload->permanent, key, error)
-         && make_blob (export, VTPM_SWTPM_VOLATILE, payload->volatile_state, key, error);
+  if (!make_blob (export, VTPM_SWTPM_PERMANENT, payload->permanent, key, error)
+      || !make_blob (export, VTPM_SWTPM_VOLATILE, payload->volatile_state, key, error))
+    return FALSE;
+  if (export->is_image)
+    {
+      VtpmBlob *image = vtpm_swtpm_make_image (export->blob);
+      for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
+        g_clear_pointer (&export->blob[i], vtpm_blob_free);
+      export->blob[VTPM_SWTPM_PERMANENT] = image;
+    }
+  return TRUE;
 }
 
 /* In place: our file has its second name before swtpm's takes the first. */
@@ -162,18 +175,35 @@ write_blobs (Export *export, GError **error)
   return FALSE;
 }
 
+static void
+name_place (Export *export)
+{
+  const char *place = export->how->place;
+  export->is_image = place && g_str_has_prefix (place, IMAGE_URI);
+  if (export->is_image)
+    {
+      export->path[VTPM_SWTPM_PERMANENT] = g_strdup (place + strlen (IMAGE_URI));
+      export->folder = g_path_get_dirname (export->path[VTPM_SWTPM_PERMANENT]);
+      return;
+    }
+  if (place && g_str_has_prefix (place, FOLDER_URI))
+    place += strlen (FOLDER_URI);
+  export->folder = place ? g_strdup (place) : g_path_get_dirname (export->how->state);
+  export->path[VTPM_SWTPM_PERMANENT] = g_build_filename (export->folder, VTPM_SWTPM_PERMANENT_FILE, NULL);
+  export->path[VTPM_SWTPM_VOLATILE] = g_build_filename (export->folder, VTPM_SWTPM_VOLATILE_FILE, NULL);
+}
+
 static gboolean
 run_export (Export *export, GError **error)
 {
-  export->folder = export->how->folder ? g_strdup (export->how->folder) : g_path_get_dirname (export->how->state);
-  export->path[VTPM_SWTPM_PERMANENT] = g_build_filename (export->folder, VTPM_SWTPM_PERMANENT_FILE, NULL);
-  export->path[VTPM_SWTPM_VOLATILE] = g_build_filename (export->folder, VTPM_SWTPM_VOLATILE_FILE, NULL);
+  name_place (export);
   if (!check_place (export, error) || (export->in_place && !hold_state (export, error)))
     return FALSE;
   if (!read_state (export, error) || !make_blobs (export, error))
     return FALSE;
-  export->lock = vtpm_swtpm_lock_folder (export->folder, error);
-  if (export->lock < 0 || !write_blobs (export, error))
+  /* an image is locked itself, and this one is new */
+  if ((!export->is_image && (export->lock = vtpm_swtpm_lock_folder (export->folder, error)) < 0)
+      || !write_blobs (export, error))
     return FALSE;
   g_autoptr (GError) warning = NULL;
   if (!vtpm_swtpm_sync_folder (export->path[VTPM_SWTPM_PERMANENT], &warning))
@@ -184,9 +214,9 @@ run_export (Export *export, GError **error)
 static void
 tell_audit (const Export *export, const GError *cause)
 {
-  g_autofree char *detail
-      = g_strdup_printf ("to %s, %s%s%s", export->folder, export->how->key ? "under a key of swtpm's" : "in the clear",
-                         cause ? ": " : "", cause ? cause->message : "");
+  g_autofree char *detail = g_strdup_printf (
+      "to %s, %s%s%s", export->is_image ? export->path[VTPM_SWTPM_PERMANENT] : export->folder,
+      export->how->key ? "under a key of swtpm's" : "in the clear", cause ? ": " : "", cause ? cause->message : "");
   vtpm_audit (&export->config->place, &(VtpmAudit){ .act = "state-export",
                                                     .state = export->how->state,
                                                     .vtpm_id = export->reading.state ? &export->vtpm_id : NULL,

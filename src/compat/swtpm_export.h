@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The way back: a state file of ours becomes a folder that swtpm starts on. It is in the clear there, or under swtpm's
- * own encryption. A folder that is the state file's own is turned back in place: our file gets another name.
+ * The way back: a state file of ours becomes a folder or image that swtpm starts on. It is in the clear there, or under
+ * swtpm's own encryption. A place that is the state file's own is turned back: our file gets another name.
  */
 #pragma once
 
@@ -11,13 +11,13 @@
 typedef struct
 {
   const char *state;
-  const char *folder;            /* NULL: STATE's own, in place */
+  const char *place;             /* a folder, or file://IMAGE; NULL: STATE's own folder, in place */
   const VtpmSwtpmKeySource *key; /* NULL: in the clear */
 } VtpmSwtpmExport;
 
 /**
  * Exports; STATE is only read. *ASIDE, to be freed, is the new name of STATE where it was turned back in place, else
- * NULL. Tells the audit log. FALSE: state-exists (there is a state in FOLDER), in-use (an swtpm runs there; or in place
+ * NULL. Tells the audit log. FALSE: state-exists (there is a state in PLACE), in-use (an swtpm runs there; or in place
  * and the TPM runs), what opening STATE says, key-closed, store-full; nothing is left behind.
  */
 gboolean vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how, char **aside,

@@ -38,6 +38,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
 #define IMAGE_MAGIC "nilmptws" /* 0x737774706d6c696e, little-endian */
 #define IMAGE_VERSION 1
 #define IMAGE_SECTIONS 15
+#define IMAGE_UNIT 1024 /* a part has room to the next multiple */
 
 /* NV_HEADER of libtpms (NVMarshal.c): version, magic; what a right key gives even where the rest is damaged. */
 #define PERSISTENT_ALL_MAGIC 0xab364723u
@@ -462,4 +463,30 @@ vtpm_swtpm_read_image (const void *data, gsize len, guint64 size, const char *na
     if (!check_section (&sections[i], size, name, error))
       return FALSE;
   return TRUE;
+}
+
+VtpmBlob *
+vtpm_swtpm_make_image (VtpmBlob *const parts[static VTPM_SWTPM_N_PARTS])
+{
+  gsize room[IMAGE_SECTIONS] = { 0 }, size = VTPM_SWTPM_IMAGE_HEADER_SIZE;
+  for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
+    size += room[i] = parts[i] ? (parts[i]->len + IMAGE_UNIT - 1) / IMAGE_UNIT * IMAGE_UNIT : 0;
+  VtpmBlob *image = vtpm_blob_new (size);
+  memset (image->data, 0, size);
+  VtpmWriter w = vtpm_writer (image->data, VTPM_SWTPM_IMAGE_HEADER_SIZE);
+  vtpm_write_bytes (&w, IMAGE_MAGIC, strlen (IMAGE_MAGIC));
+  vtpm_write_u8 (&w, IMAGE_VERSION);
+  vtpm_write_u8 (&w, 0);
+  vtpm_write_le16 (&w, VTPM_SWTPM_IMAGE_HEADER_SIZE);
+  gsize offset = VTPM_SWTPM_IMAGE_HEADER_SIZE;
+  for (guint i = 0; i < IMAGE_SECTIONS; offset += room[i++])
+    {
+      vtpm_write_le32 (&w, room[i] ? (guint32) offset : 0);
+      vtpm_write_le32 (&w, room[i] ? (guint32) parts[i]->len : 0);
+      vtpm_write_le32 (&w, (guint32) room[i]);
+      if (room[i])
+        memcpy (image->data + offset, parts[i]->data, parts[i]->len);
+    }
+  g_assert (!w.full);
+  return image;
 }

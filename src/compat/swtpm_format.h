@@ -85,6 +85,8 @@ gboolean vtpm_swtpm_is_image (const void *data, gsize len);
 gboolean vtpm_swtpm_read_image (const void *data, gsize len, guint64 size, const char *name,
                                 VtpmSwtpmSection sections[static VTPM_SWTPM_N_PARTS],
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** An image of the blobs that are not NULL, as swtpm would have made one. */
+VtpmBlob *vtpm_swtpm_make_image (VtpmBlob *const parts[static VTPM_SWTPM_N_PARTS]);
 
 GQuark vtpm_swtpm_error_quark (void);
 #define VTPM_SWTPM_ERROR (vtpm_swtpm_error_quark ())

@@ -186,7 +186,7 @@ def test_descriptor(place):
 
 
 def test_image(place):
-    """an image (file://): the TPM in it, and the one in its place when it is imported under its own name"""
+    """an image (file://): the TPM in it, and the one in its place when it is imported under its own name; and back"""
     guest = made_by_swtpm(place, "file://" + os.path.join(place.folder, "vm.img"))
     original = read_file("vm.img")
     shutil.copy("vm.img", "other.img")
@@ -195,10 +195,44 @@ def test_image(place):
     true(not os.path.exists("vm.img"), "the image has another name")
     guest.start_ours("vm.vtpm", "--vm-uuid", VM)
     guest.has_all(b"by-swtpm")
+    guest.write(b"by-ours.")
     guest.device.term()
     import_it(place, "other.img", "other.img")
     same(read_file("other.img.swtpm"), original)
     place.sound("other.img")
+    image_again(place, guest)
+
+
+def image_again(place, guest):
+    """vtpm.vm becomes a new image, and other.img one in its place."""
+    write_file("word", b"a secret word")
+    word = "pwdfile=word,mode=aes-256-cbc"
+    with unchanged("vm.vtpm"):
+        vtpm(place, "export", "--swtpm", *CLEAR, "vm.vtpm", "file://vm.img")
+        vtpm(place, "export", "--swtpm", "--key", word, "vm.vtpm", "file://locked.img")
+        with unchanged("vm.img"):
+            vtpm(place, "export", "--swtpm", *CLEAR, "vm.vtpm", "file://vm.img", status=3, word="state-exists")
+        vtpm(place, "export", "--swtpm", *CLEAR, "vm.vtpm", "no.img", status=2, word="usage")
+        vtpm(place, "export", "--swtpm", *CLEAR, "vm.vtpm", "file://nowhere/vm.img", status=2, word="usage")
+    lacks(read_file("locked.img").decode("latin-1"), "by-ours.")
+    contains(read_file("vm.img").decode("latin-1"), "by-ours.")
+    for image, key in (("vm.img", None), ("locked.img", word)):
+        guest.start_swtpm("file://" + os.path.join(place.folder, image), key)
+        guest.has_all(b"by-ours.")
+        for number in range(8):  # it has no room for these as it stands
+            guest("nvdefine -Q 0x%x -C o -s 1024" % (INDEX + 1 + number))
+        guest.stop_swtpm()
+        guest.start_swtpm("file://" + os.path.join(place.folder, image), key)
+        guest.has_all(b"by-ours.")
+        guest.stop_swtpm()
+    import_it(place, "locked.img", "again.vtpm", key=word)
+    ours = read_file("other.img")
+    contains(vtpm(place, "export", "--swtpm", *CLEAR, "other.img", "file://other.img").stdout, "other.img.vtpm")
+    same(read_file("other.img.vtpm"), ours)
+    guest.start_swtpm("file://" + os.path.join(place.folder, "other.img"))
+    guest.has_all(b"by-swtpm")
+    guest.stop_swtpm()
+    same([name for name in os.listdir(".") if name == ".lock" or ".new." in name], [])
 
 
 def test_block_device(place):
@@ -572,7 +606,8 @@ def test_page(place):
         same(done.returncode, 0, line + done.stderr)
     same(sorted(contents("lib/mail/tpm2")), [PERMANENT, PERMANENT + ".vtpm"])
     for name, folder, key in (("web", "srv/vms/web.swtpm", None), ("mail", "lib/mail/tpm2", None),
-                              ("db", "srv/vms/db.swtpm", "pwdfile=root/db.secret,mode=aes-256-cbc")):
+                              ("db", "srv/vms/db.swtpm", "pwdfile=root/db.secret,mode=aes-256-cbc"),
+                              ("web", "file://" + os.path.abspath("srv/vms/web.img"), None)):
         for path in GUEST_FILES:
             shutil.copy(os.path.join("of-" + name, path), path)
         guests[name].start_swtpm(folder, key)
