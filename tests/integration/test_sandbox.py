@@ -193,6 +193,19 @@ def test_pid_file(place):
     ended(device)
 
 
+def test_many_descriptors(place):
+    """started by somebody who leaves it 300 descriptors of his own: it serves all the same"""
+    place.create()
+    left = [os.dup(0) for _ in range(300)]
+    device = place.start("state.vtpm", pass_fds=left)
+    for fd in left:
+        os.close(fd)
+    control = device.control()
+    same(control.init(), 0, "INIT")
+    same(control.open_data().rc(startup()), 0, "startup")
+    ended(device)
+
+
 def test_first_use(place):
     """what is looked up in files at its first use has been by then: random bytes; an errno's name in a character set
     that is none"""

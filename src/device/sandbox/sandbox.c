@@ -2,6 +2,7 @@
 #include "src/device/sandbox/sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -11,6 +12,7 @@
 
 #include "base/errors.h"
 #include "base/harden.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "src/device/device.h"
 #include "src/device/sandbox/calls.h"
@@ -19,6 +21,7 @@
 #include "state/format.h"
 
 #define MAX_DESCRIPTORS 256                     /* some 20 are in use */
+#define FREE_DESCRIPTORS 128                    /* beside those that who started it left open */
 #define LOG_ROOM (G_GUINT64_CONSTANT (1) << 30) /* for a log that is a file */
 #define MAX_RULES 128
 
@@ -78,7 +81,8 @@ set_limits (void)
   struct stat info;
   gboolean log_is_file = vtpm_log_stat (&info) && S_ISREG (info.st_mode);
   set_limit (RLIMIT_FSIZE, log_is_file ? (guint64) info.st_size + LOG_ROOM : VTPM_FILE_SIZE);
-  set_limit (RLIMIT_NOFILE, MAX_DESCRIPTORS);
+  vtpm_autofd int lowest = fcntl (STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+  set_limit (RLIMIT_NOFILE, MAX (MAX_DESCRIPTORS, (guint64) MAX (lowest, 0) + FREE_DESCRIPTORS));
 }
 
 static const char *
