@@ -32,7 +32,7 @@ typedef struct
   VtpmLinkType type;
   guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation;
                      OPEN_FOREIGN: 1 volatile, 0 permanent state;   DELIVER_FOREIGN: 1 where there is volatile state */
-  char *text;       /* FAILED; MANAGE: the path */
+  char *text;       /* FAILED; MANAGE: the path; STATE: any, where the file was made of what came in */
   VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER */
   GBytes *record;   /* UNLOCK, DELIVER: a sealed record */
   VtpmSecret *keys; /* DELIVER: first piece of the payload */

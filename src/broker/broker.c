@@ -136,6 +136,7 @@ send_state (VtpmBroker *broker, VtpmState *state, GError **error)
   const VtpmSecret *dek = vtpm_state_dek (state);
   g_auto (VtpmLinkMessage) message = { .type = VTPM_LINK_STATE, .number = vtpm_state_record (state)->epoch, .fd = -1 };
   message.dek = vtpm_secret_copy (dek->data, dek->len, error);
+  message.text = broker->made ? g_strdup ("made") : NULL;
   if (!message.dek || !send_management_socket (broker, vtpm_store_file_fd (vtpm_state_store (state)), error))
     return FALSE;
   message.fd = vtpm_store_file_fd (vtpm_state_store (state));

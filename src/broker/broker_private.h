@@ -14,6 +14,7 @@ typedef struct
   VtpmBrokerOptions *options;
   int sock;
   gboolean awaits_file; /* it is there, and still held by who sends the state */
+  gboolean made;        /* the file, of what came in: no other process ever had it */
   VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
   VtpmBlob *foreign[2]; /* permanent and volatile state that an swtpm sent, since nothing has been made of it yet */
 } VtpmBroker;

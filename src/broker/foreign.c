@@ -82,6 +82,7 @@ take_in (VtpmBroker *broker, gboolean has_volatile, GError **error)
     return FALSE;
   vtpm_state_close (broker->held);
   broker->held = state;
+  broker->made = TRUE;
   return TRUE;
 }
 

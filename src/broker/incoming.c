@@ -104,6 +104,7 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
       || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (options, beside, error)))
     return NULL;
   vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
+  broker->made = TRUE;
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
   VtpmUnlocked unlocked = { .n = 1, .epoch = { record->epoch }, .dek = { request->dek } };
   return header ? vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error) : NULL;

@@ -21,6 +21,8 @@ vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError *
     return FALSE;
   store = NULL;
   vtpm_device_adopt (link->device, state);
+  if (message->text)
+    vtpm_device_has_new_file (link->device);
   return TRUE;
 }
 

@@ -71,6 +71,14 @@ vtpm_device_adopt (VtpmDevice *device, VtpmState *state)
   vtpm_device_leave (device);
 }
 
+void
+vtpm_device_has_new_file (VtpmDevice *device)
+{
+  vtpm_device_enter (device);
+  device->file_is_new = TRUE;
+  vtpm_device_leave (device);
+}
+
 gboolean
 vtpm_device_has_state (VtpmDevice *device)
 {

@@ -29,6 +29,8 @@ void vtpm_device_free (VtpmDevice *device);
 
 /** Hands the state over, once. Takes it. */
 void vtpm_device_adopt (VtpmDevice *device, VtpmState *state);
+/** Its file was made for it: it is no other's, whatever came in. */
+void vtpm_device_has_new_file (VtpmDevice *device);
 gboolean vtpm_device_has_state (VtpmDevice *device);
 
 /* The data thread. */

@@ -77,7 +77,7 @@ take_incoming (VtpmDevice *device, const VtpmIncoming *incoming)
                             && vtpm_state_record (device->state)->epoch == incoming->record->epoch);
   gboolean same = is_of_file && !held->volatile_state && !device->commit_open
                   && same_bytes (held->permanent, incoming->payload->permanent);
-  device->untouched = same;
+  device->untouched = same && !device->file_is_new;
   if (same)
     return;
   vtpm_state_take (device->state,

@@ -34,6 +34,7 @@ struct VtpmDevice
   gboolean commit_reported; /* and the log says so */
   gboolean released;        /* the file is not ours now: nothing is written, TPM2_Shutdown included */
   gboolean taken_over;      /* and another process has written to it meanwhile: it never is again */
+  gboolean file_is_new;     /* made of what came in */
   gboolean untouched;       /* came in as the file holds it, and no command since: it may yet be another's */
   guint stops;              /* each ends a wait for a commit */
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */

@@ -17,7 +17,8 @@ from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, word
 
 LOCK_STORAGE, RETRY, IN_USE, FAILURE, FAIL = 19, 0x800, 0x1F, 0x101, 9
 OWNER_BYTE, PID_BYTE = 0, 2
-INDEX = 0x01500001
+INDEX, ORDERLY_INDEX = 0x01500001, 0x01500002
+NV_ORDERLY = 0x04060006  # owner and its own authorization read and write; TPMA_NV_ORDERLY
 OUTGOING = ("--migration", "release-lock-outgoing")
 INCOMING = ("--migration", "release-lock-outgoing,incoming")
 FLOCK = "hhqqi4x"
@@ -182,6 +183,27 @@ def test_target_without_guest(place):
     pair.finds(pair.data, b"first")
     ended(pair.source, pair.control, 0)
     place.sound(pair.path)
+
+
+def test_storage_apart(place):
+    """with a file of its own a target that ends before any guest's command shuts the TPM down: what is orderly stays"""
+    pair = Pair(place)
+    pair.data.good(nv_define(ORDERLY_INDEX, 5, NV_ORDERLY))
+    pair.data.good(nv_write(ORDERLY_INDEX, b"order"))
+    blobs = pair.control.pair()
+    ended(pair.source, pair.control, 0)
+    folder = folder_of(VM, "elsewhere")
+    target = Served(place, folder, *INCOMING, ctrl="target")
+    with target.control() as control:
+        same(control.load(*blobs), 0, target.errors())
+        same(control.result(SHUTDOWN), 0)
+    target.ends(0)
+    place.sound(os.path.join(folder, STATE))
+    last = Served(place, folder, ctrl="last")
+    control, data = last.powered()
+    data.good(startup())
+    same(data.nv(ORDERLY_INDEX, 5), b"order")
+    ended(last, control, 0)
 
 
 def test_taken_over(place):
