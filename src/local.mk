@@ -125,5 +125,5 @@ swtpm_compat_swtpm_LDADD = $(VTPM_LIBS)
 swtpm_compat_swtpm_ioctl_SOURCES = src/compat/ioctl_main.c $(compat_common)
 swtpm_compat_swtpm_ioctl_LDADD = $(VTPM_LIBS)
 swtpm_compat_swtpm_setup_SOURCES = src/compat/setup_main.c $(compat_state) \
-	src/compat/setup_options.c src/compat/setup_options.h
+	src/compat/setup_options.c src/compat/setup_options.h src/compat/config_files.c src/compat/config_files.h
 swtpm_compat_swtpm_setup_LDADD = $(VTPM_LIBS)

@@ -142,6 +142,12 @@ vtpm_compat_key_free (VtpmCompatKey *key)
   g_free (key);
 }
 
+gboolean
+vtpm_compat_key_check (VtpmCompatKey *key, GError **error)
+{
+  return get_given (key, error) != NULL;
+}
+
 const VtpmAsker *
 vtpm_compat_key_asker (VtpmCompatKey *key)
 {

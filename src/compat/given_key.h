@@ -16,6 +16,8 @@ VtpmCompatKey *vtpm_compat_key_parse (const char *text, GError **error) G_GNUC_W
 void vtpm_compat_key_free (VtpmCompatKey *key);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)
 
+/** Reads it now, for who wants it in any case. FALSE: it cannot be read, told with its name; usage. */
+gboolean vtpm_compat_key_check (VtpmCompatKey *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** For VtpmConfig.asker: answers a provider of the kind that it is for. */
 const VtpmAsker *vtpm_compat_key_asker (VtpmCompatKey *key);
 /** The UUID of the provider that every host knows for it (state/registry.h). */

@@ -44,7 +44,8 @@ static const char help_text[] = "TPM emulator setup tool version " VTPM_COMPAT_V
                                 "--reconfigure          changes the PCR banks of the TPM that is there\n"
                                 "--write-ek-cert-files DIR\n"
                                 "--logfile FILE, --config FILE, --runas USER, --display\n"
-                                "--create-config-files  accepted: none are needed\n"
+                                "--create-config-files [overwrite][,root][,skip-if-exist]\n"
+                                "                       a user's own configuration files\n"
                                 "--lock-nvram, --decryption, --tpm, --swtpm_ioctl, --tcsd-system-ps-file\n"
                                 "                       accepted: it is so anyway, or without meaning\n"
                                 "--print-capabilities, --version, --help\n";
@@ -205,6 +206,8 @@ run (const VtpmCompatSetup *setup, GError **error)
       = vtpm_secret_init (error) ? vtpm_config_load (vtpm_compat_config_file (), error) : NULL;
   if (!config)
     return FALSE;
+  if (setup->key && !vtpm_compat_key_check (setup->key, error))
+    return FALSE;
   if (setup->key)
     config->asker = vtpm_compat_key_asker (setup->key);
   return work (setup, config, error);
@@ -241,6 +244,6 @@ main (int argc, char **argv)
       return 0;
     }
   if (setup.create_config_files)
-    return 0;
+    return vtpm_compat_config_write (&setup.config_words, &error) ? 0 : vtpm_compat_fail (PROGRAM, error);
   return run (&setup, &error) ? 0 : fail (&setup, error);
 }

@@ -9,7 +9,6 @@
 #include "base/io.h"
 #include "src/tpm/key_kinds.h"
 
-#define SYSTEM_CONFIG_FILE SYSCONFDIR "/swtpm_setup.conf"
 #define MAX_CONFIG_FILE (64 * 1024)
 #define ALL_BANKS "-"
 #define ECC_KIND "ecc_nist_p384"
@@ -222,19 +221,6 @@ check_cipher (const VtpmCompatSetup *setup, GError **error)
          || vtpm_compat_usage (error, COMMAND, "--cipher: %s is none of aes-128-cbc, aes-256-cbc", setup->cipher);
 }
 
-/* The words of --create-config-files, which may follow as an argument of their own. */
-static gboolean
-check_config_words (const char *text, GError **error)
-{
-  static const char *const known[] = { "overwrite", "root", "skip-if-exist", NULL };
-  g_auto (GStrv) words = g_strsplit (text ? text : "", ",", -1);
-  for (char **word = words; *word; word++)
-    if (!g_strv_contains (known, *word))
-      return vtpm_compat_usage (error, COMMAND, "--create-config-files: '%s' is none of overwrite, root, skip-if-exist",
-                                *word);
-  return TRUE;
-}
-
 static gboolean
 take_key (VtpmCompatSetup *setup, GError **error)
 {
@@ -255,11 +241,13 @@ vtpm_compat_setup_parse (int argc, char **argv, VtpmCompatSetup *setup, GError *
     if (option == '?')
       return vtpm_compat_usage (error, COMMAND, "'%s' is no option here, or wants an argument", argv[optind - 1]);
     else if ((!take_switch (option, setup) && !take_option (option, optarg, setup, error))
-             || (option == O_CONFIG_FILES && optarg && !check_config_words (optarg, error)))
+             || (option == O_CONFIG_FILES && optarg && !vtpm_compat_config_words (optarg, &setup->config_words, error)))
       return FALSE;
   if (optind < argc && !setup->create_config_files)
     return vtpm_compat_usage (error, COMMAND, "'%s' is no option", argv[optind]);
-  if ((optind < argc && !check_config_words (argv[optind], error)) || !check_cipher (setup, error))
+  /* the words may follow as an argument of their own */
+  if ((optind < argc && !vtpm_compat_config_words (argv[optind], &setup->config_words, error))
+      || !check_cipher (setup, error))
     return FALSE;
   setup->certificates |= setup->platform_certificate;
   setup->endorsement_keys |= setup->certificates;
@@ -285,7 +273,7 @@ find_value (const char *text, const char *name)
 static gboolean
 read_config_file (const VtpmCompatSetup *setup, char **banks, char **rsa_size, GError **error)
 {
-  const char *path = setup->config_file ? setup->config_file : SYSTEM_CONFIG_FILE;
+  g_autofree char *path = setup->config_file ? g_strdup (setup->config_file) : vtpm_compat_config_find ();
   g_autoptr (VtpmBlob) bytes = vtpm_read_file (path, MAX_CONFIG_FILE);
   if (!bytes)
     return !setup->config_file || vtpm_compat_usage (error, COMMAND, "cannot read %s: %s", path, g_strerror (errno));

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "src/compat/config_files.h"
 #include "src/compat/given_key.h"
 #include "src/compat/options.h"
 #include "src/provisioning/manufacture.h"
@@ -15,6 +16,7 @@ typedef struct
   gboolean endorsement_keys, certificates, platform_certificate, storage_key, ecc;
   gboolean overwrite, not_overwrite, reconfigure, display;
   gboolean help, version, print_capabilities, create_config_files;
+  VtpmCompatConfigWords config_words;
   char *vm_id, *banks, *rsa_size, *log, *config_file, *certificate_dir, *user;
   char *key_words, *cipher; /* what --key of swtpm socket would be told */
   VtpmCompatKey *key;

@@ -16,6 +16,7 @@ from swtpm import (MARK, SETUP, STATE, SUSPENDED, VM, OTHER_VM, Served, debian, 
 from tpm_bytes import tpm_command, startup, words  # noqa: E402
 
 LIBVIRT = ("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite")
+CONFIG_FILES = ("swtpm_setup.conf", "swtpm-localca.conf", "swtpm-localca.options")
 QUICK = ("--not-overwrite",)  # without endorsement keys
 
 
@@ -326,7 +327,7 @@ def test_refused(place):
 
 
 def test_words(place):
-    """capabilities are JSON that libvirt reads; --version, --help and --create-config-files end with 0"""
+    """capabilities are JSON that libvirt reads; --version and --help end with 0"""
     told = json.loads(run(place, SETUP, "--print-capabilities").stdout)
     same(told["type"], "swtpm_setup")
     for feature in ("tpm-2.0", "cmdarg-pwdfile-fd", "cmdarg-create-config-files", "cmdarg-reconfigure-pcr-banks"):
@@ -334,9 +335,74 @@ def test_words(place):
     true("tpm-1.2" not in told["features"], "no TPM 1.2")
     run(place, SETUP, "--version")
     contains(run(place, SETUP, "--help").stdout, "--tpm2")
-    for args in (("--create-config-files",), ("--create-config-files", "skip-if-exist"),
-                 ("--create-config-files=overwrite,root",)):
-        run(place, SETUP, *args)
+
+
+def written_by(place, program, folder):
+    run(place, program, "--create-config-files", "root", env={"XDG_CONFIG_HOME": os.path.abspath(folder)})
+    return {name: read_file(os.path.join(folder, name)).decode() for name in CONFIG_FILES}
+
+
+def words_of(text):
+    """The names that something is given to in a configuration file, or the options."""
+    return [line.replace("=", " ").split()[0] for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_config_files(place):
+    """--create-config-files: the files that Debian's swtpm_setup writes, which it takes itself; told what they say by one"""
+    ours, theirs = written_by(place, SETUP, "ours/there"), written_by(place, debian("swtpm_setup"), "theirs")
+    for name in CONFIG_FILES:
+        same(words_of(ours[name]), words_of(theirs[name]), name)
+    for name in ("swtpm_setup.conf", "swtpm-localca.conf"):
+        same([line for line in ours[name].splitlines() if not line.startswith("#")],
+             [line.replace("/theirs", "/ours/there") for line in theirs[name].splitlines() if not line.startswith("#")])
+    os.mkdir("made")
+    there = {"XDG_CONFIG_HOME": os.path.abspath("ours/there")}
+    run(place, debian("swtpm_setup"), "--tpm2", "--tpm-state", "made", "--create-ek-cert", env=there)
+    setting = os.path.join("ours/there", "swtpm_setup.conf")
+    write_file(setting, ours["swtpm_setup.conf"].replace("banks = sha256", "banks = sha384,sha1"), "w")
+    setup(place, folder_of(VM), env=there)
+    same(powered_banks(place, folder_of(VM)), {4, 0x0C})
+
+
+def test_config_files_there(place):
+    """--create-config-files: what is there is left unless told otherwise; root says so"""
+    there = {"XDG_CONFIG_HOME": "", "HOME": os.path.abspath("home")}
+
+    def told(words, status=0, *pieces):
+        done = run(place, SETUP, "--create-config-files", *words, env=there, status=status)
+        contains(done.stdout + done.stderr, *pieces)
+
+    if os.geteuid() == 0:
+        for words in ((), ("skip-if-exist",), ("overwrite",)):
+            told(words, 1, "[usage]", "root")
+        true(not os.path.exists("home"), "nothing was written")
+    path = os.path.abspath("home/.config/swtpm-localca.conf")
+    told(("root",), 0, "Writing " + path)
+    write_file(path, b"mine")
+    os.unlink("home/.config/swtpm_setup.conf")
+    told(("root",), 1, "[usage]", path)
+    told(("root,skip-if-exist",))
+    told(("root,skip-if-exist,overwrite",), 1, "[usage]", "exclude")
+    same((read_file(path), os.path.exists("home/.config/swtpm_setup.conf")), (b"mine", False))
+    told(("root,overwrite",), 0, "swtpm_setup.conf")
+    contains(read_file(path).decode(), "signingkey = ")
+    os.chmod("home/.config", 0o755)
+    write_file("file", b"")
+    there["HOME"] = os.path.abspath("file")
+    told(("root",), 1, os.path.abspath("file"))
+
+
+def test_keys_not_to_be_read(place):
+    """a key file or passphrase that cannot be read, or is empty, is told with its name and why; nothing is made"""
+    folder = folder_of(VM)
+    write_file("empty", b"")
+    for option in ("--keyfile", "--pwdfile"):
+        for name, why in (("/nonexistent", "No such file"), ("empty", "is empty"), (".", "Is a directory")):
+            told = setup(place, folder, option, name, status=1).stderr
+            contains(told, name, why)
+            lacks(told, "--password-file")
+    contains(setup(place, folder, "--reconfigure", "--keyfile", "/nonexistent", status=1).stderr, "from /nonexistent: No such")
+    same(os.listdir(folder), [])
 
 
 def test_options_of_debian(place):
