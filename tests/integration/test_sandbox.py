@@ -362,6 +362,17 @@ def test_own_user(place):
         device.process.terminate()
         same(device.wait(), 0, device.errors())
         place.ended_well()
+    # libvirt's swtpm_user = "root"; a container
+    for number, bare in enumerate((("setpriv", "--bounding-set", "-all", "--inh-caps", "-all"), ("unshare", "-Ur"))):
+        if subprocess.run([*inside, *bare, "true"], capture_output=True, check=False).returncode:
+            continue
+        device = place.start("state.vtpm", prefix=inside + bare, log="log-bare-%d" % number)
+        device.powered()
+        same(status(device.pid, "Uid"), ["0"] * 4, "root that may not be another stays who it is")
+        same(status(device.pid, "CapEff") + status(device.pid, "CapBnd"), ["0" * 16] * 2, str(bare))
+        contains(device.log(), "does not become user vtpm")
+        ended(device)
+        place.refused(1, ["cannot run as vtpm"], "state.vtpm", "--run-as", "vtpm", prefix=inside + bare)
 
 
 def test_management(place):

@@ -106,6 +106,23 @@ tell_user (const VtpmSandbox *sandbox, const char *user)
     }
 }
 
+/* Root that may not become another user stays who it is, where nobody named one: libvirt's swtpm_user = "root" has no
+ * capabilities, and a user namespace perhaps no other users. */
+static gboolean
+drop_capabilities (const VtpmSandbox *sandbox, const char *user, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  if (vtpm_harden_no_capabilities (user, &cause))
+    return TRUE;
+  if (sandbox->run_as || !user)
+    {
+      g_propagate_error (error, g_steal_pointer (&cause));
+      return FALSE;
+    }
+  vtpm_log (VTPM_LOG_INFO, "does not become user %s: %s", user, vtpm_error_text (cause));
+  return vtpm_harden_no_capabilities (NULL, error);
+}
+
 /* What GLib and the C library look for in files at its first use. */
 static void
 look_up (void)
@@ -128,7 +145,7 @@ vtpm_sandbox_enter (const VtpmSandbox *sandbox, GError **error)
   if (mode == VTPM_SANDBOX_OFF)
     return !user || vtpm_run_as (user, error);
   look_up ();
-  if (!vtpm_harden_no_capabilities (user, error))
+  if (!drop_capabilities (sandbox, user, error))
     return FALSE;
   if (geteuid () != before)
     tell_user (sandbox, user);
