@@ -89,10 +89,13 @@ vtpm_device_status (VtpmDevice *device)
       const VtpmRecord *record = vtpm_state_record (device->state);
       gboolean settled = !device->commit_open && vtpm_state_is_settled (device->state);
       line = g_strdup_printf ("ok state=open vtpm-id=%s epoch=%" G_GUINT64_FORMAT " generation=%" G_GUINT64_FORMAT
-                              " power=%s commit=%s settled=%s",
+                              " power=%s commit=%s settled=%s storage=%s",
                               vtpm_uuid_format (&record->vtpm_id, vtpm_id), record->epoch,
                               vtpm_state_generation (device->state), device->powered ? "on" : "off",
-                              device->commit_open ? "open" : "durable", settled ? "yes" : "no");
+                              device->commit_open ? "open" : "durable", settled ? "yes" : "no",
+                              device->taken_over ? "taken-over"
+                              : device->released ? "released"
+                                                 : "held");
     }
   vtpm_device_leave (device);
   return line;

@@ -348,6 +348,21 @@ change_running (Change *change, const VtpmRecord *base, const VtpmSecret *dek, V
   return FALSE;
 }
 
+/* A TPM of this host that has let go of the file takes it again only as it left it. The owner lock is held. */
+static gboolean
+check_released (const Change *change, const VtpmRecord *base, GError **error)
+{
+  VtpmManagementStatus status;
+  if (!vtpm_management_status (change->store, change->socket_path, &status, NULL) || !status.released
+      || !vtpm_uuid_equal (&status.vtpm_id, &base->vtpm_id))
+    return TRUE;
+  vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_REKEY_PENDING,
+                  "the TPM of %s was saved and has let go of the file, and may go on with it; try again when its VM "
+                  "runs or has ended",
+                  change->store->name);
+  return FALSE;
+}
+
 static gboolean
 change_epoch (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next, gboolean *pushed_out, GError **error)
 {
@@ -359,7 +374,8 @@ change_epoch (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next, 
     return FALSE;
   if (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, &owned))
     {
-      gboolean changed = change_owned (&change, keyring, next, dek, !how->forget, pushed_out, error);
+      gboolean changed = check_released (&change, vtpm_keyring_record (keyring), error)
+                         && change_owned (&change, keyring, next, dek, !how->forget, pushed_out, error);
       vtpm_store_unlock (store, VTPM_LOCK_OWNER);
       return changed;
     }

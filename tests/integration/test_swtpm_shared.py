@@ -305,6 +305,25 @@ def test_target_refused(place):
     ended(pair.source, pair.control, 0)
 
 
+def test_deep_rekey(place):
+    """no deep rekey behind the back of a TPM that has let go of its file: it would not find its state any more"""
+    pair = Pair(place)
+    pair.save()
+    before = read_file(pair.path)
+    done = place.vtpm("rekey", pair.path, "--deep")
+    same(done.returncode, 1, done.stdout + done.stderr)
+    contains(done.stderr, "[rekey-pending]", "let go of")
+    same(read_file(pair.path), before)
+    pair.finds(pair.data, b"first")
+    for running in (True, False):
+        done = place.vtpm("rekey", pair.path, "--deep")
+        same(done.returncode, 0, done.stdout + done.stderr)
+        if running:
+            pair.finds(pair.data, b"first")
+            ended(pair.source, pair.control, 0)
+    place.sound(pair.path)
+
+
 def test_saved_again(place):
     """a TPM that was let go of is saved once more: where nobody took it, held again first; where somebody did, not at all"""
     pair = Pair(place)
