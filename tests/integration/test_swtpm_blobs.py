@@ -225,6 +225,11 @@ def test_saved_before_the_switch(place):
         nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]", *line, fds=fds)
         line, fds = given()
         cold(place, folder, *line, fds=fds)
+        os.rename(os.path.join(folder, STATE), os.path.join(folder, "newer"))  # what docs/libvirt.md says
+        shutil.copy(os.path.join(folder, STATE + ".swtpm"), os.path.join(folder, STATE))
+        line, fds = given()
+        finds_all(place, folder, blobs, pcr, *line, fds=fds)
+        same([read_file(os.path.join(folder, STATE + end)) for end in (".swtpm", ".swtpm-2")], [original] * 2)
 
 
 def test_started_after_the_switch(place):
