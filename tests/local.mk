@@ -150,7 +150,7 @@ EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/inte
 	tests/integration/hostile.py tests/integration/tpm_corpus.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
-# The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 10 in check.
+# The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 6 in check.
 tap_cases += tests/fuzz-run
 EXTRA_DIST += tests/fuzz tests/lint .clang-format .clang-tidy
 # And the running device under a hostile guest and peer: VTPM_SOAK_COMMANDS of both, 20000 in check.
