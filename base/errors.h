@@ -79,7 +79,7 @@ void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, in
 /** The code of ERROR; VTPM_ERROR_FAILED for a domain that is not ours. */
 VtpmErrorCode vtpm_error_code (const GError *error);
 
-/** Whether the provider that ERROR tells of may come back by itself (DESIGN section 7). */
+/** Whether the provider that ERROR tells of may come back by itself (docs/errors.md). */
 gboolean vtpm_error_may_come_back (const GError *error);
 
 /** What ERROR says behind its word in brackets. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * vtpm.conf(5) and the places of DESIGN section 8. Read once by each command.
+ * vtpm.conf(5) and the places that it names. Read once by each command.
  */
 #pragma once
 

@@ -43,7 +43,7 @@
 /** The largest state slot or envelope in bytes. */
 #define VTPM_MAX_ENVELOPE (VTPM_ENVELOPE_HEADER_SIZE + VTPM_MAX_RECORD + VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE)
 
-/** What happens when the state file meets another VM UUID (DESIGN section 5). */
+/** What happens when the state file meets another VM UUID (docs/provisioning.md). */
 typedef enum
 {
   VTPM_POLICY_NONE, /* nothing said: the site default, then refuse */

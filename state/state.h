@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The state of one vTPM on disk: open, commit, change of epoch, close. Crash safety lives
- * here (DESIGN section 4): at every moment the last acknowledged generation, or a newer one,
+ * here (docs/state-format.md, Rules of writing): at every moment the last acknowledged generation, or a newer one,
  * can be opened. One thread at a time; the caller holds the owner lock wherever it says so.
  */
 #pragma once

@@ -8,7 +8,7 @@
 #include <glib.h>
 #include <sys/types.h>
 
-/** Bytes of the file that are locked (open file description locks), DESIGN section 4. */
+/** Bytes of the file that are locked (open file description locks), see docs/state-format.md. */
 typedef enum
 {
   VTPM_LOCK_OWNER = 0,  /* held by run and by every operation on state */

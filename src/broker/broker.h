@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The broker of one device: the process that may ask key providers (DESIGN section 2). It
+ * The broker of one device: the process that may ask key providers (docs/architecture.md). It
  * opens or makes the file, checks the identity, unlocks, mends, binds, and hands file and
  * DEK over; then it serves state blobs until the guest runs.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * State blobs that an swtpm sent: a VM that ran on it is migrated, restored or reverted here. Only into a place where
- * there is no TPM (DESIGN section 5), and told in the audit log.
+ * there is no TPM (docs/control-protocol.md), and told in the audit log.
  */
 #include "src/broker/broker_private.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Reads a state that another process may be serving (DESIGN section 4, "Locks"): no byte 0,
+ * Reads a state that another process may be serving (docs/state-format.md, Locks): no byte 0,
  * nothing written, no epoch finished. For commands; never for a process that owns a state file,
  * which would lose its pid mark (a POSIX lock) when the second descriptor is closed.
  */

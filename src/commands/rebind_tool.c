@@ -63,7 +63,7 @@ print_losses (const VtpmLosses *losses, VtpmPolicy policy)
          stderr);
 }
 
-/* DESIGN section 5; docs/provisioning.md has it at length. */
+/* docs/provisioning.md, "What stays shared", has it at length. */
 static void
 print_shared (const VtpmRecord *source, VtpmPolicy policy)
 {

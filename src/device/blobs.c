@@ -123,7 +123,7 @@ check_version (const VtpmRecord *record, GError **error)
 }
 
 /* A newer epoch than the file's would be sealed under its old key: that takes a merge of records, which is the
- * broker's, before it lets go of the file (DESIGN section 6). */
+ * broker's, before it lets go of the file. */
 static gboolean
 check_epoch (VtpmDevice *device, const VtpmRecord *record, GError **error)
 {

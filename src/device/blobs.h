@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * State blobs in and out of a device, always as sealed envelopes (DESIGN section 6).
+ * State blobs in and out of a device, always as sealed envelopes (docs/control-protocol.md).
  * Control thread only.
  */
 #pragma once

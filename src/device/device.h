@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The TPM as a device: power, commands, and the rule that nothing is answered before what it
- * changed is durable (DESIGN section 4, Failed store). Two threads call it: the data thread
+ * changed is durable (docs/architecture.md). Two threads call it: the data thread
  * runs commands, the control thread all else, and for a moment one for the management socket; one lock inside. Results
  * are those of the control channel (src/device/control_codec.h).
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * What the management socket asks of the device: its status, and a new epoch while the guest
- * runs (deep rekey and rescue, DESIGN section 4).
+ * runs (deep rekey and rescue: docs/management.md).
  */
 #include "src/device/device_private.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * State on storage that two hosts share: the file is let go of for the one that takes the VM over, and held again where
- * that comes to nothing (DESIGN section 6).
+ * that comes to nothing (LOCK_STORAGE in docs/control-protocol.md).
  */
 #include "src/device/device_private.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The key slots of one state file, opened to be changed by a tool (DESIGN section 4): byte 3 is
+ * The key slots of one state file, opened to be changed by a tool (docs/state-format.md, Locks): byte 3 is
  * held from open to close. The state slots stay identical to the byte; a running device does
  * not notice. One thread at a time.
  */

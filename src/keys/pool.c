@@ -274,7 +274,7 @@ vtpm_provider_pool_verify (VtpmProviderPool *pool, const VtpmRecord *record, con
   return dek != NULL;
 }
 
-/* The failure that stands for all: as at a start (DESIGN section 7); a header changed without its key is mended by no
+/* The failure that stands for all: as at a start (docs/errors.md); a header changed without its key is mended by no
  * provider that comes back. */
 static guint
 choose_failure (GError *const *failures, guint n)

@@ -27,7 +27,7 @@ GPtrArray *vtpm_preflight_read (const void *data, gsize len, const char *name,
  * Never fails. Gives VtpmPreflightSlot. */
 GPtrArray *vtpm_preflight_ask (VtpmProviderPool *pool, GPtrArray *records) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Whether every epoch has a slot that opens. FALSE: the error is that of a start (DESIGN section 7). */
+/** Whether every epoch has a slot that opens. FALSE: the error is that of a start (docs/errors.md). */
 gboolean vtpm_preflight_judge (const GPtrArray *slots, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_preflight_error_quark (void);

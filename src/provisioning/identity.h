@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What happens when a state meets a VM (DESIGN section 5). Every door asks here: a state
+ * What happens when a state meets a VM (docs/provisioning.md). Every door asks here: a state
  * file at start, an envelope that comes in.
  */
 #pragma once

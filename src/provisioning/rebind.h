@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Rebinding (DESIGN section 5): a new epoch with a new vTPM id and DEK, in the file itself or in a new one. The
+ * Rebinding (docs/provisioning.md): a new epoch with a new vTPM id and DEK, in the file itself or in a new one. The
  * policies differ only in what of the TPM is carried over. Replace and reidentify call libtpms: for a process that
  * runs no TPM.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a rebinding does inside a TPM that is off (DESIGN section 5), and what its guest would lose by it. Each call
+ * What a rebinding does inside a TPM that is off (docs/provisioning.md), and what its guest would lose by it. Each call
  * opens the engine and leaves it off: for a process that runs no TPM.
  */
 #pragma once
