@@ -13,6 +13,7 @@ typedef struct
   gboolean programs;
 } VtpmConfineNeeds;
 
-/** From now on such calls fail with EPERM. Needs vtpm_harden_no_new_privileges() before. A kernel or processor that
- * cannot is no error, and a build with sanitizers, which trace themselves, does nothing. FALSE: failed. */
+/** From now on such calls of the calling thread, and of all that it starts, fail with EPERM; one of another kind (32
+ * bit) ends the process. Needs vtpm_harden_no_new_privileges() before. A kernel or processor that cannot is no error,
+ * and a build with sanitizers, which trace themselves, does nothing. FALSE: failed. */
 gboolean vtpm_confine (const VtpmConfineNeeds *needs, GError **error) G_GNUC_WARN_UNUSED_RESULT;

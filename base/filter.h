@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Filters of system calls, of the kernel's seccomp(2): a table of rules becomes a program of the kernel's BPF.
- * Our own few lines instead of libseccomp: that takes longer to make a program than the whole start may take longer,
- * and a library more in a process that is to hold little (docs/security.md has the figures).
+ * Our own few lines instead of libseccomp: that takes longer to make a program than the whole sandbox may add to the
+ * start (docs/bench.md has what ours costs), and is a library more in a process that is to hold little.
  */
 #pragma once
 
@@ -26,7 +26,7 @@ typedef struct
 {
   const VtpmFilterRule *rules;
   gsize n_rules;
-  guint32 otherwise;    /* the action for what no rule is about, other processors' calls included */
+  guint32 otherwise;    /* the action for what no rule is about; calls of another kind (32 bit) are never allowed */
   guintptr exempt;      /* calls from the instruction before this address pass; 0: none do */
   gboolean all_threads; /* of the process; else the calling one and those that it starts */
 } VtpmFilter;

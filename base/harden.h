@@ -18,8 +18,8 @@ gboolean vtpm_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESUL
 /** Whether this host itself has USER: a look into a file, without the libraries that other places of users take. */
 gboolean vtpm_user_is_local (const char *user);
 
-/** Drops all capabilities but those whose bit is in KEEP, as the effective user's that the process is. A process that
- * has given up new privileges gets none back by exec either. FALSE: failed. */
+/** Drops the calling thread's capabilities but those it has whose bit is in KEEP, and hands none on. Who has given up
+ * new privileges gets none back by exec either. FALSE: failed. */
 gboolean vtpm_harden_few_capabilities (guint64 keep, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Drops all, the bounding set too, and becomes USER (or NULL) on the way. The process has one thread. FALSE: usage,
  * failed. */

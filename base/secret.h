@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Memory for secrets. Keys of ours (DEK, KEK, KDK, what is derived from them) live in
- * OpenSSL's secure heap: locked, guarded, left out of core files, wiped when freed.
- * TPM state in the clear, which the library also holds, lives in ordinary memory that
- * is wiped when freed.
+ * OpenSSL's secure heap: locked (as far as the limit of locked memory allows), guarded, left out of core files, wiped
+ * when freed. TPM state in the clear, which the library also holds, lives in ordinary memory that is wiped when freed.
  */
 #pragma once
 
@@ -25,7 +24,7 @@ typedef struct
 
 /**
  * Makes the secure heap, once in a process; later calls do nothing. Called by every
- * program before the first secret. FALSE (failed) where no memory can be locked away.
+ * program before the first secret. FALSE (failed): there is no memory for it; that it cannot be locked is no error.
  */
 gboolean vtpm_secret_init (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

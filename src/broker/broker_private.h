@@ -19,7 +19,7 @@ typedef struct
   VtpmBlob *foreign[2]; /* permanent and volatile state that an swtpm sent, since nothing has been made of it yet */
 } VtpmBroker;
 
-/* What comes in is of this VM, or it does not come in. */
+/** What comes in is of this VM, or it does not come in. FALSE: identity-other. */
 gboolean vtpm_broker_check_identity (const VtpmBrokerOptions *options, const char *name, const VtpmRecord *record,
                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The mode that a file of ours is to have. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What device.c, device_power.c and blobs.c share.
+ * What the parts of the device share. Each call wants the device's lock held (vtpm_device_enter) unless it says
+ * otherwise; either thread may make it.
  */
 #pragma once
 
@@ -46,6 +47,7 @@ struct VtpmDevice
   VtpmCancel cancel; /* under its own lock */
 };
 
+/** Takes the lock, after who waits already; leave gives it back. */
 void vtpm_device_enter (VtpmDevice *device);
 void vtpm_device_leave (VtpmDevice *device);
 /** Moves what the library stored to the state; a commit is open then. */

@@ -311,7 +311,7 @@ vtpm_server_free (VtpmServer *server)
   g_free (server);
 }
 
-/* What a device does when it is inside: nothing is opened or made any more but a thread for each management request. */
+/* What it still removes when it is inside: its sockets and its pid file. */
 static VtpmSandbox
 sandbox_of (const VtpmServerOptions *options, const char *default_socket)
 {

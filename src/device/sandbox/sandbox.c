@@ -123,7 +123,7 @@ drop_capabilities (const VtpmSandbox *sandbox, const char *user, GError **error)
   return vtpm_harden_no_capabilities (NULL, error);
 }
 
-/* What GLib and the C library look for in files at its first use. */
+/* What GLib and the C library look for in files at their first use, while there are files to be opened. */
 static void
 look_up (void)
 {

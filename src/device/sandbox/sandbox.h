@@ -28,5 +28,6 @@ typedef struct
 
 /** Before there is a second thread: user, capabilities, limits, Landlock. FALSE: usage (no such user), failed. */
 gboolean vtpm_sandbox_enter (const VtpmSandbox *sandbox, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Then the filter of system calls, for all threads, when nothing is opened or made any more. FALSE: failed. */
+/** Then the filter of system calls, for all threads, when nothing is opened or made any more but the threads of
+ * management requests. FALSE: failed. */
 gboolean vtpm_sandbox_close (const VtpmSandbox *sandbox, GError **error) G_GNUC_WARN_UNUSED_RESULT;
