@@ -86,9 +86,11 @@ ask (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean i
   VtpmCompatKey *key = data;
   if (!g_str_equal (entry->kind, key->source.is_passphrase ? "passphrase" : "raw-key"))
     {
-      vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED,
-                      "key provider \"%s\" asks for its %s, and --key gives a %s", entry->name, what,
-                      key->source.is_passphrase ? "passphrase" : "key");
+      vtpm_error_set (
+          error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED,
+          "key provider \"%s\" (kind %s) asks for its %s, and the %s of --key is not for it; 'vtpm inspect' tells "
+          "which key slots this TPM has",
+          entry->name, entry->kind, what, key->source.is_passphrase ? "passphrase" : "key");
       return NULL;
     }
   const VtpmSecret *given = get_given (key, error);
@@ -182,6 +184,6 @@ vtpm_compat_key_source (VtpmCompatKey *key, VtpmSwtpmKeySource *source, GError *
         return TRUE;
       vtpm_fd_clear (&source->fd);
     }
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe");
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe for what --key gives");
   return FALSE;
 }

@@ -127,7 +127,8 @@ vtpm_compat_change_root (const char *path, GError **error)
 {
   if (chroot (path) == 0 && chdir ("/") == 0)
     return TRUE;
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s the root", path);
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno,
+                        "cannot make %s the root; start as root, with a folder", path);
   return FALSE;
 }
 

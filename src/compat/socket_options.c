@@ -241,7 +241,7 @@ parse_flags (const char *text, VtpmCompatSocket *socket, GError **error)
   if (deactivated)
     return vtpm_compat_usage (error, COMMAND, "--flags: startup-deactivated is a TPM 1.2's");
   if (clear + state + none > 1)
-    return vtpm_compat_usage (error, COMMAND, "--flags: one kind of startup");
+    return vtpm_compat_usage (error, COMMAND, "--flags: choose one of startup-clear, startup-state and startup-none");
   socket->server.init = init || clear || state;
   socket->server.startup = clear ? (int) VTPM_SU_CLEAR : state ? (int) VTPM_SU_STATE : -1;
   return TRUE;
