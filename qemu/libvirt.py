@@ -20,6 +20,7 @@ from guest import Guest, GuestError  # noqa: E402
 from tpms import die_with_parent  # noqa: E402
 
 PLACES = ("/etc/libvirt", "/var/lib/libvirt", "/run/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/var/log/swtpm")
+MADE_BY_LIBVIRTD = ("/run/libvirt", "/var/log/swtpm")  # when it runs, and when it first runs a swtpm
 OWN_OF_USER = "/var/lib/swtpm-localca"  # Debian's swtpm keeps its certificate authority there
 PROGRAMS = ("libvirtd", "virsh", "qemu-img", "unshare", "mount")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,7 +41,8 @@ def missing():
     for program in PROGRAMS:
         if not shutil.which(program, path=SYSTEM_PATH):
             return f"{program} is not installed"
-    os.makedirs("/run/libvirt", exist_ok=True)  # gone after a boot
+    for place in MADE_BY_LIBVIRTD:
+        os.makedirs(place, exist_ok=True)
     for place in PLACES:
         if not os.path.isdir(place):
             return f"{place} is not there"
