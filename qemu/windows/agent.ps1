@@ -25,6 +25,7 @@ if ($Install) {
     -ExecutionTimeLimit ([TimeSpan]::Zero)
   Register-ScheduledTask -TaskName vtpm -Action $action -Trigger (New-ScheduledTaskTrigger -AtStartup) `
     -User SYSTEM -RunLevel Highest -Settings $settings -Force | Out-Null
+  foreach ($what in 'standby-timeout-ac', 'hibernate-timeout-ac') { powercfg.exe /change $what 0 } # nobody is here to wake it
   Start-ScheduledTask -TaskName vtpm
   exit 0
 }
@@ -34,7 +35,8 @@ function Fact($name, $value) { "= $name $value" }
 # What a program of Windows prints; its status is that of the request.
 function Program {
   $ErrorActionPreference = 'Continue' # Windows PowerShell takes a line on standard error for an error of ours
-  $program, $rest = $args
+  $program = $args[0]
+  $rest = @($args | Select-Object -Skip 1) # an array even of one: a string would be passed on letter by letter
   & $program @rest 2>&1 | ForEach-Object { "$_" }
   if ($LASTEXITCODE -ne 0) { throw "$program ended with status $LASTEXITCODE" }
 }
@@ -59,6 +61,10 @@ $verbs = @{
   }
   'tpm'          = {
     $tpm = Get-Tpm
+    for ($try = 0; -not $tpm.TpmReady -and $try -lt 30; $try++) { # a task of Windows provisions it soon after the first start
+      Start-Sleep 10
+      $tpm = Get-Tpm
+    }
     ($tpm | Format-List | Out-String).Trim()
     foreach ($name in 'TpmPresent', 'TpmReady', 'TpmEnabled', 'TpmActivated', 'TpmOwned', 'LockedOut') { Fact $name $tpm.$name }
     Fact manufacturer $tpm.ManufacturerIdTxt
@@ -70,7 +76,8 @@ $verbs = @{
     $key = Get-TpmEndorsementKeyInfo -HashAlgorithm sha256
     Fact present $key.IsPresent
     Fact hash $key.PublicKeyHash
-    Fact certificates (@($key.ManufacturerCertificates).Count + @($key.AdditionalCertificates).Count)
+    $certificates = @(@($key.ManufacturerCertificates) + @($key.AdditionalCertificates) | Where-Object { $_ })
+    Fact certificates $certificates.Count
   }
   # The provider under Windows Hello: a key that never leaves the TPM signs. The PIN itself needs a person.
   'key'          = {
@@ -88,7 +95,12 @@ $verbs = @{
       Remove-Item "Cert:\LocalMachine\My\$($made.Thumbprint)" -DeleteKey
     }
   }
-  'bitlocker-on' = { Program manage-bde.exe -on C: -RecoveryPassword -SkipHardwareTest -UsedSpaceOnly | Where-Object { $_ -notmatch '(\d{6}-){7}' } }
+  'bitlocker-on' = {
+    # or the machine switches itself off when the recovery screen has stood for a minute (Microsoft's article 3174095)
+    bcdedit.exe /set '{bootmgr}' bootshutdowndisabled 1
+    Program manage-bde.exe -on C: -RecoveryPassword -SkipHardwareTest -UsedSpaceOnly | Where-Object { $_ -notmatch '(\d{6}-){7}' }
+    if (-not (Protectors (Volume) | Where-Object Kind -eq 1)) { Program manage-bde.exe -protectors -add C: -tpm }
+  }
   'bitlocker'    = {
     Program manage-bde.exe -status C:
     $volume = Volume
@@ -125,14 +137,15 @@ $verbs = @{
 $port = New-Object System.IO.Ports.SerialPort COM1, 115200, None, 8, One
 $port.Encoding = [Text.Encoding]::UTF8
 $port.NewLine = "`n"
-$port.Open()
+while (-not $port.IsOpen) { try { $port.Open() } catch { Start-Sleep 2 } } # its driver may start after us
 $port.WriteLine('guest: ready')
 while ($true) {
   $number, $verb, $rest = $port.ReadLine().Trim() -split ' '
   $status = 0
   try {
     if (-not $verbs.ContainsKey("$verb")) { throw "no such request: $verb" }
-    & $verbs[$verb] | Out-String -Stream -Width 500 | ForEach-Object { $port.WriteLine("guest| $_") }
+    # each line at once, so that what a program said of its failure goes before that
+    & $verbs[$verb] | ForEach-Object { "$_" -split '\r?\n' } | ForEach-Object { $port.WriteLine("guest| $_") }
   } catch {
     $port.WriteLine(("guest| $_" -replace '[\r\n]+', ' '))
     $status = 1
