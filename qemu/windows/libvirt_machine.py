@@ -20,6 +20,8 @@ LIMIT = 120
 STATE = b"vtpm-hdr"  # what a state file begins with (docs/state-format.md)
 HYPERV = ("<hyperv><relaxed state='on'/><vapic state='on'/><spinlocks state='on' retries='8191'/><vpindex state='on'/>"
           "<synic state='on'/><stimer state='on'/></hyperv>")
+# otherwise libvirt makes each a processor of its own, and Windows 11 wants one with two cores
+CPU = "<cpu mode='host-passthrough'><topology sockets='1' cores='{}' threads='1'/></cpu>"
 CD = "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{}'/><target dev='sd{}' bus='sata'/>" \
      "<readonly/><boot order='{}'/></disk>"
 
@@ -63,7 +65,7 @@ class LibvirtMachine(Machine):
         images = [CD.format(escape(path), "bcdef"[number], number + 3) for number, path in enumerate(self.images, 1)]
         return {"TYPE": "kvm" if kvm else "qemu", "NAME": self.domain, "UUID": self.uuid, "MEMORY": str(MEMORY[self.kind]),
                 "PROCESSORS": "1" if free else "2", "FOLDER": escape(self.folder), "HYPERV": HYPERV if kvm else "",
-                "CPU": "<cpu mode='host-passthrough'/>" if kvm else "", "INSTALLER": escape(self.installer),
+                "CPU": CPU.format(1 if free else 2) if kvm else "", "INSTALLER": escape(self.installer),
                 "DISK": "<target dev='vda' bus='virtio'/>" if virtio else "<target dev='sda' bus='sata'/>",
                 "INSTALLER_DEVICE": "disk" if free else "cdrom",
                 "INSTALLER_TARGET": f"<target dev='{'vdb' if free else 'sdb'}' bus='{'virtio' if free else 'sata'}'/>",
@@ -125,6 +127,10 @@ class LibvirtMachine(Machine):
         read = re.search(r"rd_bytes (\d+)", self.qmp.run("domblkstat", self.domain, target))
         if read and int(read.group(1)) < READ_ENOUGH:
             self.press(PROMPT_KEY)
+
+    def eject(self):
+        for letter in "bcdef"[:len(self.images) + 1]:
+            self.qmp.run("change-media", self.domain, f"sd{letter}", "--eject", "--live", "--force")
 
     def screenshot(self, path):
         try:

@@ -84,7 +84,7 @@ class Machine(Guest):
 
     def _network(self):
         """One that leads nowhere: Setup finds a network, and nothing is downloaded."""
-        return ["-netdev", "user,id=net,restrict=on", "-device", "e1000e,netdev=net"] if self.kind == "windows" else ["-nic", "none"]
+        return ["-netdev", "user,id=net,restrict=on", "-device", "e1000e,netdev=net,romfile="] if self.kind == "windows" else ["-nic", "none"]
 
     def wait(self, pattern, what, limit, idle=None):
         """Like expect(); IDLE is called each second, and a machine that has stopped is told at once."""
@@ -131,6 +131,11 @@ class Machine(Guest):
         read = next(block["stats"]["rd_bytes"] for block in blocks if block.get("device") == "medium")
         if read < READ_ENOUGH:
             self.press(PROMPT_KEY)
+
+    def eject(self):
+        """Takes out the CDs that Windows was installed from."""
+        for name in ("medium", *(f"cd{number}" for number in range(1, len(self.images) + 1))):
+            self.qmp.command("eject", device=name, force=True)
 
     def press(self, *keys):
         self.qmp.command("send-key", keys=[{"type": "qcode", "data": key} for key in keys])

@@ -283,6 +283,10 @@ def test_machine(folder):
             machine.answer_prompt()
             picture = machine.screenshot(os.path.join(folder, "screen"))
             require(picture and os.path.getsize(picture) > 100, "no screenshot")
+            machine.eject()
+            inside = [block["device"] for block in machine.qmp.command("query-block") if "inserted" in block and "removable" in block
+                      and block["removable"]]
+            require(inside == [], f"CDs that are still in: {inside}")
 
 
 def test_stops(folder):
