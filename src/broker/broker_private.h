@@ -38,7 +38,7 @@ gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN
 
 /* src/broker/confine.c */
 
-/** What the broker gives up before it opens anything. */
+/** What the broker gives up before it opens anything. FALSE: failed. */
 gboolean vtpm_broker_confine (const VtpmBrokerOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* src/broker/incoming.c */
@@ -57,7 +57,9 @@ const VtpmUuid *vtpm_broker_awaited_vm (const VtpmBroker *broker);
 
 /* src/broker/foreign.c */
 
-/** Requests of the device. */
+/** Requests of the device: opens a state blob of swtpm's and gives it back; then makes the file of what was opened, and
+ * hands it over. FALSE: blob-mismatch (there is a TPM already, or it is no such blob), a key's word, what making the
+ * file says; of the second, without an error, where nothing was opened before. */
 gboolean vtpm_broker_open_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,
                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_deliver_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,

@@ -18,11 +18,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)
 
 /** Reads it now, for who wants it in any case. FALSE: it cannot be read, told with its name; usage. */
 gboolean vtpm_compat_key_check (VtpmCompatKey *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** For VtpmConfig.asker: answers a provider of the kind that it is for. */
+/** For VtpmConfig.asker: answers a provider of the kind that it is for (key-closed: any other). Part of KEY. */
 const VtpmAsker *vtpm_compat_key_asker (VtpmCompatKey *key);
-/** The UUID of the provider that every host knows for it (state/registry.h). */
+/** The UUID of the provider that every host knows for it (state/registry.h); a constant. */
 const char *vtpm_compat_key_provider (const VtpmCompatKey *key);
 
-/** The same once more, for what swtpm encrypted: a source to read from. FALSE: as when it is read. */
+/** The same once more, for what swtpm encrypted: a source to read from, whose descriptor the caller closes. FALSE: as
+ * when it is read; failed. */
 gboolean vtpm_compat_key_source (VtpmCompatKey *key, VtpmSwtpmKeySource *source,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;

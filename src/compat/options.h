@@ -43,11 +43,11 @@ gboolean vtpm_compat_place_parse (const char *where, VtpmCompatPlace *place, GEr
 void vtpm_compat_place_clear (VtpmCompatPlace *place);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatPlace, vtpm_compat_place_clear)
 
-/** FALSE: failed. */
+/** Makes the folder PATH the process' root, and goes there. FALSE: failed. */
 gboolean vtpm_compat_change_root (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The configuration file where it is not the default one: swtpm's command lines have no option that names it. NULL:
- * none is named. */
+ * none is named. The environment's own text. */
 const char *vtpm_compat_config_file (void);
 
 /** Prints ERROR in one line as PROGRAM's and gives swtpm's exit status for every failure. */

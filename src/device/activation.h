@@ -7,7 +7,7 @@
 #include <glib.h>
 
 /** Its descriptor, close-on-exec: the caller's. -1: usage (none was given, or more than one). No child is told of it.
- */
+ * Before the second thread starts: it changes the environment. */
 int vtpm_activation_take (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_activation_error_quark (void);

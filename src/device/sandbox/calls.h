@@ -6,5 +6,5 @@
 
 #include "base/filter.h"
 
-/** The list, without what only the running process knows (its own id). */
+/** The list, N rules, a constant; without what only the running process knows (its own id). */
 const VtpmFilterRule *vtpm_sandbox_calls (gsize *n);

@@ -14,7 +14,7 @@ typedef enum
   VTPM_SANDBOX_OFF, /* nothing but an explicit change of user */
 } VtpmSandboxMode;
 
-/** Reads on, log or off. */
+/** Reads on, log or off. FALSE: it is none of them. */
 gboolean vtpm_sandbox_parse (const char *text, VtpmSandboxMode *mode) G_GNUC_WARN_UNUSED_RESULT;
 
 typedef struct
