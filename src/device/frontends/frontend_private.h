@@ -28,6 +28,7 @@ struct VtpmFrontend
   guint32 last_result;
 };
 
+/** vtpm_frontend_open(), of each kind. */
 VtpmFrontend *vtpm_cuse_open (const VtpmFrontendSpec *spec, char **module_dirs,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 VtpmFrontend *vtpm_proxy_open (GError **error) G_GNUC_WARN_UNUSED_RESULT;
