@@ -5,8 +5,11 @@
 Nothing here is Windows: what an image must have is looked at in images of our own, and no installation of one is begun.
 Environment as test_guest.py; VTPM_TEST_GUEST=skip skips what boots, VTPM_TEST_WINDOWS11=whole runs all of it under libvirt, too.
 """
+import contextlib
 import glob
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -201,6 +204,44 @@ def test_verbs(folder):
         require(agent.count(name) == agent.count({"{": "}", "(": ")", "[": "]"}[name]), f"agent.ps1: {name} is not closed")
 
 
+class ListeningMachine:
+    """Writes down what it is asked for."""
+
+    def __init__(self):
+        self.asked, self.qmp = [], None
+        self.eject = lambda: self.asked.append("eject")
+        self.answer_prompt = self.qemu_log = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, verb, limit=0):
+        self.asked.append(verb)
+        return 0, {}, []
+
+    def ready(self, limit, idle=None):
+        self.asked.append("ready")
+        return "ready"
+
+
+def test_medium(folder):
+    """Windows' medium is taken out before the restart that BitLocker waits for; the free one stays"""
+    loader = importlib.machinery.SourceFileLoader("windows11", HARNESS)
+    program = importlib.util.module_from_spec(importlib.util.spec_from_loader("windows11", loader))
+    loader.exec_module(program)
+    program.SETTLE = 0
+    for kind, asked in (("windows", ["ready", "eject", "reboot", "ready"]), ("free", ["ready"])):
+        options = program.parse(["--free-medium"])
+        harness, machine = program.Harness(options, iso.Image("x", kind), folder, folder), ListeningMachine()
+        harness.say = lambda text: None
+        with contextlib.ExitStack() as running:
+            harness.install(running, machine)
+        require(machine.asked == asked, f"{kind}: {machine.asked}")
+
+
 def test_usage(folder):
     """options that do not fit: exit 2, nothing made"""
     windows_media.windows(os.path.join(folder, "w.iso"))
@@ -381,7 +422,7 @@ def test_libvirt(folder):
     return None if whole else "VTPM_TEST_WINDOWS11=whole installs, asks, encrypts and restarts it as well: three boots"
 
 
-PLAIN = (test_images, test_truncated, test_answer_file, test_verbs, test_usage, test_wrong_iso, test_no_kvm, test_no_space)
+PLAIN = (test_images, test_truncated, test_answer_file, test_verbs, test_medium, test_usage, test_wrong_iso, test_no_kvm, test_no_space)
 BOOTING = (test_machine, test_filled, test_stops, test_interrupted, test_whole, test_libvirt)
 
 
