@@ -3,6 +3,7 @@
  * What the broker gives up before it opens anything. It stays the user that started it: the state file, the key stores
  * and the helper programs may be that user's alone.
  */
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <string.h>
 
@@ -13,8 +14,6 @@
 #include "src/ca/ca_store.h"
 #include "state/providers/native_ops.h"
 #include "state/registry.h"
-
-#define MAX_KEY_FILE 16384
 
 #define BIT(capability) (G_GUINT64_CONSTANT (1) << (capability))
 
@@ -33,8 +32,10 @@ ca_is_local (const VtpmConfig *config)
     return FALSE;
   g_autofree char *name = vtpm_ca_file (config->ca, ".key");
   g_autofree char *path = g_build_filename (config->place.data_dir, name, NULL);
-  g_autoptr (VtpmSecret) key = vtpm_read_secret_file (path, MAX_KEY_FILE);
-  return !key || key->len < 7 || memcmp (key->data, "pkcs11:", 7) != 0;
+  char start[sizeof VTPM_CA_TOKEN - 1]; /* no more: the key itself is only for the authority's program */
+  vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+  return fd < 0 || vtpm_read_full (fd, start, sizeof start) != (ssize_t) sizeof start
+         || memcmp (start, VTPM_CA_TOKEN, sizeof start) != 0;
 }
 
 gboolean

@@ -11,8 +11,9 @@
 #define VTPM_CA_DIR "ca"
 #define VTPM_CA_DEFAULT "default"
 #define VTPM_CA_NONE "none"
-#define VTPM_CA_EXEC "exec:"  /* and the absolute path of a program */
-#define VTPM_CA_MADE "made\n" /* vtpm-ca-local says so first, where it made the default one */
+#define VTPM_CA_EXEC "exec:"    /* and the absolute path of a program */
+#define VTPM_CA_TOKEN "pkcs11:" /* how a key file begins that names a key in a token */
+#define VTPM_CA_MADE "made\n"   /* vtpm-ca-local says so first, where it made the default one */
 
 /** [A-Za-z0-9_-]{1,64}: no dot, which ends a name in the folder. */
 gboolean vtpm_ca_name_is_valid (const char *name);

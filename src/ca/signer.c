@@ -8,6 +8,7 @@
 #include <openssl/x509.h>
 
 #include "base/errors.h"
+#include "src/ca/ca_store.h"
 
 #define CURVE "P-384"
 
@@ -90,7 +91,7 @@ vtpm_signer_new_key (GError **error)
 VtpmSigner *
 vtpm_signer_open (const VtpmSecret *text, GError **error)
 {
-  if (text->len > 7 && memcmp (text->data, "pkcs11:", 7) == 0)
+  if (text->len > strlen (VTPM_CA_TOKEN) && memcmp (text->data, VTPM_CA_TOKEN, strlen (VTPM_CA_TOKEN)) == 0)
     {
       g_autofree char *uri = g_strstrip (g_strndup ((const char *) text->data, text->len));
       VtpmPkcs11Key *token = vtpm_pkcs11_key_open (uri, error);

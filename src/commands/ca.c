@@ -38,7 +38,7 @@ create (const VtpmConfig *config, const char *name, const char *subject, const c
 {
   if (!name || !vtpm_ca_name_is_valid (name) || g_str_equal (name, VTPM_CA_NONE))
     return usage (error, "'ca create' wants a name of letters, digits, _ and -, and not 'none'");
-  if (key && !g_str_has_prefix (key, "pkcs11:"))
+  if (key && !g_str_has_prefix (key, VTPM_CA_TOKEN))
     return usage (error, "--key wants a PKCS#11 URI (pkcs11:...); without --key the keys are made here");
   if (key && strstr (key, "pin-value="))
     return usage (error, "a PIN on the command line can be read by everybody on this host; name a file that holds it "
