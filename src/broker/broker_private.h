@@ -49,6 +49,9 @@ gboolean vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *req
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The name under which a file is made that takes a placeholder's place, free for that; NULL: there is no
+ * placeholder. To be freed. */
+char *vtpm_broker_clear_beside (const VtpmBroker *broker) G_GNUC_WARN_UNUSED_RESULT;
 /** The file NAME takes the placeholder's place. */
 gboolean vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;

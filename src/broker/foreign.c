@@ -5,8 +5,6 @@
  */
 #include "src/broker/broker_private.h"
 
-#include <unistd.h>
-
 #include "base/errors.h"
 #include "base/log.h"
 #include "src/provisioning/create.h"
@@ -50,7 +48,7 @@ make_file (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
   const VtpmUuid *vm = options->has_vm_uuid ? &options->vm_uuid : vtpm_broker_awaited_vm (broker);
-  g_autofree char *beside = broker->held ? g_strconcat (options->path, ".incoming", NULL) : NULL;
+  g_autofree char *beside = vtpm_broker_clear_beside (broker);
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
   g_autoptr (GBytes) public_part = vtpm_public_part_read (broker->foreign[0]);
   g_autoptr (VtpmStore) store = NULL;
@@ -62,8 +60,6 @@ make_file (VtpmBroker *broker, GError **error)
                                .public_part = public_part };
   if (vm)
     create.vm_uuid = *vm;
-  if (beside)
-    unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
   return vtpm_create (options->config, beside ? beside : options->path, &create, &store, error)
          && vtpm_broker_set_mode (options, store, error)
          && (!beside || vtpm_broker_take_place (options, beside, error));

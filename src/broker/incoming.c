@@ -79,6 +79,16 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
   return reply.dek && vtpm_link_send (broker->sock, &reply, error);
 }
 
+char *
+vtpm_broker_clear_beside (const VtpmBroker *broker)
+{
+  if (!broker->held)
+    return NULL;
+  char *beside = g_strconcat (broker->options->path, ".incoming", NULL);
+  unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
+  return beside;
+}
+
 gboolean
 vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name, GError **error)
 {
@@ -96,9 +106,7 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
            GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  g_autofree char *beside = broker->held ? g_strconcat (options->path, ".incoming", NULL) : NULL;
-  if (beside)
-    unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
+  g_autofree char *beside = vtpm_broker_clear_beside (broker);
   g_autoptr (VtpmStore) store = vtpm_store_file_create (beside ? beside : options->path, error);
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error)
       || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (options, beside, error)))
