@@ -7,8 +7,6 @@
 #include "base/errors.h"
 #include "base/log.h"
 
-#define HOLD_MS 3000 /* for a file that was let go of */
-
 static void
 forget_header (VtpmBlobs *blobs)
 {
@@ -121,7 +119,7 @@ static gboolean
 begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
 {
   VtpmDevice *device = blobs->device;
-  if (!vtpm_device_hold_storage (device, HOLD_MS, error))
+  if (!vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, error))
     return FALSE;
   gboolean same_moment = blobs->out[0] && blobs->out_commands == device->commands;
   if (type == VTPM_CONTROL_BLOB_VOLATILE && same_moment)

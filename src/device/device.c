@@ -17,7 +17,6 @@ G_DEFINE_QUARK (vtpm_device_error_quark, vtpm_device_error)
 
 #define COMMIT_RETRY_MS 100
 #define CANCEL_AHEAD_MS 50
-#define TAKE_BACK_MS 3000 /* as QEMU's LOCK_STORAGE: 300 times 10 ms */
 
 VtpmDevice *
 vtpm_device_new (const VtpmDeviceOptions *options)
@@ -194,7 +193,7 @@ static gboolean
 take_back (VtpmDevice *device)
 {
   g_autoptr (GError) error = NULL;
-  if (vtpm_device_hold_storage (device, TAKE_BACK_MS, &error))
+  if (vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, &error))
     return device->powered;
   vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
   return FALSE;

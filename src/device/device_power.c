@@ -14,7 +14,6 @@
 
 #define ANSWER_WAIT_MS 1000
 #define FINISH_RETRY_US 100000
-#define HOLD_MS 3000 /* for a file that was let go of */
 
 /* A TPM that loses power without TPM2_Shutdown counts it against the lockout (part 1, section
  * "Dictionary Attack Protection"); swtpm sends the same. One that lies suspended in the file
@@ -130,7 +129,7 @@ init_locked (VtpmDevice *device, gboolean delete_volatile)
   if (device->finished || !device->state)
     return vtpm_error_row (VTPM_ERROR_STATE_MISSING)->init_result;
   end_waits (device);
-  if (!vtpm_device_hold_storage (device, HOLD_MS, &error))
+  if (!vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, &error))
     {
       vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
       return vtpm_error_row (vtpm_error_code (error))->init_result;
@@ -254,7 +253,7 @@ vtpm_device_store_volatile (VtpmDevice *device)
   g_autoptr (GError) error = NULL;
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered && !vtpm_device_hold_storage (device, HOLD_MS, NULL))
+  if (device->powered && !vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, NULL))
     result = VTPM_CONTROL_IOERROR;
   else if (device->powered)
     {
@@ -311,7 +310,8 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
 {
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered && vtpm_device_hold_storage (device, HOLD_MS, NULL) && vtpm_device_try_commit (device))
+  if (device->powered && vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, NULL)
+      && vtpm_device_try_commit (device))
     {
       vtpm_device_drop_volatile (device);
       device->untouched = FALSE;

@@ -22,6 +22,9 @@ typedef struct
   gint64 deadline_ms; /* for a command that has not come yet */
 } VtpmCancel;
 
+/* For a state file that was let go of; as QEMU's LOCK_STORAGE: 300 times 10 ms. */
+#define VTPM_DEVICE_HOLD_MS 3000
+
 struct VtpmDevice
 {
   pthread_mutex_t turn; /* taken for a moment before lock, so that neither thread starves the other */
