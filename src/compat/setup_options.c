@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "src/tpm/key_kinds.h"
 
+#define COMMAND "swtpm_setup"
 #define MAX_CONFIG_FILE (64 * 1024)
 #define ALL_BANKS "-"
 #define ECC_KIND "ecc_nist_p384"
@@ -24,8 +25,6 @@ vtpm_compat_setup_clear (VtpmCompatSetup *setup)
   vtpm_compat_place_clear (&setup->place);
   g_clear_pointer (&setup->key, vtpm_compat_key_free);
 }
-
-#define COMMAND "swtpm_setup"
 
 enum
 {

@@ -10,7 +10,9 @@
 #include "base/io.h"
 #include "src/tpm/tpm_commands.h"
 
+#define COMMAND "swtpm"
 #define SOCKET_MODE 0770 /* swtpm(8) */
+#define MAX_DEVICE_NUMBER 0xfffff
 
 void
 vtpm_compat_socket_clear (VtpmCompatSocket *socket)
@@ -27,9 +29,6 @@ vtpm_compat_socket_clear (VtpmCompatSocket *socket)
   for (gsize i = 0; i < G_N_ELEMENTS (texts); i++)
     g_clear_pointer (texts[i], g_free);
 }
-
-#define COMMAND "swtpm"
-#define MAX_DEVICE_NUMBER 0xfffff
 
 static gboolean
 parse_fd (const char *option, const char *text, int *fd, GError **error)
