@@ -4,29 +4,9 @@
  * What it understood is encoded and read again. Input: a byte N, N lengths of pieces (used
  * in turn), then the stream.
  */
-#include <stdlib.h>
-#include <string.h>
-
-#include "src/device/control_codec.h"
+#include "tests/fuzz/fuzz_requests.h"
 
 int LLVMFuzzerTestOneInput (const guint8 *data, gsize size);
-
-/* An assertion that no build option switches off. */
-static void
-must (gboolean holds)
-{
-  if (!holds)
-    abort ();
-}
-
-static gboolean
-same_request (const VtpmControlRequest *a, const VtpmControlRequest *b)
-{
-  return a->command == b->command && a->flags == b->flags && a->locality == b->locality && a->blob_type == b->blob_type
-         && a->offset == b->offset && a->buffer_size == b->buffer_size && a->info_flags == b->info_flags
-         && a->retries == b->retries && a->length == b->length
-         && (a->length == 0 || memcmp (a->data, b->data, a->length) == 0);
-}
 
 static void
 request_round_trip (const VtpmControlRequest *request)

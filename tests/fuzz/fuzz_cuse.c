@@ -10,16 +10,9 @@
 
 #include "base/cursor.h"
 #include "src/device/frontends/cuse_ioctl.h"
+#include "tests/fuzz/fuzz_requests.h"
 
 int LLVMFuzzerTestOneInput (const guint8 *data, gsize size);
-
-/* An assertion that no build option switches off. */
-static void
-must (gboolean holds)
-{
-  if (!holds)
-    abort ();
-}
 
 /* The number of COMMAND with one of the sizes that there are. */
 static guint32
@@ -27,15 +20,6 @@ number_of (guint8 command, guint8 kind)
 {
   static const guint sizes[] = { 4, 8, 16, 4100, 3088, 3084 };
   return _IOC (kind & 1 ? _IOC_READ : _IOC_READ | _IOC_WRITE, 'P', command, sizes[kind / 2 % G_N_ELEMENTS (sizes)]);
-}
-
-static gboolean
-same_request (const VtpmControlRequest *a, const VtpmControlRequest *b)
-{
-  return a->command == b->command && a->flags == b->flags && a->locality == b->locality && a->blob_type == b->blob_type
-         && a->offset == b->offset && a->buffer_size == b->buffer_size && a->info_flags == b->info_flags
-         && a->retries == b->retries && a->length == b->length
-         && (a->length == 0 || memcmp (a->data, b->data, a->length) == 0);
 }
 
 /* What a client makes of REQUEST is the ioctl NUMBER, and says the same. */
