@@ -126,6 +126,20 @@ def data_at(address):
     return Tpm(found[0])
 
 
+@contextlib.contextmanager
+def loop_device(path):
+    """A block device that is the file PATH."""
+    try:
+        done = subprocess.run(["losetup", "-f", "--show", path], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise Skip("no loop devices") from None
+    device = done.stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "-d", device], timeout=10, check=True)
+
+
 def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -9,9 +9,10 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import Skip, change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARK, SETUP, STATE, SUSPENDED, VM, OTHER_VM, Served, debian, escrow_config, folder_of, pipe_of, run,
+from swtpm import (MARK, SETUP, STATE, SUSPENDED, VM, OTHER_VM, Served, debian, escrow_config, folder_of, loop_device, pipe_of,
+                   run,
                    setup)  # noqa: E402
 from tpm_bytes import tpm_command, startup, words  # noqa: E402
 
@@ -128,17 +129,9 @@ def test_overwrite_device(place):
     """--overwrite of an image on a block device: it keeps its name, for a file in its place in /dev would be gone with
     the power"""
     write_file("vm.img", b"nilmptws" + bytes(1 << 20))
-    try:
-        done = subprocess.run(["losetup", "-f", "--show", "vm.img"], capture_output=True, text=True, timeout=10,
-                              check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise Skip("no loop devices") from None
-    device = done.stdout.strip()
-    try:
+    with loop_device("vm.img") as device:
         os.symlink(device, "disk")
         done = setup(place, "file://" + os.path.join(place.folder, "disk"), "--overwrite", status=1)
-    finally:
-        subprocess.run(["losetup", "-d", device], timeout=10, check=True)
     contains(done.stderr, "[usage]", "no regular file")
     same(os.readlink("disk"), device)
     true(not os.path.lexists("disk.overwritten"), "it has one name")

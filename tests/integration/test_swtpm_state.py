@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (STORE_VOLATILE, VTPM, Control, Skip, contains, die_with_parent, lacks, main, read_file, same, true,
                     wait_until, write_file)  # noqa: E402
 from keyhost import add_passphrase, audit, unchanged, vtpm  # noqa: E402
+from swtpm import loop_device  # noqa: E402
 from killed import killer, run_killed  # noqa: E402
 from test_tpm2_tools import Tools  # noqa: E402
 
@@ -239,17 +240,8 @@ def test_block_device(place):
     """an image on a block device is read and left as it is"""
     made_by_swtpm(place, "file://" + os.path.join(place.folder, "vm.img"))
     os.truncate("vm.img", 4 << 20)
-    try:
-        done = subprocess.run(["losetup", "-f", "--show", "vm.img"], capture_output=True, text=True, timeout=10,
-                              check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise Skip("no loop devices") from None
-    device = done.stdout.strip()
-    try:
-        with unchanged("vm.img"):
-            contains(import_it(place, device, "vm.vtpm").stdout, "left in " + device)
-    finally:
-        subprocess.run(["losetup", "-d", device], timeout=10, check=True)
+    with loop_device("vm.img") as device, unchanged("vm.img"):
+        contains(import_it(place, device, "vm.vtpm").stdout, "left in " + device)
     place.sound("vm.vtpm")
 
 
