@@ -188,24 +188,13 @@ refuse (guint32 rc, guint8 *out)
   return VTPM_TPM_HEADER_SIZE;
 }
 
-/* The guest runs on: its TPM is not another's after all. */
-static gboolean
-take_back (VtpmDevice *device)
-{
-  g_autoptr (GError) error = NULL;
-  if (vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, &error))
-    return device->powered;
-  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
-  return FALSE;
-}
-
 static gsize
 process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locality, guint8 *out)
 {
   gsize response_len;
   if (!device->powered)
     return refuse (VTPM_RC_FAILURE, out);
-  if (device->released && !take_back (device))
+  if (!vtpm_device_take_back (device)) /* the guest runs on: its TPM is not another's after all */
     return refuse (VTPM_RC_FAILURE, out);
   if (!vtpm_device_try_commit (device))
     return refuse (VTPM_RC_RETRY, out);

@@ -253,7 +253,7 @@ vtpm_device_store_volatile (VtpmDevice *device)
   g_autoptr (GError) error = NULL;
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered && !vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, NULL))
+  if (device->powered && !vtpm_device_take_back (device))
     result = VTPM_CONTROL_IOERROR;
   else if (device->powered)
     {
@@ -310,8 +310,8 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
 {
   guint32 result = VTPM_CONTROL_BAD_ORDINAL;
   vtpm_device_enter (device);
-  if (device->powered && vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, NULL)
-      && vtpm_device_try_commit (device))
+  gboolean was_on = device->powered;
+  if (was_on && vtpm_device_take_back (device) && vtpm_device_try_commit (device))
     {
       vtpm_device_drop_volatile (device);
       device->untouched = FALSE;
@@ -325,7 +325,7 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
                : vtpm_device_wait_commit (device, FALSE) ? VTPM_CONTROL_OK
                                                          : VTPM_CONTROL_IOERROR;
     }
-  else if (device->powered)
+  else if (was_on)
     result = VTPM_CONTROL_IOERROR;
   vtpm_device_leave (device);
   return result;

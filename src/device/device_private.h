@@ -66,6 +66,8 @@ void vtpm_device_release_storage (VtpmDevice *device);
 /** Holds it again, trying for WAIT_MS; ended by a stop. The device's lock is released in between. FALSE: in-use,
  * state-taken-over, store-failed. */
 gboolean vtpm_device_hold_storage (VtpmDevice *device, guint wait_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same for who acts on a TPM that is on, in VTPM_DEVICE_HOLD_MS. FALSE: told in the log, or it is off by now. */
+gboolean vtpm_device_take_back (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
 /** Waits for a change of the device, at most MS; its lock is released meanwhile. */
 void vtpm_device_wait_changed (VtpmDevice *device, gint64 ms);
 /** Runs a command of our own at locality 0 and gives its rc. */

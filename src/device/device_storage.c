@@ -84,6 +84,18 @@ vtpm_device_hold_storage (VtpmDevice *device, guint wait_ms, GError **error)
     }
 }
 
+gboolean
+vtpm_device_take_back (VtpmDevice *device)
+{
+  g_autoptr (GError) error = NULL;
+  if (!device->released)
+    return device->powered;
+  if (vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, &error))
+    return device->powered;
+  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  return FALSE;
+}
+
 guint32
 vtpm_device_lock_storage (VtpmDevice *device, guint wait_ms)
 {

@@ -16,6 +16,7 @@ from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, s
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
 
 LOCK_STORAGE, RETRY, IN_USE, FAILURE, FAIL = 19, 0x800, 0x1F, 0x101, 9
+IOERROR = 0x1F
 OWNER_BYTE, PID_BYTE = 0, 2
 INDEX, ORDERLY_INDEX = 0x01500001, 0x01500002
 NV_ORDERLY = 0x04060006  # owner and its own authorization read and write; TPMA_NV_ORDERLY
@@ -208,7 +209,7 @@ def test_storage_apart(place):
 
 def test_taken_over(place):
     """the target's guest ran: the source never writes again, whatever it is told, and says so"""
-    for how in ("lock", "command", "init"):
+    for how in ("lock", "command", "init", "store"):
         pair = Pair(place) if how == "lock" else None
         if pair:
             first = pair
@@ -232,8 +233,11 @@ def test_taken_over(place):
             same(lock_storage(pair.control, 300), FAILURE)
         elif how == "command":
             same(pair.data.rc(get_random()), FAILURE)
-        else:
+        elif how == "init":
             same(pair.control.init(), FAILURE)
+        else:
+            same(pair.control.result(STORE_VOLATILE), IOERROR)
+        contains(pair.source.errors(), "[state-taken-over]")
         same(pair.data.rc(nv_write(INDEX, b"wrong")), FAILURE)
         same(lock_storage(pair.control, 1), FAILURE)
         same(pair.control.init(), FAILURE)
