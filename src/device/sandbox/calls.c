@@ -73,7 +73,7 @@ static const VtpmFilterRule calls[] = {
   ANY (dup2, "a daemon's standard descriptors become /dev/null, which is open already"),
 #endif
   ANY (dup3, "the same"),
-  ANY (fstat, "the state file that the broker passed"),
+  ANY (fstat, "a descriptor that is open, by the C library's streams; ours asks before"),
   /* threads: one for each management request */
   ANY (rt_sigprocmask, "a new thread takes no signals"),
   ANY (rt_sigreturn, "the end of a signal handler"),
