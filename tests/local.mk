@@ -98,12 +98,15 @@ tap_cases += \
 	tests/integration/test_ask.py \
 	tests/integration/test_attack.py \
 	tests/integration/test_audit.py \
+	tests/integration/test_authority.py \
+	tests/integration/test_bind.py \
 	tests/integration/test_blobs.py \
 	tests/integration/test_certificates.py \
 	tests/integration/test_census.py \
 	tests/integration/test_clone.py \
 	tests/integration/test_commands.py \
 	tests/integration/test_control.py \
+	tests/integration/test_control_clients.py \
 	tests/integration/test_ctl.py \
 	tests/integration/test_cuse.py \
 	tests/integration/test_data.py \
@@ -113,20 +116,24 @@ tap_cases += \
 	tests/integration/test_fleet.py \
 	tests/integration/test_full_disk.py \
 	tests/integration/test_incoming.py \
+	tests/integration/test_inspect.py \
 	tests/integration/test_key.py \
 	tests/integration/test_key_faults.py \
 	tests/integration/test_keys.py \
 	tests/integration/test_libvirt.py \
 	tests/integration/test_life.py \
+	tests/integration/test_list.py \
 	tests/integration/test_man.py \
 	tests/integration/test_many.py \
 	tests/integration/test_mistakes.py \
 	tests/integration/test_package.py \
 	tests/integration/test_preflight.py \
 	tests/integration/test_rekey.py \
+	tests/integration/test_rekey_epoch.py \
 	tests/integration/test_rekey_guest.py \
 	tests/integration/test_provider.py \
 	tests/integration/test_provider_keys.py \
+	tests/integration/test_reidentify.py \
 	tests/integration/test_rubbish.py \
 	tests/integration/test_sandbox.py \
 	tests/integration/test_secrets.py \
@@ -144,10 +151,16 @@ tap_cases += \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_swtpm_state.py \
+	tests/integration/test_swtpm_state_keys.py \
+	tests/integration/test_swtpm_state_refused.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/swtpm.py tests/integration/keyhost.py tests/integration/overlay.py tests/integration/package.py tests/integration/device.py tests/integration/providers.py tests/integration/failing_store.c tests/integration/sandbox_attack.c tests/integration/helpers tests/integration/killed.py \
-	tests/integration/statefile.py tests/integration/terminal.py tests/integration/tpm_bytes.py \
-	tests/integration/hostile.py tests/integration/tpm_corpus.py
+EXTRA_DIST += tests/integration/certificates.py tests/integration/clones.py tests/integration/command_host.py \
+	tests/integration/control_bytes.py tests/integration/device.py tests/integration/failing_store.c \
+	tests/integration/helpers tests/integration/hostile.py tests/integration/keyhost.py tests/integration/killed.py \
+	tests/integration/overlay.py tests/integration/package.py tests/integration/providers.py \
+	tests/integration/sandbox_attack.c tests/integration/statefile.py tests/integration/swtpm.py \
+	tests/integration/swtpm_guest.py tests/integration/terminal.py tests/integration/tpm2_tools.py \
+	tests/integration/tpm_bytes.py tests/integration/tpm_corpus.py
 EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 6 in check.

@@ -1,102 +1,19 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Another VM's TPM: the policies at a start, vtpm clone, replace, reidentify and bind, what each keeps and loses."""
-import glob
+"""Another VM's TPM: the policies at a start and in vtpm clone, what each keeps and what it costs."""
 import json
 import os
 import shutil
 import subprocess
 import sys
-import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (STORE_VOLATILE, VTPM, contains, lacks, main, read_file, same, true, wait_until,
-                    write_file)  # noqa: E402
+from certificates import certificates, hash_of, nv, openssl, verifies  # noqa: E402
+from clones import A, B, EK, GUEST_KEY, INDEX, SRK, Guest, asides, furnish, new_epoch  # noqa: E402
+from device import STORE_VOLATILE, VTPM, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_native, add_passphrase, audit, names, running, unchanged, vtpm  # noqa: E402
-from terminal import Terminal  # noqa: E402
-from test_certificates import certificates, hash_of, nv, openssl, verifies  # noqa: E402
-from test_tpm2_tools import Tools  # noqa: E402
 from tpm_bytes import nv_define, nv_write, pcr_extend  # noqa: E402
-
-A, B = str(uuid.uuid4()), str(uuid.uuid4())
-INDEX = 0x01500016
-EK, SRK, GUEST_KEY, EK_CHILD = 0x81010001, 0x81000001, 0x81000010, 0x81000011
-SECRET = b"what was sealed under the SRK"
-
-
-class Guest(Tools):
-    """The VM UUID's tools, on a state file of its own."""
-
-    def __init__(self, place, state, vm_uuid, *args):
-        self.state = state
-        super().__init__(place, "--vm-uuid", vm_uuid, *args, create=False)
-
-    def start(self, kind="clear"):
-        self.device = self.place.start(self.state, "--data", self.data, "--startup", kind, *self.args, ctrl=self.ctrl)
-        # a policy that acts takes a while, and until then the TPM answers TPM_RC_FAILURE
-        wait_until(lambda: self.run("getrandom 4").returncode == 0, "the TPM answers")
-
-    def session(self):
-        self("startauthsession --policy-session -S session.ctx")
-        self("policysecret -Q -S session.ctx -c e")
-
-    def load_ek_child(self):
-        """Loads the attestation key under the endorsement key; TRUE: it loads."""
-        self.session()
-        loads = self.run("load -Q -C 0x%x -P session:session.ctx -u ek-ak.pub -r ek-ak.priv -c ek-ak.ctx" % EK)
-        self.run("flushcontext session.ctx")
-        return loads.returncode == 0
-
-    def activate(self, credential):
-        """What the attestation key under the SRK and the EK make of CREDENTIAL; None: nothing."""
-        self.load("ak")
-        self.session()
-        done = self.run("activatecredential -Q -c ak.ctx -C 0x%x -i %s -o opened -P session:session.ctx"
-                        % (EK, credential))
-        self.run("flushcontext session.ctx")
-        return read_file("opened") if done.returncode == 0 else None
-
-    def load(self, name):
-        self("load -Q -C 0x%x -u %s.pub -r %s.priv -c %s.ctx" % (SRK, name, name, name))
-
-    def unseals(self):
-        done = self.run("load -Q -C 0x%x -u sealed.pub -r sealed.priv -c sealed.ctx" % SRK)
-        return done.returncode == 0 and self("unseal -c sealed.ctx") == SECRET
-
-    def has_index(self):
-        return self.run("nvread -C o 0x%x" % INDEX).stdout == b"guestdat"
-
-    def ek(self):
-        self("readpublic -Q -c 0x%x -f pem -o ek.pem" % EK)
-        return read_file("ek.pem")
-
-    def persistent(self):
-        return {int(line.split()[1], 16) for line in self("getcap handles-persistent").decode().splitlines()}
-
-
-def furnish(place):
-    """The TPM of VM A in a.vtpm, with all that a guest keeps in it and about it. Gives its EK."""
-    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048")
-    tpm = Guest(place, "a.vtpm", A)
-    tpm("createprimary -Q -C o -g sha256 -G ecc -c srk.ctx")
-    tpm("evictcontrol -Q -C o -c srk.ctx 0x%x" % SRK)
-    write_file("secret", SECRET)
-    tpm("create -Q -C 0x%x -i secret -u sealed.pub -r sealed.priv" % SRK)
-    tpm("create -Q -C 0x%x -G ecc256:ecdsa-sha256:null -u ak.pub -r ak.priv "
-        "-a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign" % SRK)
-    tpm.load("ak")
-    tpm("evictcontrol -Q -C o -c ak.ctx 0x%x" % GUEST_KEY)
-    tpm("createak -Q -C 0x%x -c ek-ak.ctx -G ecc -g sha256 -s ecdsa -u ek-ak.pub -r ek-ak.priv" % EK)
-    tpm("evictcontrol -Q -C o -c ek-ak.ctx 0x%x" % EK_CHILD)
-    write_file("nv-data", b"guestdat")
-    tpm("nvdefine -Q -C o -s 8 0x%x" % INDEX)
-    tpm("nvwrite -Q -C o -i nv-data 0x%x" % INDEX)
-    ek = tpm.ek()
-    true(tpm.unseals() and tpm.load_ek_child() and tpm.has_index(), "what was made does not work")
-    write_file("a-ek.pem", ek)
-    tpm.device.term()
-    return ek
 
 
 def make_credential(tpm, ek_file, name):
@@ -108,23 +25,6 @@ def make_credential(tpm, ek_file, name):
                            "credential.secret", "-n", read_file("ak.name").hex(), "-o", name], capture_output=True, timeout=60,
                           check=False)
     same(done.returncode, 0, done.stderr.decode())
-
-
-def asides(name="b.vtpm"):
-    return sorted(glob.glob(name + ".aside-*"))
-
-
-def parent(place, name):
-    return place.inspect(name)["records"][0]["parent"]
-
-
-def new_epoch(place, name, policy, vm_uuid=B, source="a.vtpm"):
-    """One record, of a vTPM of its own that comes of SOURCE's."""
-    (record,), (origin,) = place.inspect(name)["records"], place.inspect(source)["records"]
-    same((record["epoch"], record["vm_uuid"]), (origin["epoch"] + 1, vm_uuid))
-    true(record["vtpm_id"] != origin["vtpm_id"], "the vTPM id is the source's")
-    same((record["parent"]["vtpm_id"], record["parent"]["policy"]), (origin["vtpm_id"], policy))
-    place.sound(name)
 
 
 def start_as_b(place, policy):
@@ -334,114 +234,6 @@ def test_suspended(place):
     device.kill()
 
 
-def end_of(terminal):
-    same(terminal.event()[0], "job")
-    return terminal.event()
-
-
-def test_losses(place):
-    """what a guest loses is listed before; a terminal is asked, and without one --yes is wanted"""
-    furnish(place)
-    shutil.copy("a.vtpm", "b.vtpm")
-    listed = {"replace": ("0x%08x" % SRK, "0x%08x" % GUEST_KEY, "0x%08x" % EK_CHILD, "0x%08x" % INDEX, "come anew: 3",
-                          "everything sealed"),
-              "reidentify": ("persistent keys: 0x%08x\n" % EK_CHILD, "come anew: 3", "storage hierarchy", "tickets",
-                             "wrong guesses", "attestation keys")}
-    with unchanged("b.vtpm"), unchanged("a.vtpm"):
-        for policy, pieces in listed.items():
-            for args in ((policy, "b.vtpm"), ("clone", "b.vtpm", "c.vtpm", "--vm-uuid", B, "--on-clone", policy)):
-                done = vtpm(place, *args, status=2, word="usage")
-                contains(done.stderr, "--yes", A, *pieces)
-            terminal = Terminal([VTPM, policy, "b.vtpm", "--config", place.config], place.env)
-            contains(terminal.asked("Type yes: ").replace("\r", ""), *pieces)
-            terminal.type(b"no\n")
-            same(end_of(terminal), ("exited", 1))
-            contains(terminal.shown.decode(), "left as it is")
-            terminal.resume()
-        lacks(vtpm(place, "reidentify", "b.vtpm", status=2).stderr, "0x%08x" % SRK, "0x%08x" % INDEX)
-        same(os.path.exists("c.vtpm"), False)
-    terminal = Terminal([VTPM, "reidentify", "b.vtpm", "--config", place.config], place.env)
-    terminal.asked("Type yes: ")
-    terminal.type(b"yes\n")
-    same(end_of(terminal), ("exited", 0))
-    terminal.resume()
-    new_epoch(place, "b.vtpm", "reidentify", vm_uuid=A)
-    done = vtpm(place, "replace", "b.vtpm", "--vm-uuid", B, "--yes")
-    contains(done.stderr, "0x%08x" % SRK, "0x%08x" % INDEX)
-    same(place.inspect("b.vtpm")["records"][0]["vm_uuid"], B)
-    same(asides(), [])  # an explicit command was asked for
-
-
-def test_owner_password(place):
-    """a guest that gave its hierarchies passwords: they are told as lost, and an EK that could not be kept is told"""
-    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048")
-    tpm = Guest(place, "a.vtpm", A)
-    tpm("changeauth -c o owner")
-    tpm("changeauth -c e endorsement")
-    tpm("changeauth -c l lockout")
-    tpm.device.term()
-    done = vtpm(place, "reidentify", "a.vtpm", "--yes")
-    contains(done.stderr, "hierarchies: endorsement\n", "rsa2048 is not persistent")
-    own = certificates(place, "a.vtpm")["endorsement_keys"][0]
-    same(own["handle"], None)
-    tpm = Guest(place, "a.vtpm", A)
-    same(nv_as_owner(tpm), own["certificate"])
-    tpm.device.term()
-    contains(vtpm(place, "replace", "a.vtpm", "--yes").stderr, "hierarchies: owner lockout\n")
-    tpm = Guest(place, "a.vtpm", A)
-    tpm("clear")
-    tpm.device.term()
-
-
-def test_guest_in_our_places(place):
-    """a guest has keys and an index of its own where endorsement keys would be: its keys stay, ours are of the old kinds"""
-    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048")
-    tpm = Guest(place, "a.vtpm", A)
-    tpm("createprimary -Q -C o -g sha256 -G ecc -c srk.ctx")
-    tpm("evictcontrol -Q -C o -c 0x%x" % EK)
-    for handle in (EK, 0x8101000A, 0x8101001E):
-        tpm("evictcontrol -Q -C o -c srk.ctx 0x%x" % handle)
-    own = tpm.ek()
-    tpm("nvdefine -Q -C o -s 8 0x1c0001e")  # libtpms has no RSA-4096
-    tpm.device.term()
-    done = vtpm(place, "reidentify", "a.vtpm", "--yes")
-    contains(done.stderr, "come anew: 2\n", "rsa2048 is not persistent", "NV indices: 0x01c0001e\n")
-    lacks(done.stderr, "0x81010001", "0x8101000a")
-    told = certificates(place, "a.vtpm")["endorsement_keys"]
-    same([(key["kind"], key["handle"]) for key in told], [("rsa2048", None)])
-    tpm = Guest(place, "a.vtpm", A)
-    same(tpm.ek(), own)
-    same(tpm.persistent(), {EK, 0x8101000A, 0x8101001E})
-    same(nv(tpm, 0x1C00002), told[0]["certificate"])
-    tpm.device.term()
-    done = vtpm(place, "replace", "a.vtpm", "--yes")
-    contains(done.stderr, "persistent keys: 0x81010001 0x8101000a 0x8101001e\n")
-    same([(key["kind"], key["handle"]) for key in certificates(place, "a.vtpm")["endorsement_keys"]],
-         [("rsa2048", "0x81010001")])
-
-
-def test_full_nv(place):
-    """a guest has filled NV: there is room for the new endorsement keys and certificates, and nothing of its is lost"""
-    place.create("a.vtpm", "--vm-uuid", A, "--ek", "rsa2048,ecc_nist_p384")
-    device, _, data = running(place, "a.vtpm", "--vm-uuid", A)
-    defined = 0
-    while data.rc(nv_define(INDEX + defined, 2048)) == 0:
-        defined += 1
-    while data.rc(nv_define(INDEX + defined, 8)) == 0:
-        defined += 1
-    device.term()
-    vtpm(place, "reidentify", "a.vtpm", "--yes")
-    same([key["handle"] for key in certificates(place, "a.vtpm")["endorsement_keys"]], ["0x81010001", "0x81010016"])
-    device, _, data = running(place, "a.vtpm", "--vm-uuid", A)
-    data.good(nv_write(INDEX + defined - 1, bytes(8)))
-    device.term()
-
-
-def nv_as_owner(tpm):
-    tpm("nvread -C o -P owner -o nv.der 0x1c00002")
-    return openssl("x509", "-inform", "der", "-in", "nv.der").decode()
-
-
 def test_providers(place):
     """the new key is wrapped by the host's default provider and those named; what was not carried over is told"""
     add_native(place, "site")
@@ -480,56 +272,6 @@ def test_no_provider_is_made(place):
     same(names(place, "b.vtpm"), ["recovery"])
 
 
-def test_bind_mistyped(place):
-    """bind with a mistyped passphrase changes nothing: the right one would not open the slot any more"""
-    place.create("a.vtpm")
-    vtpm(place, "provider", "create", "words", "--kind", "passphrase")
-    for name in ("right", "mistyped"):
-        write_file(name, name.encode())
-    vtpm(place, "keys", "add", "a.vtpm", "--provider", "words", "--password-file", "right")
-    with unchanged("a.vtpm"):
-        vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--password-file", "mistyped", status=4, word="wrong-passphrase")
-        place.refused(4, ["wrong-passphrase"], "a.vtpm", "--vm-uuid", A, "--password-file", "mistyped")
-    vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--password-file", "right")
-    vtpm(place, "keys", "drop", "a.vtpm", "--provider", "native", "--password-file", "right")
-    vtpm(place, "check", "a.vtpm", "--password-file", "right")
-
-
-def test_bind(place):
-    """vtpm bind: the first one keeps id and slots, --drop leaves one out; another VM's becomes a copy"""
-    add_native(place, "site")
-    add_native(place, "gone")
-    vtpm(place, "provider", "default", "site")
-    place.create("a.vtpm")
-    vtpm(place, "keys", "add", "a.vtpm", "--provider", "gone")
-    before = place.inspect("a.vtpm")["records"][0]
-    shutil.copy("a.vtpm", "b.vtpm")
-    vtpm(place, "bind", "b.vtpm", "--vm-uuid", B)
-    after = place.inspect("b.vtpm")["records"][0]
-    same((after["vtpm_id"], after["vm_uuid"], after["epoch"], after["parent"]), (before["vtpm_id"], B, 2, None))
-    same(names(place, "b.vtpm"), ["site", "gone"])
-    registry = os.path.join(place.data_dir, "providers.conf")
-    text = read_file(registry).decode()
-    write_file(registry, text.replace("name=gone\nkind=native", "name=gone\nkind=away"), "w")
-    with unchanged("a.vtpm"):
-        place.refused(4, ["vtpm bind", "--drop"], "a.vtpm", "--vm-uuid", A)
-        vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--drop", "gone", "--drop", "site", status=2, word="usage")
-        vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--provider", "site", status=2, word="usage")
-        vtpm(place, "bind", "a.vtpm", status=2, word="usage")
-    vtpm(place, "bind", "a.vtpm", "--vm-uuid", A, "--drop", "gone")
-    same(names(place, "a.vtpm"), ["site"])
-    with unchanged("a.vtpm"):
-        contains(vtpm(place, "bind", "a.vtpm", "--vm-uuid", A).stdout, "already")
-        vtpm(place, "bind", "a.vtpm", "--vm-uuid", B, status=2, word="usage")  # nobody to ask
-    shutil.copy("a.vtpm", "c.vtpm")
-    contains(vtpm(place, "bind", "c.vtpm", "--vm-uuid", B, "--yes").stderr, "duplicate")
-    new_epoch(place, "c.vtpm", "copy")
-    same([(line["outcome"], B in line["detail"]) for line in audit(place, "bind") if line["outcome"] == "ok"],
-         [("ok", True), ("ok", False)])
-    true(len(audit(place, "bind")) > 2, "a bind that failed left no line")
-    same(len(audit(place, "identity-duplicated")), 1)
-
-
 def test_killed(place):
     """SIGKILL at any time during replace and reidentify: the old file or the finished new one"""
     place.create("a.vtpm", "--vm-uuid", A)
@@ -553,89 +295,6 @@ def test_killed(place):
         place.sound("b.vtpm")
         seen.add(new)
     return "old and new seen" if len(seen) == 2 else "%s only" % ("new" if True in seen else "old")
-
-
-def test_list(place):
-    """vtpm list: whose, of which other, by what policy; sorted, filtered; what cannot be read is told"""
-    os.mkdir("d")
-    place.create("d/a.vtpm", "--vm-uuid", A, "--on-clone", "copy", "--ek", "ecc_nist_p256")
-    place.create("d/unbound.vtpm")
-    vtpm(place, "clone", "d/a.vtpm", "d/b.vtpm", "--vm-uuid", B)
-    vtpm(place, "clone", "d/a.vtpm", "d/r.vtpm", "--vm-uuid", B, "--on-clone", "reidentify")
-    write_file("d/other", b"nothing of ours")
-    os.link("d/a.vtpm", "d/z-again.vtpm")
-    same(len(json.loads(vtpm(place, "list", "d", "d/a.vtpm", "--json").stdout)), 4)
-    os.remove("d/z-again.vtpm")
-    every = json.loads(vtpm(place, "list", "d", "--json").stdout)
-    same([os.path.basename(v["path"]) for v in every], ["a.vtpm", "b.vtpm", "r.vtpm", "unbound.vtpm"])
-    a, b, r, unbound = every
-    same((a["vm_uuid"], a["policy"], a["parent"], a["duplicate_of"], a["same_ek"], a["providers"]),
-         (A, "copy", None, None, 1, ["native"]))
-    same(a["ek_hash"], certificates(place, "d/a.vtpm")["endorsement_keys"][0]["key_hash"])
-    same((b["duplicate_of"], b["ek_hash"], b["parent"]["path"]), (a["vtpm_id"], a["ek_hash"], a["path"]))
-    same((r["parent"]["policy"], r["duplicate_of"], r["same_ek"]), ("reidentify", None, 0))
-    true(r["ek_hash"] != a["ek_hash"], "the EK of a reidentified one is its source's")
-    same((unbound["vm_uuid"], unbound["policy"], unbound["ek_hash"]), (None, None, None))
-    same(a["size"], 655360)
-    true(abs(a["last_use"] - os.stat("d/a.vtpm").st_mtime) < 2, "last use")
-
-    def paths(*args):
-        return [os.path.basename(v["path"])[0] for v in json.loads(vtpm(place, "list", "d", "--json", *args).stdout)]
-    same(paths("--filter", "vm_uuid=" + B), ["b", "r"])
-    same(paths("--filter", "vm_uuid=" + B, "--filter", "lineage=dup*"), ["b"])
-    same(paths("--duplicates"), ["a", "b"])
-    same(paths("--reverse"), ["u", "r", "b", "a"])
-    same(paths("--sort", "vm_uuid")[0], "u")
-    for number, name in enumerate(("unbound", "b", "r", "a")):
-        os.utime("d/%s.vtpm" % name, (0, 1000000000 + number))
-    same(paths("--sort", "last_use"), ["u", "b", "r", "a"])
-    same(json.loads(vtpm(place, "list", "d/r.vtpm", "--json").stdout)[0]["last_use"], 1000000002)
-    same(paths("--filter", "provider=nat*", "--filter", "policy=copy"), ["a", "b", "r"])
-    same(paths("--filter", "path=*/*", "--filter", "ek_hash="), ["u"])
-    largest = max(every, key=lambda v: v["allocated_size"])["allocated_size"]
-    same([v["allocated_size"] for v in json.loads(vtpm(place, "list", "d", "--json", "--sort", "size").stdout)][-1], largest)
-    same(paths("--sort", "lineage", "--filter", "vm_uuid=?*"), ["a", "b", "r"])
-    table = vtpm(place, "list", "d").stdout
-    contains(table, A, "duplicate of " + a["vtpm_id"][:8], "reidentify of " + a["vtpm_id"][:8], a["ek_hash"][:12])
-    same(len(table.splitlines()), 5)
-    vtpm(place, "list", "d", "--sort", "colour", status=2, word="usage")
-    vtpm(place, "list", "d", "--filter", "colour=red", status=2, word="usage")
-    vtpm(place, "list", "nowhere", status=2, word="usage")
-    vtpm(place, "list", status=2, word="usage")
-    write_file(place.config, "state-dirs=%s;\n" % os.path.abspath("d"), "a")
-    same(len(vtpm(place, "list").stdout.splitlines()), 5)
-    with open("d/r.vtpm", "r+b") as file:
-        for offset in (20, 65536 + 20):
-            file.seek(offset)
-            file.write(b"\377" * 40)
-    done = vtpm(place, "list", "d", status=1)
-    contains(done.stderr, "d/r.vtpm", "neither")
-    same(len(done.stdout.splitlines()), 4)
-
-
-def test_list_many(place):
-    """10,000 state files are listed in a second of this machine, in order"""
-    place.create("a.vtpm", "--ek", "rsa2048,ecc_nist_p384")
-    header = read_file("a.vtpm")[:16384].rstrip(b"\0")
-    for folder in range(100):
-        os.makedirs("d/%02d" % folder)
-        for number in range(100):
-            with open("d/%02d/%02d.vtpm" % (folder, number), "wb") as file:
-                file.write(header)
-                file.truncate(655360)
-    with open("listed", "wb") as out:
-        args = [VTPM, "list", "d", "--config", place.config]
-        child = os.posix_spawn(VTPM, args, place.env, file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1)])
-        _, status, usage = os.wait4(child, 0)
-    same(status, 0, "vtpm list")
-    lines = read_file("listed").decode().splitlines()[1:]
-    same(len(lines), 10000)
-    paths = [line.split()[-1] for line in lines]
-    same(paths, sorted(paths))
-    same({line.split()[3] for line in lines}, {"9999"})
-    took = usage.ru_utime + usage.ru_stime  # not the time that others had the processor
-    true(took < 1, "%.2f s" % took)
-    return "%.2f s" % took
 
 
 if __name__ == "__main__":

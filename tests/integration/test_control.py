@@ -3,32 +3,19 @@
 """The control channel of a running device, as raw bytes (docs/control-protocol.md)."""
 import hashlib
 import os
-import signal
-import socket
 import struct
 import sys
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from control_bytes import BUFFER_MAX, BUFFER_MIN, CAPABILITIES, CONVERSATION, started  # noqa: E402
 from device import (BAD_LOCALITY, BAD_ORDINAL, BAD_PARAMETER, CANCEL, FAIL, GET_CAPABILITY, GET_CONFIG,  # noqa: E402
-                    GET_ESTABLISHED, GET_INFO, GET_STATEBLOB, HASH_DATA, HASH_END, HASH_START, INIT, IO_ERROR, LIMIT,
+                    GET_ESTABLISHED, GET_INFO, GET_STATEBLOB, HASH_DATA, HASH_END, HASH_START, INIT, LIMIT,
                     LOCK_STORAGE, NO_SUCH_BLOB, PERMANENT, RESET_ESTABLISHED, SAVESTATE, SET_BUFFERSIZE, SET_DATAFD,
-                    SET_LOCALITY, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Control, Skip, Tpm, closed,
-                    main, receive, same, true, wait_until)
+                    SET_LOCALITY, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, main, receive, same, true)
 from tpm_bytes import (RC_CANCELED, RC_FAILURE, create_primary_rsa, flush, get_random, pcr_extend,  # noqa: E402
-                       pcr_read, pcr_reset, rc_of, read_clock, startup, words)
-
-CAPABILITIES = 0x1FFFF
-BUFFER_MIN, BUFFER_MAX = 2808, 4096
-
-
-def started(place, *args):
-    place.create()
-    device = place.start("state.vtpm", *args)
-    control = device.control()
-    wait_until(lambda: control.result(LOCK_STORAGE, words(0)) == 0, "the state is open")
-    return device, control
+                       pcr_reset, rc_of, read_clock, startup, words)
 
 
 def test_reply_sizes_stopped(place):
@@ -84,17 +71,6 @@ def test_unknown_commands(place):
     same(control.call(GET_CAPABILITY, reply=8), (0, CAPABILITIES))
 
 
-# A conversation with every shape of request, and the replies to it.
-CONVERSATION = [(words(GET_CAPABILITY), words(0, CAPABILITIES)), (words(STOP), words(0)),
-                (words(SET_BUFFERSIZE, 0xF80), words(0, 0xF80, BUFFER_MIN, BUFFER_MAX)), (words(INIT, 0), words(0)),
-                (words(SET_LOCALITY) + b"\4", words(0)), (words(SET_LOCALITY) + b"\3\0\0\0", words(0)),
-                (words(RESET_ESTABLISHED) + b"\3", words(0)), (words(SET_LOCALITY) + b"\0\x78\x56\x34", words(0)),
-                (words(HASH_START), words(0)), (words(HASH_DATA, 5) + b"hello", words(0)),
-                (words(HASH_DATA, 0), words(0)), (words(HASH_END), words(0)),
-                (words(GET_ESTABLISHED), words(0, 0x01000000)), (words(RESET_ESTABLISHED) + b"\4\1\2\3", words(0)),
-                (words(GET_ESTABLISHED), words(0, 0)), (words(GET_CONFIG), words(0, 3)),
-                (words(LOCK_STORAGE, 1), words(0)), (words(SET_STATEBLOB, 0, PERMANENT, 4) + b"plop", words(BAD_ORDINAL)),
-                (words(STOP), words(0)), (words(GET_ESTABLISHED), words(0, 0))]
 REQUESTS = b"".join(request for request, _ in CONVERSATION)
 REPLIES = b"".join(reply for _, reply in CONVERSATION)
 
@@ -362,137 +338,6 @@ def test_stop_waits_for_the_command(place):
         same(control.result(command, body), 0)
         same(rc_of(data.read()), 0)
         same(control.call(GET_CAPABILITY, reply=8), (0, CAPABILITIES))
-
-
-def test_second_client(place):
-    """a second control client is refused while one is served; when that has closed, the next is served"""
-    device, control = started(place)
-    same(control.init(), 0)
-    for _ in range(3):
-        true(closed(Control(device.path).sock), "a second client was let in")
-        same(control.call(GET_CAPABILITY, reply=8), (0, CAPABILITIES))
-    control.close()
-    with device.control() as control:
-        same(control.call(GET_CAPABILITY, reply=8), (0, CAPABILITIES))
-
-
-def test_reconnect(place):
-    """clients that connect anew for every command, as tpm2-tools do, are always served"""
-    device, control = started(place)
-    control.close()
-    for number in range(3000):
-        with device.control() as control:
-            control.send(words(GET_CAPABILITY))
-            same(control.read(8), words(0, CAPABILITIES), "connection %d" % number)
-
-
-def test_power_stays(place):
-    """when its client closes the TPM stays powered as it is; a new client brings a new data channel at once"""
-    device, control = started(place)
-    same(control.init(), 0)
-    data = control.open_data()
-    same(data.rc(startup()), 0)
-    for number in range(100):
-        control.close()
-        data.close()
-        control = device.control()
-        data = control.open_data()
-        same(data.rc(get_random()), 0, "client %d" % number)
-    data.send(create_primary_rsa(b"left alone"))
-    data.close()
-    same(control.open_data().rc(get_random()), 0, "while the last command of the client before runs")
-
-
-def test_data_descriptor(place):
-    """SET_DATAFD: once at a time, only a stream socket, of several the first; none leaks"""
-    device, control = started(place)
-
-    def descriptors():
-        return len(os.listdir("/proc/%d/fd" % device.pid))
-
-    if os.geteuid() != 0:
-        raise Skip("needs root to count the descriptors of a process that cannot be looked into")
-    same(control.init(), 0)
-    before = descriptors()
-    for other in (os.open("/dev/null", os.O_RDWR), os.open(".", os.O_RDONLY), *os.pipe(),
-                  socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach(), socket.socket(socket.AF_UNIX).detach()):
-        socket.send_fds(control.sock, [words(SET_DATAFD)], [other])
-        same(control.read(4), words(BAD_PARAMETER), "descriptor %s" % os.readlink("/proc/self/fd/%d" % other))
-        os.close(other)
-    pairs = [socket.socketpair() for _ in range(4)]
-    socket.send_fds(control.sock, [words(SET_DATAFD)], [theirs.fileno() for _, theirs in pairs])
-    same(control.read(4), words(0))
-    for _, theirs in pairs:
-        theirs.close()
-    data = Tpm(pairs[0][0])
-    same(data.rc(get_random()), 0x100)
-    for ours, _ in pairs[1:]:
-        true(closed(ours), "a second descriptor stayed open")
-    ours, theirs = socket.socketpair()
-    same(control.set_data_fd(theirs), IO_ERROR, "a second data channel")
-    theirs.close()
-    true(closed(ours), "a refused descriptor stayed open")
-    socket.send_fds(control.sock, [words(GET_CAPABILITY)], [pairs[0][0].fileno()])  # with a command that wants none
-    same(control.read(8), words(0, CAPABILITIES))
-    data.close()
-    control.close()
-    wait_until(lambda: descriptors() < before, "%d descriptors are back to below %d" % (descriptors(), before))
-    device.term()
-
-
-def test_nonblocking_data(place):
-    """a data descriptor that was set to not block is served like any other"""
-    device, control = started(place)
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    same(control.set_data_fd(theirs), 0)
-    data = Tpm(ours)
-    same(control.init(), 0)
-    for _ in range(5):
-        time.sleep(0.01)
-        same(rc_of(data.run(pcr_read(0))), 0x100)
-
-
-def test_vanishing(place):
-    """a client that vanishes after any byte of any request: the device serves the next"""
-    device, control = started(place)
-    control.close()
-    requests = [request for request, _ in CONVERSATION] + [words(SET_STATEBLOB, 2, PERMANENT, 100) + bytes(100),
-                                                           words(GET_INFO, 0, 7, 0, 0), words(GET_STATEBLOB, 1, 1, 0)]
-    for request in requests:
-        for length in range(len(request) + 1):
-            with device.control() as client:
-                client.send(request[:length])
-    with device.control() as client:
-        same(client.call(GET_CAPABILITY, reply=8), (0, CAPABILITIES))
-        same(client.result(STOP), 0)
-    device.term()
-    place.sound()
-
-
-def test_gone_before_the_next(place):
-    """a client that has closed in the middle of a request does not cost the next one its connection"""
-    device, control = started(place)
-    control.close()
-    for request in (b"", words(GET_CAPABILITY)[:3], words(GET_CAPABILITY), words(INIT)):
-        os.kill(device.pid, signal.SIGSTOP)
-        with device.control() as client:
-            client.send(request)
-        with device.control() as client:
-            client.send(words(GET_CAPABILITY))
-            os.kill(device.pid, signal.SIGCONT)
-            same(client.read(8), words(0, CAPABILITIES))
-
-
-def test_half_sent(place):
-    """a client that sends half a request and stays holds up neither the guest nor the end"""
-    device, control = started(place)
-    data = control.open_data()
-    same((control.init(), data.rc(startup())), (0, 0))
-    control.send(words(SET_STATEBLOB, 2, PERMANENT, 400000) + bytes(1000))
-    for _ in range(20):
-        same(data.rc(get_random()), 0)
-    device.term()
 
 
 if __name__ == "__main__":

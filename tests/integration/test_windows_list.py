@@ -15,8 +15,8 @@ TOP = os.path.join(HERE, "..", "..")
 sys.path[:0] = [HERE, os.path.join(TOP, "qemu")]
 from device import SHUTDOWN, Control, contains, main, read_file, same, true, write_file  # noqa: E402
 from secure_boot import Refusals, SecureBoot  # noqa: E402
-from test_certificates import certificates, openssl, text_of, verifies  # noqa: E402
-from test_tpm2_tools import Tools  # noqa: E402
+from certificates import certificates, openssl, text_of, verifies  # noqa: E402
+from tpm2_tools import Tools  # noqa: E402
 from tpm_bytes import (EMPTY_AUTH, NV_COUNTER, create_primary_rsa, create_primary_signing, flush, nv_data, nv_define,  # noqa: E402
                        nv_increment, nv_read, pcr_extend, quote, read_clock, sized, tpm_command, words)
 
