@@ -91,6 +91,47 @@ vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *f
   set_text (error, domain, code, text);
 }
 
+/* What an operator does about ERRNUM, where the message has no better advice of its own. */
+static const char *
+next_step (int errnum)
+{
+  static const struct
+  {
+    int errnum;
+    const char *step;
+  } steps[] = {
+    { EACCES, "; see who may use it, and enter its folders" },
+    { EPERM, "; only its owner or root may" },
+    { ENOENT, "; correct the name, or make it first" },
+    { ENOTDIR, "; correct the name" },
+    { EISDIR, "; name a file" },
+    { ENAMETOOLONG, "; choose a shorter name" },
+    { ENOSPC, "; make room" },
+    { EDQUOT, "; make room, or raise the quota" },
+    { EFBIG, "; raise the limit of a file's size" },
+    { EROFS, "; mount it for writing, or choose another place" },
+    { EIO, "; look at the disk and the kernel's log" },
+    { EMFILE, "; raise the limit of open files (ulimit -n, LimitNOFILE=)" },
+    { ENFILE, "; this host has too many open files" },
+    { ENOMEM, "; free memory, or raise its limit" },
+    { EAGAIN, "; try again, and if it stays so raise the limit of processes (ulimit -u, TasksMax=)" },
+    { ENOLCK, "; see that the file system has locks (lockd, for NFS), or choose another" },
+    { EADDRNOTAVAIL, "; give an address of this host" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (steps); i++)
+    if (steps[i].errnum == errnum)
+      return steps[i].step;
+  return "";
+}
+
+/* The advice that FORMAT ends with, "; ..." in constant words; NULL: it has none. */
+static const char *
+advice_of (const char *format)
+{
+  const char *advice = g_strrstr (format, "; ");
+  return advice && !strchr (advice, '%') ? advice : NULL;
+}
+
 void
 vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum, const char *format, ...)
 {
@@ -100,7 +141,11 @@ vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int err
   va_end (args);
   if (code == VTPM_ERROR_STORE_FAILED && (errnum == ENOSPC || errnum == EDQUOT || errnum == EFBIG))
     code = VTPM_ERROR_STORE_FULL;
-  g_autofree char *whole = g_strdup_printf ("%s: %s", text, g_strerror (errnum));
+  const char *advice = advice_of (format);
+  if (advice)
+    text[strlen (text) - strlen (advice)] = '\0';
+  g_autofree char *whole
+      = g_strdup_printf ("%s: %s%s", text, g_strerror (errnum), advice ? advice : next_step (errnum));
   set_text (error, domain, code, whole);
 }
 

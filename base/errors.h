@@ -71,8 +71,11 @@ gboolean vtpm_error_from_word (const char *word, VtpmErrorCode *code);
  */
 void vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const char *format, ...) G_GNUC_PRINTF (4, 5);
 
-/** Likewise, and appends ": strerror(ERRNUM)" to the cause. ENOSPC, EDQUOT and EFBIG become store-full where CODE is
- * store-failed. */
+/**
+ * Likewise, with ": strerror(ERRNUM)" behind object and cause. The next step is what FORMAT has behind its last "; ",
+ * in constant words; where it has none, what is done about that ERRNUM. ENOSPC, EDQUOT and EFBIG become store-full
+ * where CODE is store-failed.
+ */
 void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum, const char *format, ...)
     G_GNUC_PRINTF (5, 6);
 

@@ -95,24 +95,6 @@ test_errors (void)
   g_assert_cmpstr (error->message, ==, "[in-use] x is 5");
   g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_IN_USE);
   g_clear_error (&error);
-  static const struct
-  {
-    VtpmErrorCode code;
-    int errnum;
-    VtpmErrorCode becomes;
-  } cases[] = { { VTPM_ERROR_STORE_FAILED, ENOSPC, VTPM_ERROR_STORE_FULL },
-                { VTPM_ERROR_STORE_FAILED, EDQUOT, VTPM_ERROR_STORE_FULL },
-                { VTPM_ERROR_STORE_FAILED, EIO, VTPM_ERROR_STORE_FAILED },
-                { VTPM_ERROR_FAILED, ENOSPC, VTPM_ERROR_FAILED } };
-  for (gsize i = 0; i < G_N_ELEMENTS (cases); i++)
-    {
-      vtpm_error_set_errno (&error, VTPM_BASE_ERROR, cases[i].code, cases[i].errnum, "cannot");
-      g_autofree char *message
-          = g_strdup_printf ("[%s] cannot: %s", vtpm_error_row (cases[i].becomes)->word, g_strerror (cases[i].errnum));
-      g_assert_cmpstr (error->message, ==, message);
-      g_assert_cmpint (vtpm_error_code (error), ==, cases[i].becomes);
-      g_clear_error (&error);
-    }
   g_set_error (&error, G_FILE_ERROR, VTPM_ERROR_IN_USE, "of another domain");
   g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
   g_assert_cmpint (vtpm_error_code (NULL), ==, VTPM_ERROR_FAILED);
@@ -121,6 +103,41 @@ test_errors (void)
   g_assert_cmpint (code, ==, VTPM_ERROR_PCR_CHANGED);
   g_assert_false (vtpm_error_from_word ("pcr", &code));
   g_assert_false (vtpm_error_from_word ("", &code));
+}
+
+/* Object, cause, next step; the last is the message's own where it has one. */
+static void
+test_errors_errno (void)
+{
+  static const struct
+  {
+    VtpmErrorCode code;
+    int errnum;
+    VtpmErrorCode becomes;
+    const char *step;
+  } cases[] = { { VTPM_ERROR_STORE_FAILED, ENOSPC, VTPM_ERROR_STORE_FULL, "; make room" },
+                { VTPM_ERROR_STORE_FAILED, EDQUOT, VTPM_ERROR_STORE_FULL, "; make room, or raise the quota" },
+                { VTPM_ERROR_STORE_FAILED, EIO, VTPM_ERROR_STORE_FAILED, "; look at the disk and the kernel's log" },
+                { VTPM_ERROR_FAILED, ENOSPC, VTPM_ERROR_FAILED, "; make room" },
+                { VTPM_ERROR_FAILED, EPROTO, VTPM_ERROR_FAILED, "" } };
+  for (gsize i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      vtpm_error_set_errno (&error, VTPM_BASE_ERROR, cases[i].code, cases[i].errnum, "cannot read %s", "a; b");
+      g_autofree char *message
+          = g_strdup_printf ("[%s] cannot read a; b: %s%s", vtpm_error_row (cases[i].becomes)->word,
+                             g_strerror (cases[i].errnum), cases[i].step);
+      g_assert_cmpstr (error->message, ==, message);
+      g_assert_cmpint (vtpm_error_code (error), ==, cases[i].becomes);
+      g_clear_error (&error);
+      vtpm_error_set_errno (&error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, cases[i].errnum, "cannot ask %s; wait", "a; b");
+      g_autofree char *own = g_strdup_printf ("[failed] cannot ask a; b: %s; wait", g_strerror (cases[i].errnum));
+      g_assert_cmpstr (error->message, ==, own);
+      g_clear_error (&error);
+      vtpm_error_set_errno (&error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, EPROTO, "one; %s", "two");
+      g_autofree char *none = g_strdup_printf ("[failed] one; two: %s", g_strerror (EPROTO));
+      g_assert_cmpstr (error->message, ==, none);
+    }
 }
 
 static void
@@ -298,6 +315,7 @@ main (int argc, char **argv)
   g_test_add_func ("/base/cursor/reader-end", test_reader_end);
   g_test_add_func ("/base/cursor/writer", test_writer);
   g_test_add_func ("/base/errors", test_errors);
+  g_test_add_func ("/base/errors-errno", test_errors_errno);
   g_test_add_func ("/base/uuid", test_uuid);
   g_test_add_func ("/base/json", test_json);
   g_test_add_func ("/base/text", test_text);
