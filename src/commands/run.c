@@ -10,6 +10,7 @@
 #include "src/asker.h"
 #include "src/commands/command.h"
 #include "src/compat/swtpm_format.h"
+#include "src/device/activation.h"
 #include "src/serve.h"
 #include "src/tpm/tpm_commands.h"
 
@@ -104,11 +105,11 @@ parse_node (const Arguments *arguments, VtpmServerOptions *server, GError **erro
 static gboolean
 parse_endpoints (const Arguments *arguments, VtpmServerOptions *server, GError **error)
 {
+  server->stay_on_failure = arguments->ctrl && g_str_equal (arguments->ctrl, VTPM_ENDPOINT_ACTIVATED);
   if (!parse_node (arguments, server, error)
       || (arguments->ctrl && !vtpm_endpoint_parse (arguments->ctrl, &server->ctrl, error))
       || (arguments->data && !vtpm_endpoint_parse (arguments->data, &server->data, error)))
     return FALSE;
-  server->stay_on_failure = arguments->ctrl && g_str_equal (arguments->ctrl, VTPM_ENDPOINT_ACTIVATED);
   server->default_manage = !arguments->manage;
   if (!arguments->manage || g_str_equal (arguments->manage, "none"))
     return TRUE;
@@ -167,19 +168,15 @@ open_foreign (gpointer data, const VtpmBlob *blob, GError **error)
 }
 
 static int
-run (const Arguments *arguments, const char *path, GError **error)
+serve (const Arguments *arguments, VtpmServerOptions *server, GError **error)
 {
-  g_auto (VtpmServerOptions) server = { .path = path,
-                                        .end_with_control = arguments->terminate,
-                                        .end_with_data = arguments->terminate,
-                                        .pid_file = arguments->pid_file,
-                                        .run_as = arguments->run_as };
-  VtpmBrokerOptions broker
-      = { .path = path, .create = arguments->create, .incoming = arguments->incoming, .open_foreign = open_foreign };
-  if (!parse_identity (arguments, &broker, error) || !parse_at_least (arguments, &broker, error)
-      || !parse_startup (arguments, &server, error) || !parse_endpoints (arguments, &server, error))
+  VtpmBrokerOptions broker = {
+    .path = server->path, .create = arguments->create, .incoming = arguments->incoming, .open_foreign = open_foreign
+  };
+  if (!parse_endpoints (arguments, server, error) || !parse_identity (arguments, &broker, error)
+      || !parse_at_least (arguments, &broker, error) || !parse_startup (arguments, server, error))
     return -1;
-  if (arguments->sandbox && !vtpm_sandbox_parse (arguments->sandbox, &server.sandbox))
+  if (arguments->sandbox && !vtpm_sandbox_parse (arguments->sandbox, &server->sandbox))
     return usage (error, "--sandbox wants on, log or off"), -1;
   if (arguments->create && arguments->incoming)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
@@ -191,17 +188,32 @@ run (const Arguments *arguments, const char *path, GError **error)
   if (!config)
     return -1;
   g_autoptr (VtpmNotify) manager = arguments->daemon ? NULL : vtpm_notify_open ();
-  server.manager = manager;
+  server->manager = manager;
   config->asker = asker;
-  broker.config = server.config = config;
-  const VtpmServe serve = { .program = "vtpm run",
-                            .daemon = arguments->daemon,
-                            .pid_fd = -1,
-                            .config = config,
-                            .forget = forget_asker,
-                            .secret = &asker,
-                            .serving = print_notice };
-  return vtpm_serve (&serve, &broker, &server, error);
+  broker.config = server->config = config;
+  const VtpmServe how = { .program = "vtpm run",
+                          .daemon = arguments->daemon,
+                          .pid_fd = -1,
+                          .config = config,
+                          .forget = forget_asker,
+                          .secret = &asker,
+                          .serving = print_notice };
+  return vtpm_serve (&how, &broker, server, error);
+}
+
+static int
+run (const Arguments *arguments, const char *path, GError **error)
+{
+  g_auto (VtpmServerOptions) server = { .path = path,
+                                        .ctrl.fd = -1,
+                                        .end_with_control = arguments->terminate,
+                                        .end_with_data = arguments->terminate,
+                                        .pid_file = arguments->pid_file,
+                                        .run_as = arguments->run_as };
+  int status = serve (arguments, &server, error);
+  if (status < 0)
+    vtpm_activation_turn_away (server.stay_on_failure ? server.ctrl.fd : -1);
+  return status;
 }
 
 int
@@ -245,7 +257,10 @@ vtpm_command_run (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   if (!vtpm_command_parse (entries, "STATE --ctrl ENDPOINT | --cuse NAME | --vtpm-proxy",
                            "Serves the TPM in STATE to one virtual machine.", 1, 1, &argc, &argv, &error))
-    return vtpm_command_fail ("run", error);
+    {
+      vtpm_activation_turn_away (-1);
+      return vtpm_command_fail ("run", error);
+    }
   int status = run (&a, argv[1], &error);
   return status >= 0 ? status : vtpm_command_fail ("run", error);
 }

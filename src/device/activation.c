@@ -2,9 +2,12 @@
 #include "src/device/activation.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "base/io.h"
 
 #define FIRST_FD 3 /* SD_LISTEN_FDS_START */
 
@@ -34,4 +37,17 @@ vtpm_activation_take (GError **error)
                   " came; start it by a socket unit, see vtpm@.service(8)",
                   count);
   return -1;
+}
+
+void
+vtpm_activation_turn_away (int fd)
+{
+  vtpm_autofd int own = fd < 0 ? vtpm_activation_take (NULL) : -1;
+  struct pollfd waiting = { .fd = fd < 0 ? own : fd, .events = POLLIN };
+  while (waiting.fd >= 0 && poll (&waiting, 1, 0) > 0)
+    {
+      vtpm_autofd int client = accept4 (waiting.fd, NULL, NULL, SOCK_CLOEXEC);
+      if (client < 0)
+        return;
+    }
 }

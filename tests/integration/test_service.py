@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from device import (INIT, KEY_NOT_FOUND, LIMIT, SHUTDOWN, VTPM, Control, Skip, contains, die_with_parent, lacks, main, need_root,
-                    same, true, wait_until, words)
+                    same, true, wait_until, words, write_file)
 from package import build, copy_of_host
 
 VM = "7d444840-9dc0-41d1-b245-5ffdce74fad2"
@@ -196,6 +196,28 @@ def test_activated_failure(place):
         same(control.init(), KEY_NOT_FOUND)
         control.close()
         same(device.wait(), 4, device.errors())
+
+
+def test_activated_mistake(place):
+    """What is wrong before a TPM is served, an option, a file that is named, the configuration: who waits is turned away,
+    and would wake it again otherwise"""
+    place.create()
+    write_file("bad.conf", b"[vtpm]\ninit-wait=soon\n")
+    for pieces, args, config in ((["[usage]", "nonsense"], ["--nonsense"], None), (["[usage]"], ["--vm-uuid", "web"], None),
+                                 (["[usage]", "endpoint"], ["--data", "nowhere"], None),
+                                 (["nowhere/log"], ["--log", "nowhere/log"], None), (["init-wait"], [], "bad.conf")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("service.sock")
+        with listener() as sock, Control("service.sock") as first, Control("service.sock") as second:
+            device = activated(place, sock, *args, config=config)
+            contains(device.errors() if device.wait() else "it served", *pieces)
+            same([first.sock.recv(1), second.sock.recv(1)], [b"", b""])
+            sock.setblocking(False)
+            try:
+                sock.accept()
+            except BlockingIOError:
+                continue
+            raise AssertionError("somebody still waits")
 
 
 def test_not_activated(place):
