@@ -100,7 +100,7 @@ def gone(pid):
     """Ended; whoever became its parent may not have asked for it yet."""
     try:
         return read_file("/proc/%d/stat" % pid).rsplit(b")")[1].split()[0] == b"Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: gone after it was opened
         return True
 
 
