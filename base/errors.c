@@ -2,6 +2,7 @@
 #include "base/errors.h"
 
 #include <errno.h>
+#include <openssl/err.h>
 #include <string.h>
 
 /* TPM 1.2 result codes (TCG TPM Main part 2, section 16), which is what QEMU decodes for CMD_INIT. */
@@ -147,6 +148,15 @@ vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int err
   g_autofree char *whole
       = g_strdup_printf ("%s: %s%s", text, g_strerror (errnum), advice ? advice : next_step (errnum));
   set_text (error, domain, code, whole);
+}
+
+void
+vtpm_error_set_openssl (GError **error, GQuark domain, const char *what)
+{
+  const char *reason = ERR_reason_error_string (ERR_peek_last_error ());
+  vtpm_error_set (error, domain, VTPM_ERROR_FAILED,
+                  "OpenSSL cannot %s%s%s; see this host's openssl.cnf (FIPS mode too) and its free memory", what,
+                  reason ? ": " : "", reason ? reason : "");
 }
 
 VtpmErrorCode

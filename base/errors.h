@@ -79,6 +79,9 @@ void vtpm_error_set (GError **error, GQuark domain, VtpmErrorCode code, const ch
 void vtpm_error_set_errno (GError **error, GQuark domain, VtpmErrorCode code, int errnum, const char *format, ...)
     G_GNUC_PRINTF (5, 6);
 
+/** Code failed: OpenSSL cannot WHAT, for the reason it gives, and what is done about it. */
+void vtpm_error_set_openssl (GError **error, GQuark domain, const char *what);
+
 /** The code of ERROR; VTPM_ERROR_FAILED for a domain that is not ours. */
 VtpmErrorCode vtpm_error_code (const GError *error);
 

@@ -55,7 +55,7 @@ write_binding (VtpmWriter *w, const SealKey *key)
 static gboolean
 crypto_failed (GError **error, const char *what)
 {
-  vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_FAILED, "OpenSSL could not %s", what);
+  vtpm_error_set_openssl (error, VTPM_SEAL_ERROR, what);
   return FALSE;
 }
 

@@ -24,7 +24,7 @@ struct VtpmSigner
 static gboolean
 fail (GError **error, const char *what)
 {
-  vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, "%s", what);
+  vtpm_error_set_openssl (error, VTPM_CA_ERROR, what);
   return FALSE;
 }
 
@@ -75,7 +75,7 @@ finish (EVP_PKEY *key, VtpmPkcs11Key *token, GError **error)
     signer->public_key = g_bytes_new (der, (gsize) len);
   OPENSSL_free (der);
   if (len <= 0)
-    fail (error, "OpenSSL cannot encode the public key of the certificate authority");
+    fail (error, "encode the public key of the certificate authority");
   return len > 0 && choose_algorithm (signer, error) ? g_steal_pointer (&signer) : NULL;
 }
 
@@ -84,7 +84,7 @@ vtpm_signer_new_key (GError **error)
 {
   EVP_PKEY *key = EVP_EC_gen (CURVE);
   if (!key)
-    fail (error, "OpenSSL could not make a key for the certificate authority");
+    fail (error, "make a key for the certificate authority");
   return key ? finish (key, NULL, error) : NULL;
 }
 
@@ -136,7 +136,7 @@ vtpm_signer_private_text (const VtpmSigner *signer, GError **error)
       text = vtpm_secret_copy (data, (gsize) len, error);
     }
   else
-    fail (error, "OpenSSL cannot encode the private key of the certificate authority");
+    fail (error, "encode the private key of the certificate authority");
   BIO_free (bio);
   return text;
 }
@@ -164,7 +164,7 @@ sign_here (VtpmSigner *signer, const void *data, gsize len, GError **error)
                   && EVP_DigestSign (context, signature, &signature_len, data, len) == 1;
   EVP_MD_CTX_free (context);
   if (!good)
-    fail (error, "OpenSSL could not sign the certificate");
+    fail (error, "sign the certificate");
   return good ? g_bytes_new (signature, signature_len) : NULL;
 }
 
@@ -177,7 +177,7 @@ vtpm_signer_sign (VtpmSigner *signer, const void *data, gsize len, GError **erro
   unsigned int digest_len = 0;
   if (EVP_Digest (data, len, digest, &digest_len, signer->md, NULL) != 1)
     {
-      fail (error, "OpenSSL could not hash the certificate");
+      fail (error, "hash the certificate");
       return NULL;
     }
   return vtpm_pkcs11_key_sign (signer->token, EVP_PKEY_is_a (signer->key, "RSA"), digest, digest_len, error);

@@ -75,7 +75,7 @@ widen (const VtpmSecret *key, GError **error)
   memcpy (text->data + strlen (SHORT_KEY_PURPOSE), key->data, key->len);
   if (EVP_Digest (text->data, text->len, wide->data, NULL, EVP_sha256 (), NULL) == 1)
     return g_steal_pointer (&wide);
-  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, "SHA-256 failed in libcrypto");
+  vtpm_error_set_openssl (error, VTPM_COMPAT_ERROR, "compute SHA-256");
   return NULL;
 }
 

@@ -153,7 +153,7 @@ run_cipher (const VtpmSecret *key, const guint8 *ivec, const guint8 *data, gsize
       && EVP_CIPHER_CTX_set_padding (context, 0) == 1 && EVP_CipherUpdate (context, out->data, &n, data, (int) len) == 1
       && EVP_CipherFinal_ex (context, out->data + n, &rest) == 1 && (gsize) n + (gsize) rest == len)
     return g_steal_pointer (&out);
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_FAILED, "OpenSSL does not run AES-CBC");
+  vtpm_error_set_openssl (error, VTPM_SWTPM_ERROR, "run AES-CBC");
   return NULL;
 }
 
@@ -231,7 +231,7 @@ compute_hmac (const VtpmSecret *key, const guint8 *sealed, gsize sealed_len, con
   memcpy (both->data + sealed_len, ivec, ivec_len);
   if (HMAC (EVP_sha256 (), key->data, (int) key->len, both->data, both->len, out, NULL))
     return TRUE;
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_FAILED, "OpenSSL does not run HMAC-SHA256");
+  vtpm_error_set_openssl (error, VTPM_SWTPM_ERROR, "run HMAC-SHA256");
   return FALSE;
 }
 

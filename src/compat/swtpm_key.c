@@ -163,7 +163,7 @@ derive (const VtpmSecret *passphrase, gboolean sha512, gsize size, GError **erro
                                   (int) strlen (KDF_SALT), KDF_ROUNDS, EVP_sha512 (), (int) size, key->data)
                    == 1)
     return vtpm_secret_copy (key->data, size, error);
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_FAILED, "OpenSSL does not derive a key from the passphrase");
+  vtpm_error_set_openssl (error, VTPM_SWTPM_ERROR, "derive a key from the passphrase");
   return NULL;
 }
 

@@ -17,12 +17,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF, EVP_KDF_free)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_KDF_CTX, EVP_KDF_CTX_free)
 
-static void
-set_failed (GError **error, const char *what)
-{
-  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot %s", what);
-}
-
 VtpmSecret *
 vtpm_scrypt (const VtpmSecret *passphrase, const guint8 salt[static VTPM_SCRYPT_SALT_SIZE], guint log2_n,
              GError **error)
@@ -40,7 +34,7 @@ vtpm_scrypt (const VtpmSecret *passphrase, const guint8 salt[static VTPM_SCRYPT_
     {
       g_autofree char *what
           = g_strdup_printf ("derive a key by scrypt: it needs %u MiB of memory", (1U << log2_n) >> 10);
-      set_failed (error, what);
+      vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, what);
       return NULL;
     }
   return g_steal_pointer (&key);
@@ -65,7 +59,7 @@ vtpm_derive_kek (const guint8 *key, gsize len, const char *purpose, const VtpmUu
   g_autoptr (EVP_KDF_CTX) ctx = kdf ? EVP_KDF_CTX_new (kdf) : NULL;
   if (kek && (!ctx || EVP_KDF_derive (ctx, kek->data, kek->len, params) != 1))
     {
-      set_failed (error, "derive a key by HKDF-SHA256");
+      vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "derive a key by HKDF-SHA256");
       return NULL;
     }
   return g_steal_pointer (&kek);
@@ -85,7 +79,7 @@ vtpm_gcm_seal (const VtpmSecret *key, const void *aad, gsize aad_len, const Vtpm
                     && EVP_EncryptFinal_ex (ctx, body + n, &rest) == 1
                     && EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) == 1;
   if (!sealed)
-    set_failed (error, "encrypt by AES-256-GCM");
+    vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "encrypt by AES-256-GCM");
   return sealed;
 }
 
@@ -102,7 +96,7 @@ vtpm_gcm_open (const VtpmSecret *key, const void *aad, gsize aad_len, const guin
   const guint8 *nonce = sealed, *body = sealed + NONCE_SIZE, *tag = body + plain->len;
   if (!ctx || EVP_DecryptInit_ex2 (ctx, EVP_aes_256_gcm (), key->data, nonce, NULL) != 1)
     {
-      set_failed (error, "decrypt by AES-256-GCM");
+      vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "decrypt by AES-256-GCM");
       return NULL;
     }
   gboolean good = EVP_CIPHER_CTX_ctrl (ctx, EVP_CTRL_AEAD_SET_TAG, VTPM_TAG_SIZE, (void *) tag) == 1

@@ -34,7 +34,7 @@ name_key (const guint8 *kdk, char text[static KEY_ID_SIZE], GError **error)
   memcpy (input->data + strlen (KEY_ID_PURPOSE), kdk, VTPM_KDK_SIZE);
   if (EVP_Digest (input->data, input->len, digest, NULL, EVP_sha256 (), NULL) != 1)
     {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot compute SHA-256");
+      vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "compute SHA-256");
       return FALSE;
     }
   VtpmReader r = vtpm_reader (digest, sizeof digest);

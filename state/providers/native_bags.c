@@ -153,7 +153,7 @@ vtpm_native_bags_encode (const VtpmProviderEntry *entry, const VtpmNativeStore *
       bytes = sign (safes, password, mac_salt, sizeof mac_salt, iterations);
     }
   if (!bytes)
-    vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot make a PKCS#12 file of the keys");
+    vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "make a PKCS#12 file of the keys");
   ERR_clear_error ();
   return g_steal_pointer (&bytes);
 }

@@ -274,7 +274,7 @@ replace (const VtpmNative *native, guint8 *image, gsize len, GError **error)
 {
   if (!checksum (image, len - CHECKSUM_SIZE, image + len - CHECKSUM_SIZE))
     {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, "OpenSSL cannot compute SHA-256");
+      vtpm_error_set_openssl (error, VTPM_PROVIDER_ERROR, "compute SHA-256");
       return FALSE;
     }
   g_autofree char *name = vtpm_native_store_name (&native->entry->uuid);
