@@ -3,7 +3,7 @@ libvtpm_state_a_SOURCES = \
 	state/format.c state/format.h state/format_record.c state/format_envelope.c \
 	state/header.c state/header.h \
 	state/keyslots.c state/keyslots.h \
-	state/place.c state/place.h \
+	state/owner.c state/owner.h state/place.c state/place.h \
 	state/line.c state/line.h state/base64.c state/base64.h \
 	state/provider.c state/provider.h state/provider_process.c state/provider_process.h \
 	state/provider_reply.c state/provider_reply.h state/provider_request.c state/provider_request.h \

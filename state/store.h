@@ -82,6 +82,13 @@ void vtpm_store_file_tell_pid (VtpmStore *store);
 void vtpm_store_file_forget_pid (VtpmStore *store);
 /** The process that is marked so. 0: none; -1: it cannot be seen from here (another pid namespace). */
 pid_t vtpm_store_file_owner (VtpmStore *store);
+/** Marks the state of GENERATION as one that this process may go on with (a POSIX lock behind the file's end; several
+ * processes may have it). FALSE: store-failed. */
+gboolean vtpm_store_file_mark (VtpmStore *store, guint64 generation, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes the marks of this process away. */
+void vtpm_store_file_unmark (VtpmStore *store);
+/** Another process that has marked GENERATION. 0: none; -1: as above. */
+pid_t vtpm_store_file_marked_by (VtpmStore *store, guint64 generation);
 
 GQuark vtpm_store_error_quark (void);
 #define VTPM_STORE_ERROR (vtpm_store_error_quark ())

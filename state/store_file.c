@@ -14,7 +14,8 @@
 #include "base/io.h"
 #include "state/format.h"
 
-#define PID_BYTE 2 /* F_OFD_GETLK does not tell a pid, F_GETLK does */
+#define PID_BYTE 2              /* F_OFD_GETLK does not tell a pid, F_GETLK does */
+#define MARKS ((off_t) 1 << 62) /* the byte of generation 0; no file is that long */
 #define LOCK_POLL_US 1000
 
 typedef struct
@@ -363,5 +364,38 @@ vtpm_store_file_owner (VtpmStore *store)
   struct flock lock = lock_of (F_WRLCK, PID_BYTE);
   if (fcntl (file_store (store)->fd, F_GETLK, &lock) == 0 && lock.l_type == F_UNLCK)
     return 0;
+  return lock.l_pid > 0 ? lock.l_pid : -1;
+}
+
+static off_t
+mark_of (guint64 generation)
+{
+  return MARKS + (off_t) (generation & ((guint64) MARKS - 1));
+}
+
+gboolean
+vtpm_store_file_mark (VtpmStore *store, guint64 generation, GError **error)
+{
+  struct flock lock = lock_of (F_RDLCK, mark_of (generation));
+  if (fcntl (file_store (store)->fd, F_SETLK, &lock) == 0)
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot lock %s", store->name);
+  return FALSE;
+}
+
+void
+vtpm_store_file_unmark (VtpmStore *store)
+{
+  struct flock lock = lock_of (F_UNLCK, MARKS);
+  lock.l_len = 0; /* to the end of all offsets */
+  fcntl (file_store (store)->fd, F_SETLK, &lock);
+}
+
+pid_t
+vtpm_store_file_marked_by (VtpmStore *store, guint64 generation)
+{
+  struct flock lock = lock_of (F_WRLCK, mark_of (generation));
+  if (fcntl (file_store (store)->fd, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK)
+    return 0; /* where there are no such locks there are no marks */
   return lock.l_pid > 0 ? lock.l_pid : -1;
 }

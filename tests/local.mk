@@ -18,6 +18,7 @@ doc_tests = tests/unit/test-errors tests/unit/test-state-format-doc
 state_tests = \
 	tests/unit/test-header \
 	tests/unit/test-header-epoch \
+	tests/unit/test-owner \
 	tests/unit/test-state \
 	tests/unit/test-state-damage \
 	tests/unit/test-state-disk \
@@ -57,6 +58,7 @@ tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fi
 tests_unit_test_state_disk_SOURCES = tests/unit/test-state-disk.c $(state_fixture)
 tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixture)
 tests_unit_test_state_follow_SOURCES = tests/unit/test-state-follow.c $(state_fixture)
+tests_unit_test_owner_SOURCES = tests/unit/test-owner.c $(state_fixture)
 tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
 tests_unit_test_registry_SOURCES = tests/unit/test-registry.c $(registry_fixture)
 tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(registry_fixture)
@@ -150,6 +152,7 @@ tap_cases += \
 	tests/integration/test_swtpm_options.py \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_shared.py \
+	tests/integration/test_migration_window.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_swtpm_state_keys.py \
 	tests/integration/test_swtpm_state_refused.py \

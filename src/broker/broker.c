@@ -20,6 +20,7 @@
 #include "src/provisioning/rebind.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
+#include "state/owner.h"
 #include "state/seal.h"
 #include "state/state.h"
 
@@ -278,7 +279,9 @@ open_or_make (VtpmBroker *broker, GError **error)
       g_propagate_error (error, g_steal_pointer (&cause));
       return NULL;
     }
-  if (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause))
+  /* for who comes in by a migration the file was let go of */
+  if (options->incoming ? vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause)
+                        : vtpm_owner_take (store, &cause))
     return g_steal_pointer (&store);
   if (options->incoming && options->shared && !broker->awaits_file && vtpm_error_code (cause) == VTPM_ERROR_IN_USE)
     {

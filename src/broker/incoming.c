@@ -12,6 +12,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "src/provisioning/identity.h"
+#include "state/owner.h"
 #include "state/seal.h"
 
 /* Setup made it in wait of an incoming TPM, and no start has powered it on since. */
@@ -153,6 +154,18 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   return TRUE;
 }
 
+/* Nothing came in, and the TPM is to be powered on as the file has it: not while it is on its way, or may be taken
+ * back. */
+static gboolean
+may_begin (VtpmBroker *broker, GError **error)
+{
+  if (vtpm_owner_is_free (vtpm_state_store (broker->held), error))
+    return TRUE;
+  g_clear_pointer (&broker->held, vtpm_state_close); /* for who may */
+  broker->awaits_file = TRUE;
+  return FALSE;
+}
+
 /* INIT: what came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
 gboolean
 vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
@@ -172,6 +185,8 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
                       "INIT came before the state that --incoming waits for");
       return FALSE;
     }
+  if (!request->record && !may_begin (broker, error))
+    return FALSE;
   gboolean held = broker->held != NULL;
   gboolean fine
       = (!request->record || take_in (broker, request, error)) && vtpm_broker_hand_over (broker, broker->held, error);

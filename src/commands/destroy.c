@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "src/config.h"
 #include "state/audit.h"
+#include "state/owner.h"
 #include "state/state.h"
 
 static gboolean
@@ -59,8 +60,7 @@ destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
       return FALSE;
     }
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (!store || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error)
-      || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+  if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);
   VtpmHeader *header = *seen = read_header (store, error);

@@ -13,6 +13,7 @@
 #include "src/compat/swtpm_files.h"
 #include "src/keys/walk.h"
 #include "state/audit.h"
+#include "state/owner.h"
 
 #define ASIDE "vtpm"
 #define IMAGE_URI "file://"
@@ -85,7 +86,7 @@ static gboolean
 hold_state (Export *export, GError **error)
 {
   export->store = vtpm_store_file_open (export->how->state, TRUE, error);
-  return export->store && vtpm_store_lock (export->store, VTPM_LOCK_OWNER, TRUE, 0, error)
+  return export->store && vtpm_owner_take (export->store, error)
          && vtpm_store_lock (export->store, VTPM_LOCK_REKEY, TRUE, 0, error);
 }
 

@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "src/compat/swtpm_files.h"
 #include "src/compat/swtpm_import.h"
-#include "state/store.h"
+#include "state/owner.h"
 
 #define MARK_MODE 0600
 #define ASIDE "overwritten"
@@ -111,7 +111,7 @@ lock_state (const VtpmCompatPlace *place, int *lock, VtpmStore **store, GError *
   if (vtpm_swtpm_is_state (place->path))
     return !place->mark || (*lock = vtpm_swtpm_lock_folder (folder, error)) >= 0;
   *store = vtpm_store_file_open (place->path, TRUE, error);
-  return *store && vtpm_store_lock (*store, VTPM_LOCK_OWNER, TRUE, 0, error);
+  return *store && vtpm_owner_take (*store, error);
 }
 
 gboolean

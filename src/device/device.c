@@ -195,7 +195,7 @@ process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locali
   if (!device->powered)
     return refuse (VTPM_RC_FAILURE, out);
   if (!vtpm_device_take_back (device)) /* the guest runs on: its TPM is not another's after all */
-    return refuse (VTPM_RC_FAILURE, out);
+    return refuse (device->powered ? VTPM_RC_RETRY : VTPM_RC_FAILURE, out);
   if (!vtpm_device_try_commit (device))
     return refuse (VTPM_RC_RETRY, out);
   vtpm_device_drop_volatile (device);

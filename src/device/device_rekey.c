@@ -19,8 +19,8 @@ may_begin (VtpmDevice *device, GError **error)
     vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_MISSING,
                     "this TPM holds no state file now (it waits for one to come in, or it ends); try again later");
   else if (device->released)
-    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
-                    "this TPM was saved and has let go of its state file; try again when its VM runs");
+    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE,
+                    "this TPM was saved for a migration and has let go of its state file; try again when its VM runs");
   else if (!vtpm_device_try_commit (device))
     vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STORE_FAILED,
                     "the TPM's last state is not stored yet; mend the disk, then try again");
@@ -62,10 +62,11 @@ vtpm_device_rekey (VtpmDevice *device, guint64 epoch, const VtpmSecret *dek, gbo
       g_autoptr (GError) cause = NULL;
       vtpm_device_enter (device);
       gboolean fine = rekey_locked (device, epoch, dek, keep_former, pushed_out, &cause);
+      gboolean let_go = device->released;
       vtpm_device_leave (device);
       if (fine)
         return TRUE;
-      if (vtpm_error_code (cause) != VTPM_ERROR_IN_USE || vtpm_now_ms () >= deadline)
+      if (let_go || vtpm_error_code (cause) != VTPM_ERROR_IN_USE || vtpm_now_ms () >= deadline)
         {
           g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;

@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "state/owner.h"
 
 #define LOCK_RETRY_MS 10
 
@@ -17,8 +18,7 @@ vtpm_device_release_storage (VtpmDevice *device)
   if (!device->state || device->released || !vtpm_device_try_commit (device))
     return;
   VtpmStore *store = vtpm_state_store (device->state);
-  vtpm_store_file_forget_pid (store);
-  vtpm_store_unlock (store, VTPM_LOCK_OWNER);
+  vtpm_owner_let_go (store);
   device->released = TRUE;
   vtpm_log (VTPM_LOG_INFO, "%s is let go of: the TPM was saved, and may go on elsewhere", store->name);
 }
@@ -31,7 +31,7 @@ look_again (VtpmDevice *device, GError **error)
   VtpmStore *store = vtpm_state_store (device->state);
   if (vtpm_state_is_as_left (device->state, &same, error) && same)
     {
-      vtpm_store_file_tell_pid (store);
+      vtpm_owner_is_back (store);
       device->released = FALSE;
       vtpm_log (VTPM_LOG_INFO, "%s is held again", store->name);
       return TRUE;
@@ -39,6 +39,7 @@ look_again (VtpmDevice *device, GError **error)
   vtpm_store_unlock (store, VTPM_LOCK_OWNER);
   if (*error)
     return FALSE; /* it could not be read: the next try may tell more */
+  vtpm_owner_give_up (store);
   device->taken_over = TRUE;
   if (device->powered)
     vtpm_engine_power_off ();

@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "src/keys/management_client.h"
 #include "state/audit.h"
+#include "state/owner.h"
 #include "state/seal.h"
 #include "state/state.h"
 
@@ -139,6 +140,21 @@ keep_epoch (const Change *change, const VtpmManagementStatus *status, GError **e
   return vtpm_header_keep_epoch (change->store, status->epoch, dek, error);
 }
 
+/* Somebody holds the file. One that was saved and has let go of it may still answer: it is not the one. */
+static gboolean
+ask_owner (const Change *change, VtpmManagementStatus *status, GError **error)
+{
+  if (!vtpm_management_status (change->store, change->socket_path, status, error))
+    return FALSE;
+  if (status->busy || !status->let_go)
+    return TRUE;
+  vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_IN_USE,
+                  "the TPM that %s belongs to was saved for a migration, and another process holds %s now; try again "
+                  "where the VM runs",
+                  change->socket_path, change->store->name);
+  return FALSE;
+}
+
 /* Which epoch the file is in is for its owner to say: the device that runs, or we. */
 static gboolean
 settle (const Change *change, guint64 *epoch, GError **error)
@@ -154,7 +170,7 @@ settle (const Change *change, guint64 *epoch, GError **error)
           vtpm_store_unlock (change->store, VTPM_LOCK_OWNER);
           return settled;
         }
-      gboolean answered = vtpm_management_status (change->store, change->socket_path, &status, &cause);
+      gboolean answered = ask_owner (change, &status, &cause);
       if (answered && !status.busy && status.settled)
         {
           *epoch = status.epoch;
@@ -297,7 +313,7 @@ check_device (const Change *change, const VtpmRecord *base, GError **error)
   gint64 deadline = vtpm_now_ms () + SETTLE_MS;
   while (status.busy)
     {
-      if (!vtpm_management_status (change->store, change->socket_path, &status, error))
+      if (!ask_owner (change, &status, error))
         return FALSE;
       if (status.busy && vtpm_now_ms () > deadline)
         {
@@ -348,21 +364,6 @@ change_running (Change *change, const VtpmRecord *base, const VtpmSecret *dek, V
   return FALSE;
 }
 
-/* A TPM of this host that has let go of the file takes it again only as it left it. The owner lock is held. */
-static gboolean
-check_released (const Change *change, const VtpmRecord *base, GError **error)
-{
-  VtpmManagementStatus status;
-  if (!vtpm_management_status (change->store, change->socket_path, &status, NULL) || !status.released
-      || !vtpm_uuid_equal (&status.vtpm_id, &base->vtpm_id))
-    return TRUE;
-  vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_REKEY_PENDING,
-                  "the TPM of %s was saved and has let go of the file, and may go on with it; try again when its VM "
-                  "runs or has ended",
-                  change->store->name);
-  return FALSE;
-}
-
 static gboolean
 change_epoch (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next, gboolean *pushed_out, GError **error)
 {
@@ -374,7 +375,7 @@ change_epoch (VtpmKeyring *keyring, const VtpmDeepRekey *how, VtpmRecord *next, 
     return FALSE;
   if (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, &owned))
     {
-      gboolean changed = check_released (&change, vtpm_keyring_record (keyring), error)
+      gboolean changed = vtpm_owner_is_free (store, error)
                          && change_owned (&change, keyring, next, dek, !how->forget, pushed_out, error);
       vtpm_store_unlock (store, VTPM_LOCK_OWNER);
       return changed;
@@ -414,11 +415,13 @@ read_running (const Change *change, GError **error)
   guint64 epoch;
   if (vtpm_store_lock (change->store, VTPM_LOCK_OWNER, TRUE, 0, NULL))
     {
+      gboolean nobody = vtpm_owner_is_free (change->store, error);
       vtpm_store_unlock (change->store, VTPM_LOCK_OWNER);
-      vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_USAGE,
-                      "no TPM runs on %s, and only a running one still has the key; if none of its key slots opens any "
-                      "more, restore a key provider from its backup",
-                      change->store->name);
+      if (nobody)
+        vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_USAGE,
+                        "no TPM runs on %s, and only a running one still has the key; if none of its key slots opens "
+                        "any more, restore a key provider from its backup",
+                        change->store->name);
       return NULL;
     }
   g_autoptr (VtpmHeader) header = vtpm_header_read (change->store, error);

@@ -165,7 +165,7 @@ vtpm_management_status (VtpmStore *store, const char *socket_path, VtpmManagemen
     return FALSE;
   status->busy = is (words, "busy", "yes") || (value_of (words, "state") && !is (words, "state", "open"));
   status->settled = is (words, "settled", "yes");
-  status->released = is (words, "storage", "released");
+  status->let_go = is (words, "storage", "released") || is (words, "storage", "taken-over");
   const char *vtpm_id = value_of (words, "vtpm-id"), *epoch = value_of (words, "epoch");
   if (status->busy
       || (vtpm_id && epoch && vtpm_uuid_parse (vtpm_id, &status->vtpm_id)

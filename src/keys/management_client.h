@@ -17,8 +17,8 @@ typedef struct
   gboolean busy; /* with a command, or still starting: the rest is not known */
   VtpmUuid vtpm_id;
   guint64 epoch;
-  gboolean released; /* it was saved and has let go of its file, and may take it again */
-  gboolean settled;  /* no commit is open, and both state slots are in EPOCH */
+  gboolean let_go;  /* it was saved and has let go of its file: what stands in that is not for it to say */
+  gboolean settled; /* no commit is open, and both state slots are in EPOCH */
 } VtpmManagementStatus;
 
 /** FALSE: access-denied (no such socket, nobody answers, or not to us, or it is not the process that holds STORE's
