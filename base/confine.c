@@ -98,7 +98,9 @@ vtpm_confine (const VtpmConfineNeeds *needs, GError **error)
   const VtpmFilter filter = { .rules = rules, .n_rules = n, .otherwise = SECCOMP_RET_ALLOW };
   if (vtpm_filter_install (&filter) || errno == ENOTSUP || errno == ENOSYS || errno == EINVAL)
     return TRUE;
-  vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot forbid itself system calls");
+  vtpm_error_set_errno (
+      error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno,
+      "this process cannot have system calls forbidden to it; see what its service manager or container forbids");
   return FALSE;
 #else
   (void) error;

@@ -98,7 +98,9 @@ vtpm_harden_few_capabilities (guint64 keep, GError **error)
   prctl (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   if (set_capabilities (keep))
     return TRUE;
-  vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot drop the capabilities");
+  vtpm_error_set_errno (
+      error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno,
+      "cannot give up the capabilities of this process; see what its service manager or container forbids");
   return FALSE;
 }
 

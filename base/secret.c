@@ -34,7 +34,8 @@ vtpm_secret_init_threads (guint threads, GError **error)
   if (CRYPTO_secure_malloc_init (size, SECURE_HEAP_MIN_BLOCK) == 0)
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED,
-                      "no memory for secrets: OpenSSL could not make its secure heap of %" G_GSIZE_FORMAT " KiB",
+                      "no memory for secrets: OpenSSL could not make its secure heap of %" G_GSIZE_FORMAT
+                      " KiB; free memory, or raise its limit (ulimit -v, MemoryMax=)",
                       size / 1024);
       return FALSE;
     }
@@ -51,7 +52,9 @@ vtpm_secret_new (gsize len, GError **error)
   if (!secret)
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED,
-                      "no memory for a secret of %" G_GSIZE_FORMAT " bytes: the secure heap is exhausted", len);
+                      "no memory for a secret of %" G_GSIZE_FORMAT
+                      " bytes: the secure heap is exhausted; try again, with fewer --jobs where there are some",
+                      len);
       return NULL;
     }
   secret->len = len;

@@ -157,7 +157,7 @@ take_descriptor (Caller *caller, const char *text, GError **error)
   if (fd > 2 && fcntl (caller->fd, F_SETFD, FD_CLOEXEC) != 0)
     {
       vtpm_error_set_errno (error, VTPM_ASKER_ERROR, VTPM_ERROR_FAILED, errno,
-                            "cannot keep --password-fd to ourselves");
+                            "descriptor %s of --password-fd cannot be kept from helpers; give another one", text);
       return FALSE;
     }
   return TRUE;

@@ -62,7 +62,7 @@ become_daemon (Start *start, GError **error)
   guint8 status = 1;
   if (pipe2 (ends, O_CLOEXEC) != 0)
     {
-      vtpm_error_set_errno (error, VTPM_SERVE_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe");
+      vtpm_error_set_errno (error, VTPM_SERVE_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe to the daemon");
       return FALSE;
     }
   pid_t child = fork ();
@@ -103,7 +103,8 @@ start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server,
   int ends[2];
   if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     {
-      vtpm_error_set_errno (error, VTPM_SERVE_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a socketpair");
+      vtpm_error_set_errno (error, VTPM_SERVE_ERROR, VTPM_ERROR_FAILED, errno,
+                            "cannot make a socketpair to the broker");
       return -1;
     }
   signal (SIGCHLD, SIG_IGN); /* the broker is not waited for */

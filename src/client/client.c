@@ -233,7 +233,7 @@ connect_tcp (const char *text, const char *address, gint64 deadline, GError **er
   int rc = getaddrinfo (host, port, &hints, &found);
   if (rc != 0)
     {
-      vtpm_error_set (error, VTPM_CLIENT_ERROR, VTPM_ERROR_FAILED, "no connection to %s; check the host's name: %s",
+      vtpm_error_set (error, VTPM_CLIENT_ERROR, VTPM_ERROR_FAILED, "no connection to %s: %s; check the host's name",
                       address, rc == EAI_SYSTEM ? g_strerror (errno) : gai_strerror (rc));
       return -1;
     }

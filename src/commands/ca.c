@@ -4,6 +4,7 @@
  */
 #include "src/commands/command.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -121,7 +122,7 @@ print (const char *text, GError **error)
 {
   if (vtpm_write_full (STDOUT_FILENO, text, strlen (text)))
     return TRUE;
-  vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, "cannot write to standard output");
+  vtpm_error_set_errno (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, errno, "cannot write to standard output");
   return FALSE;
 }
 

@@ -174,9 +174,10 @@ take (const char *config_path, char **dirs, gboolean as_json, View *view, GError
   else
     print_text (view);
   if (census->unreadable->len > 0)
-    vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED,
-                    "the census is not complete: %u could not be read, and each may need any key",
-                    census->unreadable->len);
+    vtpm_error_set (
+        error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED,
+        "the census is not complete: %u could not be read, and each may need any key; make those listed readable",
+        census->unreadable->len);
   return census->unreadable->len == 0;
 }
 

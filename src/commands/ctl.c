@@ -315,7 +315,8 @@ run_save (const Ctl *ctl, GError **error)
     return FALSE;
   if (blob->len == 0)
     {
-      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED, "the TPM has no %s state; nothing was written",
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_FAILED,
+                      "the TPM has no %s state now, so nothing was written; 'vtpm ctl CTRL info' tells how it is",
                       ctl->args[0]);
       return FALSE;
     }

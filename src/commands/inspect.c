@@ -150,22 +150,26 @@ judge_header (View *view)
   guint64 epochs = 0;
   for (guint c = 0; c < 2; c++)
     if (header->copy[c] == VTPM_PART_NEWER)
-      problem (view, VTPM_ERROR_STATE_NEWER_VERSION, "header copy %c was written by a newer vtpm", 'A' + (int) c);
+      problem (view, VTPM_ERROR_STATE_NEWER_VERSION, "header copy %c was written by a newer vtpm; use that",
+               'A' + (int) c);
     else if (header->copy[c] != VTPM_PART_GOOD)
-      problem (view, VTPM_ERROR_STATE_DAMAGED, "header copy %c is %s", 'A' + (int) c,
+      problem (view, VTPM_ERROR_STATE_DAMAGED,
+               "header copy %c is %s; the next start writes it anew from the other one, if that is good", 'A' + (int) c,
                header->copy[c] == VTPM_PART_BLANK ? "blank" : "damaged");
   for (guint i = 0; i < header->records->len; i++)
     {
       const VtpmRecord *record = header->records->pdata[i];
       if (record->unknown_critical)
         problem (view, VTPM_ERROR_STATE_NEWER_VERSION,
-                 "epoch %" G_GUINT64_FORMAT " has a field that only a newer vtpm knows", record->epoch);
+                 "epoch %" G_GUINT64_FORMAT " has a field that only a newer vtpm knows; use that", record->epoch);
       epochs += i == 0 || ((const VtpmRecord *) header->records->pdata[i - 1])->epoch != record->epoch;
     }
   if (epochs > 1)
-    problem (view, VTPM_ERROR_REKEY_PENDING, "two epochs: a change of epoch is under way or was cut short");
+    problem (view, VTPM_ERROR_REKEY_PENDING,
+             "two epochs: a change of epoch is under way, or was cut short and the next start or rekey settles it");
   else if (header->copies_differ)
-    problem (view, VTPM_ERROR_REKEY_PENDING, "the header copies differ: a change of keys was cut short");
+    problem (view, VTPM_ERROR_REKEY_PENDING,
+             "the header copies differ: a change of keys was cut short; the next start or rekey settles it");
 }
 
 static void
@@ -174,7 +178,8 @@ judge_slot (View *view, guint slot)
   const VtpmHeader *header = view->header;
   gboolean known = FALSE, named = FALSE;
   if (header->slot[slot] == VTPM_PART_DAMAGED || header->slot[slot] == VTPM_PART_NEWER)
-    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE, "state slot %u is neither blank nor readable", slot);
+    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE,
+             "state slot %u is neither blank nor readable; 'vtpm check' tells whether the other one opens", slot);
   if (!is_good (header, slot) || header->records->len == 0)
     return;
   for (guint i = 0; i < header->records->len; i++)
@@ -184,19 +189,22 @@ judge_slot (View *view, guint slot)
       named |= vtpm_header_slot_names (header, slot, record);
     }
   if (!known)
-    problem (view, VTPM_ERROR_STATE_FOREIGN_SLOT, "state slot %u belongs to another vTPM", slot);
+    problem (view, VTPM_ERROR_STATE_FOREIGN_SLOT,
+             "state slot %u belongs to another vTPM; 'vtpm check' tells whether the other one opens", slot);
   else if (!named)
     problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE,
-             "state slot %u is of epoch %" G_GUINT64_FORMAT ", which has no record", slot,
-             header->slot_header[slot].epoch);
+             "state slot %u is of epoch %" G_GUINT64_FORMAT
+             ", which has no record; 'vtpm check' tells whether the other one opens",
+             slot, header->slot_header[slot].epoch);
 }
 
 static void
 judge (View *view)
 {
   if (view->size < VTPM_FILE_SIZE)
-    problem (view, VTPM_ERROR_STATE_TRUNCATED, "the file has %" G_GUINT64_FORMAT " bytes of %" G_GUINT64_FORMAT,
-             view->size, (guint64) VTPM_FILE_SIZE);
+    problem (view, VTPM_ERROR_STATE_TRUNCATED,
+             "the file has %" G_GUINT64_FORMAT " bytes of %" G_GUINT64_FORMAT "; restore it from a backup", view->size,
+             (guint64) VTPM_FILE_SIZE);
   judge_header (view);
   judge_slot (view, 0);
   judge_slot (view, 1);

@@ -120,7 +120,8 @@ take_back (VtpmStore *store)
 {
   g_autoptr (GError) error = NULL;
   if (!vtpm_state_destroy (store, &error))
-    vtpm_log (VTPM_LOG_WARNING, "what was made is left as %s: %s", store->name, error->message);
+    vtpm_log (VTPM_LOG_WARNING, "what was made is left as %s and is of no use, remove it: %s", store->name,
+              error->message);
 }
 
 static gboolean

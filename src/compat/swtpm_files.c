@@ -115,7 +115,8 @@ set_no_tpm (const VtpmSwtpmFiles *files, GError **error)
 {
   g_autofree char *old = g_build_filename (files->name, TPM_1_2_FILE, NULL);
   if (g_file_test (old, G_FILE_TEST_EXISTS))
-    return fail (error, VTPM_ERROR_USAGE, files->name, "has the state of a TPM 1.2, and vtpm is a TPM 2.0 only");
+    return fail (error, VTPM_ERROR_USAGE, files->name,
+                 "has the state of a TPM 1.2, and vtpm is a TPM 2.0 only; leave that VM on swtpm");
   return fail (error, VTPM_ERROR_STATE_MISSING, files->name, "has no state of an swtpm in it; correct the name");
 }
 
@@ -150,7 +151,8 @@ read_section (VtpmSwtpmFiles *files, guint i, const VtpmSwtpmSection *section, G
   if (n < 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", files->name);
   if ((gsize) n < part->len)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name, "became shorter while it was read");
+    return fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name,
+                 "became shorter while it was read; stop what writes to it, then try again");
   files->part[i] = g_steal_pointer (&part);
   return TRUE;
 }
@@ -163,7 +165,7 @@ size_of (VtpmSwtpmFiles *files, guint64 *size, GError **error)
   if (files->is_device && ioctl (files->lock, BLKGETSIZE64, size) != 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot tell the size of", files->name);
   return files->is_device || S_ISREG (files->info.st_mode)
-         || fail (error, VTPM_ERROR_USAGE, files->name, "is neither folder, file nor block device");
+         || fail (error, VTPM_ERROR_USAGE, files->name, "is neither folder, file nor block device; correct the name");
 }
 
 static gboolean
@@ -191,7 +193,7 @@ open_image (VtpmSwtpmFiles *files, GError **error)
     if (!read_section (files, i, &sections[i], error))
       return FALSE;
   return files->part[VTPM_SWTPM_PERMANENT]
-         || fail (error, VTPM_ERROR_STATE_MISSING, files->name, "is an image without a TPM in it");
+         || fail (error, VTPM_ERROR_STATE_MISSING, files->name, "is an image without a TPM in it; correct the name");
 }
 
 gboolean

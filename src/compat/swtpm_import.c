@@ -208,7 +208,8 @@ take_back (Import *import, VtpmStore *store)
     unlink (import->done->aside_volatile);
   vtpm_swtpm_imported_clear (import->done);
   if (!vtpm_state_destroy (store, &error))
-    vtpm_log (VTPM_LOG_WARNING, "what was made is left as %s: %s", store->name, error->message);
+    vtpm_log (VTPM_LOG_WARNING, "what was made is left as %s and is of no use, remove it: %s", store->name,
+              error->message);
 }
 
 static gboolean

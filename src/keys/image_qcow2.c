@@ -42,7 +42,8 @@ typedef struct
 static gboolean
 set_damaged (GError **error, const char *what)
 {
-  vtpm_error_set (error, VTPM_IMAGE_ERROR, VTPM_ERROR_STATE_DAMAGED, "a qcow2 file: %s", what);
+  vtpm_error_set (error, VTPM_IMAGE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                  "a qcow2 file: %s; see what qemu-img check says of it", what);
   return FALSE;
 }
 

@@ -258,8 +258,8 @@ vtpm_keyring_drop (VtpmKeyring *keyring, const VtpmUuid *provider, GError **erro
   int found = vtpm_keyring_find (keyring, provider);
   if (found < 0)
     {
-      vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE, "%s has no key slot of this provider",
-                      keyring->store->name);
+      vtpm_error_set (error, VTPM_KEYRING_ERROR, VTPM_ERROR_USAGE,
+                      "%s has no key slot of this provider; 'vtpm keys list' shows those it has", keyring->store->name);
       return FALSE;
     }
   guint32 version = slot_at (keyring->record, (guint) found)->key_version;

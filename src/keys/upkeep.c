@@ -67,7 +67,8 @@ take_back (const VtpmConfig *config, const VtpmProviderEntry *entry)
   g_autoptr (GError) cause = NULL;
   g_autofree char *reply = request (config, entry, "remove", ASK_MS, &cause);
   if (!reply)
-    vtpm_log (VTPM_LOG_WARNING, "the keys just made were not removed: %s", cause->message);
+    vtpm_log (VTPM_LOG_WARNING, "the keys just made for \"%s\" were not removed, and nothing uses them: %s",
+              entry->name, cause->message);
 }
 
 static gboolean
@@ -308,13 +309,16 @@ leave_list (const VtpmConfig *config, const VtpmProviderEntry *entry, const Vtpm
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, error);
   const VtpmProviderEntry *now = registry ? vtpm_registry_find (registry, &entry->uuid, error) : NULL;
   g_autoptr (GError) cause = NULL;
+  char uuid[VTPM_UUID_TEXT_SIZE];
   if (!now || !vtpm_registry_remove (&config->place, &entry->uuid, error))
     return FALSE;
   if (vtpm_wraps_wait (&config->place, error) && vtpm_search_finds_none (config, search, entry, 0, error))
     return TRUE;
   if (!vtpm_registry_add (&config->place, now, &cause))
-    vtpm_log (VTPM_LOG_ERROR, "key provider \"%s\" is off the list, and could not be put back: %s", entry->name,
-              cause->message);
+    vtpm_log (VTPM_LOG_ERROR,
+              "key provider \"%s\" is off the list, and could not be put back: %s. Make it known again: vtpm provider "
+              "create %s --kind %s --uuid %s",
+              entry->name, cause->message, entry->name, entry->kind, vtpm_uuid_format (&entry->uuid, uuid));
   return FALSE;
 }
 

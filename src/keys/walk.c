@@ -148,7 +148,8 @@ resolve (const char *path, GError **error)
   if (!real)
     vtpm_error_set_errno (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, errno, "%s cannot be looked at", path);
   else
-    vtpm_error_set (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, "%s is neither a file nor a folder", path);
+    vtpm_error_set (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, "%s is neither a file nor a folder; correct the name",
+                    path);
   g_free (real);
   return NULL;
 }

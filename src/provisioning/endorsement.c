@@ -57,7 +57,7 @@ vtpm_tpm_make_primary (guint32 hierarchy, const guint8 *template, gsize template
   if (!bytes)
     {
       vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "libtpms answers nothing readable when asked to %s", what);
+                      "libtpms answers nothing readable when asked to %s; use another build of it", what);
       return FALSE;
     }
   *public = g_bytes_new (bytes, public_len);
@@ -155,7 +155,8 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
   if (!public_key)
     {
       vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "libtpms made another key than it was asked for when it should %s", what);
+                      "libtpms made another key than it was asked for when it should %s; use another build of it",
+                      what);
       return FALSE;
     }
   VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);

@@ -23,16 +23,16 @@ vtpm_tpm_call (const guint8 *command, gsize len, const char *what, VtpmReader *r
   if (code == VTPM_RC_SUCCESS)
     return TRUE;
   vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                  "libtpms %u.%u.%u does not %s: command 0x%x answered 0x%x", version >> 16, version >> 8 & 0xff,
-                  version & 0xff, what, vtpm_tpm_code (command), code);
+                  "libtpms %u.%u.%u does not %s: command 0x%x answered 0x%x; use a newer one, or ask for less",
+                  version >> 16, version >> 8 & 0xff, version & 0xff, what, vtpm_tpm_code (command), code);
   return FALSE;
 }
 
 static gboolean
 bad_answer (GError **error, const char *what)
 {
-  vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED, "libtpms answers nothing readable when asked to %s",
-                  what);
+  vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                  "libtpms answers nothing readable when asked to %s; use another build of it", what);
   return FALSE;
 }
 

@@ -185,7 +185,8 @@ vtpm_engine_manufacture (GError **error)
   forget_permanent ();
   if (result == TPM_SUCCESS && made)
     return g_steal_pointer (&made);
-  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED, "libtpms could not make a TPM (result 0x%x)", result);
+  vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED,
+                  "libtpms could not make a TPM (result 0x%x); use another build of it", result);
   return NULL;
 }
 
@@ -269,7 +270,7 @@ vtpm_engine_get_volatile (GError **error)
   if (result != TPM_SUCCESS)
     {
       vtpm_error_set (error, VTPM_ENGINE_ERROR, VTPM_ERROR_FAILED,
-                      "libtpms does not give its volatile state (result 0x%x)", result);
+                      "libtpms does not give its volatile state (result 0x%x); use another build of it", result);
       return NULL;
     }
   VtpmBlob *blob = vtpm_blob_copy (data, len);
