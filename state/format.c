@@ -177,9 +177,11 @@ vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error)
   gsize keys = VTPM_PART_HEADER_SIZE + payload->former_keys->len * VTPM_FORMER_KEY_SIZE;
   if (len + keys > VTPM_MAX_PAYLOAD)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STORE_FULL,
-                      "the TPM's state of %" G_GSIZE_FORMAT " bytes is larger than a state slot holds (%d)", len + keys,
-                      VTPM_MAX_PAYLOAD);
+      vtpm_error_set (
+          error, VTPM_FORMAT_ERROR, VTPM_ERROR_STORE_FULL,
+          "the TPM's state of %" G_GSIZE_FORMAT
+          " bytes is larger than a state slot holds (%d); remove NV indices or persistent keys in the guest",
+          len + keys, VTPM_MAX_PAYLOAD);
       return NULL;
     }
   VtpmBlob *parts = vtpm_blob_new (len);
@@ -223,7 +225,8 @@ decode_keys (VtpmPayload *payload, const VtpmSecret *keys, GError **error)
       g_ptr_array_add (payload->former_keys, key);
     }
   if (r.bad)
-    vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED, "the list of former keys is cut off");
+    vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "the list of former keys is cut off; restore a backup");
   return !r.bad;
 }
 
@@ -242,7 +245,7 @@ take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, GB
   if (place || type == PART_FORMER_KEYS)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                      "part 0x%04x stands twice in the sealed state", type);
+                      "part 0x%04x stands twice in the sealed state; restore a backup", type);
       return FALSE;
     }
   if (type & CRITICAL)
@@ -277,7 +280,7 @@ vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **err
       if (r.bad)
         {
           vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                          "part 0x%04x of the sealed state is cut off", type);
+                          "part 0x%04x of the sealed state is cut off; restore a backup", type);
           return NULL;
         }
       if (!take_part (payload, type, data, len, unknown, error))

@@ -39,7 +39,8 @@ read_header (VtpmReader *r, VtpmEnvelope *envelope, GError **error)
   vtpm_read_into (r, envelope->salt, VTPM_SALT_SIZE);
   if (r->bad || memcmp (magic, VTPM_ENVELOPE_MAGIC, 8) != 0)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH, "the state blob is no vtpm envelope");
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                      "the state blob is no vtpm envelope; give one that a vtpm saved");
       return FALSE;
     }
   if (oldest_reader > VTPM_FORMAT_VERSION)
@@ -52,7 +53,8 @@ read_header (VtpmReader *r, VtpmEnvelope *envelope, GError **error)
       || envelope->record_length > VTPM_MAX_RECORD || envelope->sealed_length < VTPM_TAG_SIZE
       || envelope->sealed_length > VTPM_MAX_PAYLOAD + VTPM_TAG_SIZE)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH, "the header of the state blob is damaged");
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                      "the header of the state blob is damaged; take it anew from where it was saved");
       return FALSE;
     }
   return TRUE;
@@ -83,7 +85,7 @@ vtpm_envelope_decode (const void *data, gsize len, VtpmEnvelope *envelope, GErro
   if (r.bad || vtpm_reader_left (&r) != 0)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_BLOB_MISMATCH,
-                      "the state blob has another length than its header says");
+                      "the state blob has another length than its header says; take it anew from where it was saved");
       return FALSE;
     }
   return TRUE;

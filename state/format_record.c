@@ -181,7 +181,7 @@ check_limits (const VtpmRecord *record, GError **error)
   if (record->public_part && g_bytes_get_size (record->public_part) > VTPM_MAX_PUBLIC_PART)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
-                      "certificates of %" G_GSIZE_FORMAT " bytes, but %d is the limit",
+                      "certificates of %" G_GSIZE_FORMAT " bytes, but %d is the limit; make fewer endorsement keys",
                       g_bytes_get_size (record->public_part), VTPM_MAX_PUBLIC_PART);
       return FALSE;
     }
@@ -226,8 +226,9 @@ vtpm_record_encode_body (const VtpmRecord *record, GError **error)
   if (w.full)
     {
       vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
-                      "the record of epoch %" G_GUINT64_FORMAT " is larger than %d bytes", record->epoch,
-                      VTPM_MAX_RECORD);
+                      "the record of epoch %" G_GUINT64_FORMAT
+                      " is larger than %d bytes; use fewer key slots or endorsement keys",
+                      record->epoch, VTPM_MAX_RECORD);
       return NULL;
     }
   VtpmWriter length = vtpm_writer (buf, 4);
@@ -370,7 +371,8 @@ vtpm_record_decode (const void *data, gsize len, GError **error)
   vtpm_read_bytes (&r, VTPM_SALT_SIZE + VTPM_MAC_SIZE);
   if (r.bad || vtpm_reader_left (&r) != 0 || len > VTPM_MAX_RECORD || !read_tlvs (record, tlvs, body))
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED, "an epoch record does not read as one");
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                      "an epoch record does not read as one; restore a backup");
       return NULL;
     }
   record->bytes = g_bytes_new (data, len);
@@ -407,7 +409,8 @@ vtpm_header_encode (GPtrArray *records, GError **error)
     }
   if (w.full)
     {
-      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE, "the header does not fit its %d bytes",
+      vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_USAGE,
+                      "the header does not fit its %d bytes; use fewer key slots or endorsement keys",
                       VTPM_HEADER_AREA);
       return NULL;
     }

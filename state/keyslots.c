@@ -40,7 +40,8 @@ vtpm_keyslot_accept (const VtpmRecord *record, const VtpmSecret *plain, GError *
   if (plain->len != WRAP_SIZE || CRYPTO_memcmp (plain->data + VTPM_DEK_SIZE, context.digest, VTPM_CONTEXT_SIZE) != 0)
     {
       vtpm_error_set (error, VTPM_KEYSLOT_ERROR, VTPM_ERROR_KEY_SLOT_DAMAGED,
-                      "what the provider unwrapped does not belong to this vTPM, VM and epoch");
+                      "what the provider unwrapped does not belong to this vTPM, VM and epoch; use another key slot, "
+                      "or a backup of the file");
       return NULL;
     }
   return vtpm_secret_copy (plain->data, VTPM_DEK_SIZE, error);
@@ -57,6 +58,7 @@ vtpm_keyslot_prove (VtpmProvider *provider, const VtpmRecord *record, const Vtpm
     return FALSE;
   if (vtpm_secret_equal (unwrapped, dek))
     return TRUE;
-  vtpm_error_set (error, VTPM_KEYSLOT_ERROR, VTPM_ERROR_KEY_SLOT_DAMAGED, "the slot unwraps to another key");
+  vtpm_error_set (error, VTPM_KEYSLOT_ERROR, VTPM_ERROR_KEY_SLOT_DAMAGED,
+                  "the slot unwraps to another key; use another key slot, or a backup of the file");
   return FALSE;
 }

@@ -176,7 +176,7 @@ static void
 does_not_verify (GError **error)
 {
   vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                  "the sealed state does not verify: bytes were changed, or belong elsewhere");
+                  "the sealed state does not verify: bytes were changed, or belong elsewhere; restore a backup");
 }
 
 /* Decrypts the first piece, whose own start says how long it is, into the secure heap. */
@@ -462,7 +462,8 @@ vtpm_seal_open_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const V
     return payload;
   if (vtpm_error_code (cause) == VTPM_ERROR_STATE_DAMAGED)
     vtpm_error_set (error, VTPM_SEAL_ERROR, VTPM_ERROR_BLOB_MISMATCH,
-                    "the state blob does not verify: it was changed on its way, or put together from two");
+                    "the state blob does not verify: it was changed on its way, or put together from two; take both of "
+                    "one snapshot");
   else
     g_propagate_error (error, g_steal_pointer (&cause));
   return NULL;

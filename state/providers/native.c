@@ -213,8 +213,9 @@ vtpm_native_destroy (const VtpmNative *native, guint32 version, GError **error)
   if (!find_version (&store, version, &key))
     {
       g_autofree char *path = vtpm_native_store_path (native);
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_DESTROYED, "the key store %s has no key version %u",
-                      path, version);
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_KEY_DESTROYED,
+                      "the key store %s has no key version %u; 'vtpm provider status' shows those it has", path,
+                      version);
       return FALSE;
     }
   if (version == vtpm_native_store_key (&store, store.count - 1).version)
