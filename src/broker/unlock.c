@@ -233,7 +233,7 @@ wait_for_more (Unlock *unlock, guint under_way)
   gint64 until = unlock->asked < unlock->attempts->len ? MIN (unlock->next_at, unlock->deadline) : unlock->deadline;
   gint64 left = until - vtpm_now_ms ();
   if (left > 0 && poll (fds, n, (int) left) < 0 && errno != EINTR)
-    vtpm_log (VTPM_LOG_WARNING, "waiting for key providers: %s", g_strerror (errno));
+    vtpm_log (VTPM_LOG_WARNING, "cannot wait for key providers: %s", g_strerror (errno));
 }
 
 static void

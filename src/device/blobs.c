@@ -70,7 +70,7 @@ check_identity (VtpmState *state, const VtpmRecord *record, GError **error)
     {
       char theirs[VTPM_UUID_TEXT_SIZE], ours[VTPM_UUID_TEXT_SIZE];
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IDENTITY_OTHER,
-                      "the state blob is bound to VM %s, this device to %s",
+                      "the state blob is bound to VM %s, this device to %s; load it into that VM",
                       vtpm_uuid_format (&record->vm_uuid, theirs),
                       own->has_vm_uuid ? vtpm_uuid_format (&own->vm_uuid, ours) : "none");
       return FALSE;

@@ -133,7 +133,8 @@ get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
   g_autoptr (GError) error = NULL;
   if (!blobs->device->state)
     {
-      vtpm_log (VTPM_LOG_ERROR, "a state blob was asked for before the state is open");
+      vtpm_log (VTPM_LOG_ERROR, "a state blob was asked for, and this TPM has no state yet: it waits for its key, or "
+                                "for what comes in; ask again after INIT");
       return VTPM_CONTROL_FAIL;
     }
   if (offset == 0 && !begin_get (blobs, type, &error))

@@ -43,7 +43,8 @@ wait_for_broker (VtpmBrokerLink *link, GError **error)
   if (!polled[0].revents)
     return TRUE;
   vtpm_fd_clear (&link->fd); /* what it answers now is nobody's */
-  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "told to end while a key provider was asked");
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                  "told to end while a key provider was asked; the state file is as it was");
   return FALSE;
 }
 
@@ -74,7 +75,9 @@ ask_broker (VtpmBrokerLink *link, const VtpmLinkMessage *request, VtpmLinkType w
   if (reply->type == VTPM_LINK_FAILED && reply->text)
     g_set_error (error, VTPM_DEVICE_ERROR, (int) reply->number, "%s", reply->text);
   else
-    vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "the broker answered something else");
+    vtpm_error_set (
+        error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+        "device and broker do not understand each other; start the TPM again, and if it stays so install vtpm anew");
   return FALSE;
 }
 

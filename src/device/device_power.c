@@ -192,7 +192,7 @@ finish_locked (VtpmDevice *device, GError **error)
   if (device->taken_over)
     {
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_STATE_TAKEN_OVER,
-                      "another process goes on with this TPM; what it was here is not stored");
+                      "another process goes on with this TPM; what it was here is not stored, end this VM");
       return FALSE;
     }
   if (device->released || (device->untouched && !device->commit_open))

@@ -128,8 +128,8 @@ clear_path (const char *path, const struct sockaddr_un *address, GError **error)
     return errno == ENOENT || failed (error, "look at", path);
   if (!S_ISSOCK (info.st_mode))
     {
-      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "%s is there and is no socket; it was left alone",
-                      path);
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
+                      "%s is there and is no socket; it was left alone, choose another path", path);
       return FALSE;
     }
   /* Of the other type: told EPROTOTYPE where somebody listens, it disturbs nobody. One that
@@ -160,8 +160,9 @@ open_unix (VtpmEndpoint *endpoint, GError **error)
   struct sockaddr_un address = { .sun_family = AF_UNIX };
   if (strlen (endpoint->path) >= sizeof address.sun_path)
     {
-      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "the socket path %s is longer than %zu bytes",
-                      endpoint->path, sizeof address.sun_path - 1);
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
+                      "the socket path %s is longer than %zu bytes; choose a shorter one", endpoint->path,
+                      sizeof address.sun_path - 1);
       return FALSE;
     }
   memcpy (address.sun_path, endpoint->path, strlen (endpoint->path) + 1);
@@ -191,7 +192,8 @@ open_tcp (VtpmEndpoint *endpoint, GError **error)
   int result = getaddrinfo (endpoint->host, endpoint->port, &hints, &found);
   if (result != 0)
     {
-      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "%s: %s", name, gai_strerror (result));
+      vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "cannot listen on %s: %s; correct host and port",
+                      name, gai_strerror (result));
       return FALSE;
     }
   vtpm_autofd int fd = socket (found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -241,8 +243,8 @@ open_inherited (VtpmEndpoint *endpoint, GError **error)
   endpoint->listens = listens != 0;
   if (endpoint->listens || vtpm_endpoint_take_connection (endpoint->fd))
     return TRUE;
-  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE, "descriptor %d neither listens nor is connected",
-                  endpoint->fd);
+  vtpm_error_set (error, VTPM_ENDPOINT_ERROR, VTPM_ERROR_USAGE,
+                  "descriptor %d neither listens nor is connected; have a socket there that does", endpoint->fd);
   return FALSE;
 }
 

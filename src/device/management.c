@@ -50,7 +50,8 @@ vtpm_management_make_folder (const VtpmConfig *config)
   else if (mkdir (config->run_dir, 0700) == 0
            && (chown (config->run_dir, (uid_t) -1, config->place.group) != 0
                || chmod (config->run_dir, config->place.dir_mode) != 0))
-    vtpm_log (VTPM_LOG_WARNING, "cannot set owner and mode of %s: %s", config->run_dir, g_strerror (errno));
+    vtpm_log (VTPM_LOG_WARNING, "cannot set owner and mode of %s: %s; set them as vtpm.conf(5) has them",
+              config->run_dir, g_strerror (errno));
 }
 
 gboolean
@@ -73,7 +74,8 @@ vtpm_management_take (VtpmEndpoint *endpoint, char *path, int fd)
     .kind = VTPM_ENDPOINT_UNIX, .path = path, .access = VTPM_ACCESS_INIT, .fd = fd, .listens = fd >= 0
   };
   if (fd >= 0 && listen (fd, VTPM_ENDPOINT_BACKLOG) != 0) /* whoever connects sees who called this, and looks at it */
-    vtpm_log (VTPM_LOG_WARNING, "the management socket %s does not listen: %s", path, g_strerror (errno));
+    vtpm_log (VTPM_LOG_WARNING, "the management socket %s does not listen, so this TPM cannot be asked: %s", path,
+              g_strerror (errno));
 }
 
 static gboolean
@@ -85,7 +87,8 @@ may_ask (const VtpmEndpoint *endpoint, int fd)
     return FALSE;
   if (peer.uid == 0 || (endpoint->access.uid != (uid_t) -1 && peer.uid == endpoint->access.uid))
     return TRUE;
-  vtpm_log (VTPM_LOG_WARNING, "the management socket was asked by uid %u, who may not", (unsigned) peer.uid);
+  vtpm_log (VTPM_LOG_WARNING, "the management socket was asked by uid %u, who may not; --manage names who may",
+            (unsigned) peer.uid);
   return FALSE;
 }
 
@@ -283,5 +286,7 @@ vtpm_management_serve (VtpmManagement *management)
       return;
     }
   management->client = management->done = -1;
-  vtpm_log (VTPM_LOG_WARNING, "the management socket cannot be served: no thread can be started");
+  vtpm_log (
+      VTPM_LOG_WARNING,
+      "the management socket cannot be served: no thread can be started; raise the limit of processes (TasksMax=)");
 }

@@ -212,7 +212,7 @@ poll_once (VtpmServer *server)
   };
   if (poll (polled, N_POLLED, poll_timeout (server)) < 0 && errno != EINTR)
     {
-      vtpm_log (VTPM_LOG_ERROR, "poll: %s", g_strerror (errno));
+      vtpm_log (VTPM_LOG_ERROR, "cannot wait for clients, so this TPM ends: %s", g_strerror (errno));
       vtpm_server_end (server);
       return;
     }

@@ -53,7 +53,9 @@ key_verdict (gpointer data)
   controller->waiting = now < controller->until_ms;
   if (controller->waiting)
     return VTPM_CONTROL_WAIT;
-  vtpm_log (VTPM_LOG_ERROR, "[provider-timeout] the control channel waited %u ms for the key of %s",
+  vtpm_log (VTPM_LOG_ERROR,
+            "[provider-timeout] the control channel waited %u ms for the key of %s; see that its key providers answer, "
+            "or raise init-wait=",
             server->options->config->init_wait_ms, server->options->path);
   return vtpm_error_row (VTPM_ERROR_PROVIDER_TIMEOUT)->init_result;
 }

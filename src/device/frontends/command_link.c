@@ -16,7 +16,8 @@ vtpm_command_link_open (VtpmCommandLink *link, VtpmDataChannel *channel, GError 
   int ends[2];
   if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     {
-      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a socketpair");
+      vtpm_error_set_errno (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, errno,
+                            "cannot make a socketpair for the device node");
       return FALSE;
     }
   link->fd = ends[0];
@@ -24,7 +25,8 @@ vtpm_command_link_open (VtpmCommandLink *link, VtpmDataChannel *channel, GError 
   if (vtpm_data_channel_give (channel, ends[1], TRUE))
     return TRUE;
   close (ends[1]);
-  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED, "the data channel serves another connection");
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                  "the data channel serves another connection, so the device node has none; close that");
   return FALSE;
 }
 

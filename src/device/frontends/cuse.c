@@ -292,7 +292,7 @@ serve (VtpmFrontend *frontend)
   Cuse *cuse = (Cuse *) frontend;
   if (cuse->module->serve (cuse->session))
     return;
-  vtpm_log (VTPM_LOG_ERROR, "the kernel closed the CUSE device");
+  vtpm_log (VTPM_LOG_ERROR, "the kernel closed the CUSE device; its log may say why, start the TPM again");
   frontend->state = VTPM_CHANNEL_LOST;
 }
 
@@ -367,7 +367,7 @@ shake_hands (Cuse *cuse, const char *name, GError **error)
 {
   struct pollfd entry = { .fd = cuse->base.fd, .events = POLLIN };
   if (poll (&entry, 1, HANDSHAKE_MS) != 1 || !cuse->module->serve (cuse->session))
-    return failed (error, "the kernel's CUSE does not answer");
+    return failed (error, "the kernel's CUSE does not answer for %s; see its log, and load the module anew", name);
   if (poll (&entry, 1, 0) == 1 && (entry.revents & POLLERR))
     return failed (error, "the kernel refused the CUSE device %s; its log says why", name);
   return TRUE;
@@ -381,7 +381,8 @@ set_access (const VtpmFrontendSpec *spec, const char *path, GError **error)
   while (stat (path, &info) != 0 && vtpm_now_ms () < deadline)
     g_usleep (10000);
   return vtpm_access_apply (&spec->access, path)
-         || failed (error, "cannot set mode and owner of %s: %s", path, g_strerror (errno));
+         || failed (error, "cannot set mode and owner of %s: %s; correct mode=, uid= and gid=", path,
+                    g_strerror (errno));
 }
 
 static gboolean
@@ -403,7 +404,7 @@ set_up (Cuse *cuse, const VtpmFrontendSpec *spec, char **module_dirs, GError **e
   cuse->base.fd = fd;
   cuse->session = cuse->module->begin (vtpm_fd_steal (&fd), spec->name, spec->major, spec->minor, &handlers, cuse);
   if (!cuse->session)
-    return failed (error, "libfuse3 cannot begin");
+    return failed (error, "libfuse3 cannot begin with %s; see its line above", path);
   return shake_hands (cuse, spec->name, error) && set_access (spec, path, error);
 }
 
