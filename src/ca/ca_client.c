@@ -153,7 +153,8 @@ talk (VtpmCaClient *client, const char *input, GString *output, GError **error)
       if (n < 0 && errno != EINTR)
         break;
       if (n == 0)
-        return fail (error, client, VTPM_ERROR_PROVIDER_TIMEOUT, "has not answered within 60 s");
+        return fail (error, client, VTPM_ERROR_PROVIDER_TIMEOUT,
+                     "has not answered within 60 s; see what it waits for, then try again");
       if (n > 0 && wait[0].revents && !drain (process->from, output))
         {
           if (errno == 0)
@@ -161,9 +162,10 @@ talk (VtpmCaClient *client, const char *input, GString *output, GError **error)
           break;
         }
       if (output->len > MAX_OUTPUT)
-        return fail (error, client, VTPM_ERROR_FAILED, "answers without end");
+        return fail (error, client, VTPM_ERROR_FAILED, "answers without end; see what its program prints");
     }
-  vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, errno, "cannot talk to the certificate authority %s",
+  vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, errno,
+                        "cannot talk to the program of the certificate authority %s; see its lines above",
                         client->name);
   return FALSE;
 }
@@ -179,7 +181,8 @@ take_error (const VtpmCaClient *client, const char *output, GError **error)
   VtpmErrorCode code;
   if (!words[1] || !vtpm_error_from_word (words[1], &code))
     code = VTPM_ERROR_FAILED;
-  g_autofree char *text = g_utf8_make_valid (words[1] && words[2] ? words[2] : "refuses", -1);
+  g_autofree char *text
+      = g_utf8_make_valid (words[1] && words[2] ? words[2] : "refuses, and does not say why; see its log", -1);
   vtpm_error_set (error, VTPM_CA_ERROR, code, "certificate authority %s: %s", client->name, text);
   return TRUE;
 }
@@ -239,10 +242,11 @@ take_certificates (const VtpmCaClient *client, const char *output, GPtrArray *re
     {
       g_autoptr (GBytes) der = vtpm_pem_parse (&output, "CERTIFICATE");
       if (!der)
-        return fail (error, client, VTPM_ERROR_FAILED, "answered without a certificate (PEM) for each request");
+        return fail (error, client, VTPM_ERROR_FAILED,
+                     "answered without a certificate (PEM) for each request; see what its program prints");
       if (!is_answer (der, requests->pdata[i]))
         return fail (error, client, VTPM_ERROR_FAILED,
-                     "answered with something that is no certificate of the key sent");
+                     "answered with something that is no certificate of the key sent; see what its program prints");
       g_ptr_array_add (certificates, g_steal_pointer (&der));
     }
   return TRUE;

@@ -35,8 +35,10 @@ struct VtpmPkcs11Key
 static gboolean
 fail (GError **error, VtpmErrorCode code, const char *what, CK_RV result)
 {
-  vtpm_error_set (error, VTPM_CA_ERROR, code, "the PKCS#11 key of the certificate authority: %s: %s", what,
-                  p11_kit_strerror (result));
+  vtpm_error_set (
+      error, VTPM_CA_ERROR, code,
+      "the PKCS#11 key of the certificate authority: %s: %s; see its URI, and the token with p11tool or pkcs11-tool",
+      what, p11_kit_strerror (result));
   return FALSE;
 }
 
