@@ -24,8 +24,6 @@
 #include "state/seal.h"
 #include "state/state.h"
 
-#define START_TRIES 5
-#define START_PAUSE_US 20000 /* a tool writes a header in less */
 #define FILE_WAIT_MS 3000    /* for who sends a TPM to let go of its file */
 
 G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
@@ -369,12 +367,12 @@ start (VtpmBroker *broker, GError **error)
             vtpm_backup_warn_slots (&options->config->place, key_slots);
           return TRUE;
         }
-      if (try == START_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
+      if (try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
         {
           g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;
         }
-      g_usleep (START_PAUSE_US);
+      g_usleep (VTPM_BROKER_PAUSE_US);
     }
 }
 
@@ -404,7 +402,8 @@ serve (VtpmBroker *broker)
                           : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
-                        "the broker was asked for something that it does not know");
+                        "device and broker do not understand each other; start the TPM again, and if it stays so "
+                        "install vtpm anew");
       if (!fine && !send_failure (broker, error))
         return;
     }

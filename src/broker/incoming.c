@@ -166,7 +166,24 @@ may_begin (VtpmBroker *broker, GError **error)
   return FALSE;
 }
 
-/* INIT: what came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
+/* What came in is merged, and the file let go of. After a failure the file waits again, opened anew. */
+static gboolean
+merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  gboolean held = broker->held != NULL;
+  gboolean fine
+      = (!request->record || take_in (broker, request, error)) && vtpm_broker_hand_over (broker, broker->held, error);
+  g_clear_pointer (&broker->held, vtpm_state_close);
+  if (!fine && held)
+    {
+      broker->held = vtpm_broker_unlock_file (broker, NULL);
+      broker->awaits_file = broker->held == NULL;
+    }
+  return fine;
+}
+
+/* INIT. A tool that has not seen the TPM go may change the header between our look at it and what we have to write:
+ * then it is looked again. */
 gboolean
 vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
@@ -181,17 +198,23 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
     }
   if (!broker->held && !request->record)
     {
-      vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_MISSING,
-                      "INIT came before the state that --incoming waits for");
+      vtpm_error_set (
+          error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_MISSING,
+          "INIT came before the state that --incoming waits for; send that first, or start without --incoming");
       return FALSE;
     }
   if (!request->record && !may_begin (broker, error))
     return FALSE;
-  gboolean held = broker->held != NULL;
-  gboolean fine
-      = (!request->record || take_in (broker, request, error)) && vtpm_broker_hand_over (broker, broker->held, error);
-  g_clear_pointer (&broker->held, vtpm_state_close);
-  if (!fine && held)
-    broker->held = vtpm_broker_unlock_file (broker, NULL);
-  return fine;
+  for (guint try = 1;; try++)
+    {
+      g_autoptr (GError) cause = NULL;
+      if (merge (broker, request, &cause))
+        return TRUE;
+      if (!broker->held || try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
+        {
+          g_propagate_error (error, g_steal_pointer (&cause));
+          return FALSE;
+        }
+      g_usleep (VTPM_BROKER_PAUSE_US);
+    }
 }

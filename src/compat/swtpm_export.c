@@ -102,7 +102,9 @@ read_state (Export *export, GError **error)
               "[state-slot-unreadable] %s: one state slot does not verify; the last command that was acknowledged may "
               "be missing",
               export->how->state);
-  return payload->permanent || fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "has no TPM in it yet");
+  return payload->permanent
+         || fail (error, VTPM_ERROR_STATE_MISSING, export->how->state,
+                  "has no TPM in it yet; start its VM first, or make one with vtpm create");
 }
 
 /* Opened again before it is written: what swtpm could not open would be no way back. */

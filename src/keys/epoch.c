@@ -73,7 +73,9 @@ open_state (const Change *change, const VtpmHeader *header, const VtpmEpochKey *
   int fd = fcntl (vtpm_store_file_fd (change->store), F_DUPFD_CLOEXEC, 3);
   if (fd < 0)
     {
-      vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_FAILED, "no descriptor left for %s", change->store->name);
+      vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_FAILED,
+                      "no descriptor left for %s; raise the limit of open files (ulimit -n), or give fewer --jobs",
+                      change->store->name);
       return NULL;
     }
   VtpmStore *twin = vtpm_store_file_adopt (fd, change->store->name);
