@@ -24,7 +24,7 @@
 #include "state/seal.h"
 #include "state/state.h"
 
-#define FILE_WAIT_MS 3000    /* for who sends a TPM to let go of its file */
+#define FILE_WAIT_MS 3000 /* for who sends a TPM to let go of its file */
 
 G_DEFINE_QUARK (vtpm_broker_error_quark, vtpm_broker_error)
 

@@ -9,6 +9,10 @@
 #include "src/link.h"
 #include "state/state.h"
 
+/* What start has to write is tried that often where a tool changed the header meanwhile. */
+#define VTPM_BROKER_TRIES 5
+#define VTPM_BROKER_PAUSE_US 20000 /* a tool writes a header in less */
+
 typedef struct
 {
   VtpmBrokerOptions *options;
