@@ -20,12 +20,16 @@
 #define GRACE_MS 1000
 #define MAX_OUTPUT (256 * 1024)
 
+#define END_OF_CERTIFICATE "-----END CERTIFICATE-----"
+
 struct VtpmCaClient
 {
   const VtpmPlace *place;
   char *name;    /* for messages */
   char *program; /* of exec:, or NULL */
   VtpmHelperProcess process;
+  GPtrArray *asked;        /* of VtpmCaRequest, not answered yet */
+  GString *input, *output; /* not written, not taken yet */
 };
 
 static gboolean
@@ -65,6 +69,9 @@ new_client (const VtpmPlace *place, const char *name)
   client->place = place;
   client->name = g_strdup (name);
   client->process = VTPM_HELPER_PROCESS_NONE;
+  client->asked = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
+  client->input = g_string_new (NULL);
+  client->output = g_string_new (NULL);
   return client;
 }
 
@@ -95,30 +102,31 @@ vtpm_ca_client_free (VtpmCaClient *client)
   if (!client)
     return;
   vtpm_helper_end (&client->process, 0, NULL);
+  g_ptr_array_unref (client->asked);
+  g_string_free (client->input, TRUE);
+  g_string_free (client->output, TRUE);
   g_free (client->name);
   g_free (client->program);
   g_free (client);
 }
 
-/* Writes what the pipe takes; closes it behind the last byte. FALSE with errno. */
+/* Writes what the pipe takes. FALSE with errno. */
 static gboolean
-feed (VtpmHelperProcess *process, const char **input, gsize *left)
+feed (VtpmCaClient *client)
 {
-  while (*left > 0)
+  while (client->input->len > 0)
     {
-      gsize n = MIN (*left, PIPE_BUF);
-      if (!vtpm_helper_write (process, *input, n))
+      gsize n = MIN (client->input->len, PIPE_BUF);
+      if (!vtpm_helper_write (&client->process, client->input->str, n))
         {
           if (errno == EAGAIN)
             return TRUE;
           if (errno != EPIPE) /* what it says, or how it ended, tells more */
             return FALSE;
-          n = *left;
+          n = client->input->len;
         }
-      *input += n;
-      *left -= n;
+      g_string_erase (client->input, 0, (gssize) n);
     }
-  vtpm_fd_clear (&process->to);
   return TRUE;
 }
 
@@ -138,44 +146,52 @@ drain (int fd, GString *output)
 }
 
 static gboolean
-talk (VtpmCaClient *client, const char *input, GString *output, GError **error)
+fail_talk (const VtpmCaClient *client, GError **error)
 {
-  VtpmHelperProcess *process = &client->process;
-  gsize left = strlen (input);
-  gint64 deadline = vtpm_now_ms () + WAIT_MS;
-  for (;;)
-    {
-      if (process->to >= 0 && !feed (process, &input, &left))
-        break;
-      struct pollfd wait[] = { { .fd = process->from, .events = POLLIN }, { .fd = process->to, .events = POLLOUT } };
-      int timeout = (int) MAX (deadline - vtpm_now_ms (), 0);
-      int n = poll (wait, 2, timeout);
-      if (n < 0 && errno != EINTR)
-        break;
-      if (n == 0)
-        return fail (error, client, VTPM_ERROR_PROVIDER_TIMEOUT,
-                     "has not answered within 60 s; see what it waits for, then try again");
-      if (n > 0 && wait[0].revents && !drain (process->from, output))
-        {
-          if (errno == 0)
-            return TRUE;
-          break;
-        }
-      if (output->len > MAX_OUTPUT)
-        return fail (error, client, VTPM_ERROR_FAILED, "answers without end; see what its program prints");
-    }
   vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, errno,
                         "cannot talk to the program of the certificate authority %s; see its lines above",
                         client->name);
   return FALSE;
 }
 
-/* "error WORD TEXT", as provider helpers say it. */
+/* Tells all that is asked, and that no more comes. Until a whole certificate is there, or TO_THE_END of what it says.
+ */
 static gboolean
-take_error (const VtpmCaClient *client, const char *output, GError **error)
+talk (VtpmCaClient *client, gboolean to_the_end, GError **error)
 {
-  if (!g_str_has_prefix (output, "error "))
+  VtpmHelperProcess *process = &client->process;
+  gint64 deadline = vtpm_now_ms () + WAIT_MS;
+  while (to_the_end || !strstr (client->output->str, END_OF_CERTIFICATE))
+    {
+      if (process->to >= 0 && !feed (client))
+        return fail_talk (client, error);
+      if (client->input->len == 0)
+        vtpm_fd_clear (&process->to);
+      struct pollfd wait[] = { { .fd = process->from, .events = POLLIN }, { .fd = process->to, .events = POLLOUT } };
+      int timeout = (int) MAX (deadline - vtpm_now_ms (), 0);
+      int n = poll (wait, 2, timeout);
+      if (n < 0 && errno != EINTR)
+        return fail_talk (client, error);
+      if (n == 0)
+        return fail (error, client, VTPM_ERROR_PROVIDER_TIMEOUT,
+                     "has not answered within 60 s; see what it waits for, then try again");
+      if (n > 0 && wait[0].revents && !drain (process->from, client->output))
+        return errno == 0 || fail_talk (client, error);
+      if (client->output->len > MAX_OUTPUT)
+        return fail (error, client, VTPM_ERROR_FAILED, "answers without end; see what its program prints");
+    }
+  return TRUE;
+}
+
+/* "error WORD TEXT", as provider helpers say it. Our own helper may have issued certificates before. */
+static gboolean
+take_error (const VtpmCaClient *client, GError **error)
+{
+  const char *output = client->output->str, *later = client->program ? NULL : strstr (output, "\nerror ");
+  if (!g_str_has_prefix (output, "error ") && !later)
     return FALSE;
+  if (later)
+    output = later + 1;
   g_autofree char *line = g_strndup (output, strcspn (output, "\n"));
   g_auto (GStrv) words = g_strsplit (line, " ", 3);
   VtpmErrorCode code;
@@ -188,33 +204,39 @@ take_error (const VtpmCaClient *client, const char *output, GError **error)
 }
 
 static void
-take_made (const VtpmCaClient *client, GString *output)
+take_made (VtpmCaClient *client)
 {
-  if (client->program || !g_str_has_prefix (output->str, VTPM_CA_MADE))
+  if (client->program || !g_str_has_prefix (client->output->str, VTPM_CA_MADE))
     return;
   vtpm_audit (client->place,
               &(VtpmAudit){ .act = "ca-create", .outcome = vtpm_audit_outcome (NULL), .detail = client->name });
-  g_string_erase (output, 0, strlen (VTPM_CA_MADE));
+  g_string_erase (client->output, 0, strlen (VTPM_CA_MADE));
 }
 
-char *
-vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error)
+/* What it said to the end, with which it was content. */
+static const char *
+conclude (VtpmCaClient *client, GError **error)
 {
-  g_autoptr (GString) output = g_string_new (NULL);
   g_autofree char *how = NULL;
-  char *argv[] = { client->program, NULL };
-  if (client->program && !start (client, argv, error))
-    return NULL;
-  gboolean talked = talk (client, input, output, error);
+  gboolean talked = talk (client, TRUE, error);
   vtpm_helper_end (&client->process, talked ? GRACE_MS : 0, &how);
-  take_made (client, output);
-  if (!talked || take_error (client, output->str, error))
+  take_made (client);
+  if (!talked || take_error (client, error))
     return NULL;
   if (g_strcmp0 (how, "exit status 0") == 0)
-    return g_string_free (g_steal_pointer (&output), FALSE);
+    return client->output->str;
   g_autofree char *cause = g_strdup_printf ("ended with %s; what it said stands on standard error", how);
   fail (error, client, VTPM_ERROR_FAILED, cause);
   return NULL;
+}
+
+const char *
+vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error)
+{
+  char *argv[] = { client->program, NULL };
+  g_string_assign (client->input, input);
+  g_string_truncate (client->output, 0);
+  return !client->program || start (client, argv, error) ? conclude (client, error) : NULL;
 }
 
 /* Whether DER is one certificate for the key that REQUEST sent. */
@@ -233,44 +255,55 @@ is_answer (GBytes *der, const VtpmCaRequest *request)
   return same;
 }
 
-/* As many certificates as the requests from FIRST to END, and each for its key. */
-static gboolean
-take_certificates (const VtpmCaClient *client, const char *output, GPtrArray *requests, guint first, guint end,
-                   GPtrArray *certificates, GError **error)
+void
+vtpm_ca_client_ask (VtpmCaClient *client, GPtrArray *requests)
 {
-  for (guint i = first; i < end; i++)
+  for (guint i = 0; !client->program && i < requests->len; i++)
+    vtpm_ca_request_format (requests->pdata[i], client->input);
+  g_ptr_array_extend_and_steal (client->asked, requests);
+  if (!client->program)
+    feed (client); /* what does not go through now goes, or is told, when the answer is waited for */
+}
+
+/* All that is there to be read for REQUEST. */
+static const char *
+await_answer (VtpmCaClient *client, const VtpmCaRequest *request, GError **error)
+{
+  if (!client->program)
+    return talk (client, FALSE, error) ? client->output->str : NULL;
+  g_autoptr (GString) text = g_string_new (NULL);
+  vtpm_ca_request_format (request, text);
+  return vtpm_ca_client_exchange (client, text->str, error);
+}
+
+GBytes *
+vtpm_ca_client_answer (VtpmCaClient *client, GError **error)
+{
+  g_autoptr (VtpmCaRequest) request = g_ptr_array_steal_index (client->asked, 0);
+  const char *output = await_answer (client, request, error);
+  take_made (client);
+  if (!output)
+    return NULL;
+  const char *rest = output;
+  g_autoptr (GBytes) der = vtpm_pem_parse (&rest, "CERTIFICATE");
+  if (der && is_answer (der, request))
     {
-      g_autoptr (GBytes) der = vtpm_pem_parse (&output, "CERTIFICATE");
-      if (!der)
-        return fail (error, client, VTPM_ERROR_FAILED,
-                     "answered without a certificate (PEM) for each request; see what its program prints");
-      if (!is_answer (der, requests->pdata[i]))
-        return fail (error, client, VTPM_ERROR_FAILED,
-                     "answered with something that is no certificate of the key sent; see what its program prints");
-      g_ptr_array_add (certificates, g_steal_pointer (&der));
+      g_string_erase (client->output, 0, rest - output);
+      return g_steal_pointer (&der);
     }
-  return TRUE;
+  if (der)
+    fail (error, client, VTPM_ERROR_FAILED,
+          "answered with something that is no certificate of the key sent; see what its program prints");
+  else if (client->program || conclude (client, error))
+    fail (error, client, VTPM_ERROR_FAILED,
+          "answered without a certificate (PEM) for each request; see what its program prints");
+  return NULL;
 }
 
-static gboolean
-sign_some (VtpmCaClient *client, GPtrArray *requests, guint first, guint end, GPtrArray *certificates, GError **error)
+gboolean
+vtpm_ca_client_finish (VtpmCaClient *client, GError **error)
 {
-  g_autoptr (GString) input = g_string_new (NULL);
-  for (guint i = first; i < end; i++)
-    vtpm_ca_request_format (requests->pdata[i], input);
-  g_autofree char *output = vtpm_ca_client_exchange (client, input->str, error);
-  return output && take_certificates (client, output, requests, first, end, certificates, error);
-}
-
-GPtrArray *
-vtpm_ca_client_sign (VtpmCaClient *client, GPtrArray *requests, GError **error)
-{
-  g_autoptr (GPtrArray) certificates = g_ptr_array_new_with_free_func ((GDestroyNotify) g_bytes_unref);
-  guint step = client->program ? 1 : MAX (requests->len, 1);
-  for (guint i = 0; i < requests->len; i += step)
-    if (!sign_some (client, requests, i, i + step, certificates, error))
-      return NULL;
-  return g_steal_pointer (&certificates);
+  return client->program || conclude (client, error);
 }
 
 gboolean
@@ -282,6 +315,5 @@ vtpm_ca_client_create (const VtpmPlace *place, const char *name, const char *sub
   const char *first = subject_option ? subject_option : key_option;
   if (!start_local (client, "create", first, subject_option ? key_option : NULL, error))
     return FALSE;
-  g_autofree char *output = vtpm_ca_client_exchange (client, "", error);
-  return output != NULL;
+  return vtpm_ca_client_exchange (client, "", error) != NULL;
 }

@@ -21,13 +21,20 @@ void vtpm_ca_client_free (VtpmCaClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCaClient, vtpm_ca_client_free)
 
 /**
- * A certificate (GBytes, DER) for each of REQUESTS (of VtpmCaRequest), in their order; each names the key that was
- * sent. Only once for a client. NULL: the authority's word, failed, provider-timeout after 60 s.
+ * Asks for a certificate for each of REQUESTS (of VtpmCaRequest; taken over) and does not wait: an authority of this
+ * host works on them meanwhile, on those of one call at once.
  */
-GPtrArray *vtpm_ca_client_sign (VtpmCaClient *client, GPtrArray *requests, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vtpm_ca_client_ask (VtpmCaClient *client, GPtrArray *requests);
+/**
+ * The certificate (DER) for the first request that has none yet; it names the key that was sent. Behind the first
+ * answer nothing more is asked. NULL: the authority's word, failed, provider-timeout after 60 s.
+ */
+GBytes *vtpm_ca_client_answer (VtpmCaClient *client, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Behind the last answer: whether the authority ends as it should. FALSE: as above. */
+gboolean vtpm_ca_client_finish (VtpmCaClient *client, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** What the authority answers to INPUT, text to text; for 'vtpm ca issue'. To be freed. */
-char *vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** What the authority answers to INPUT, text to text; for 'vtpm ca issue'. CLIENT's, until it is used again. */
+const char *vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Makes the authority NAME (vtpm_authority_create()). */
 gboolean vtpm_ca_client_create (const VtpmPlace *place, const char *name, const char *subject, const char *key,

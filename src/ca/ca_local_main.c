@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * vtpm-ca-local: the process that holds a certificate authority's key. It makes the authority, or
- * reads requests on stdin and writes certificates on stdout, and ends.
+ * vtpm-ca-local: the process that holds a certificate authority's key. It makes the authority, or reads requests on
+ * stdin and writes certificates on stdout, each as soon as it can, and ends with its input. Requests that come together
+ * are worked on at once.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,41 +15,133 @@
 #include "src/ca/authority.h"
 #include "src/ca/ca_store.h"
 
-/* NULL: too long, or not text. */
-static char *
-read_input (GError **error)
+#define AT_ONCE 4
+
+/* What was read, and how much of it nobody has worked on yet. */
+typedef struct
 {
-  g_autofree char *text = g_malloc (VTPM_CA_MAX_INPUT + 1);
-  ssize_t n = vtpm_read_full (STDIN_FILENO, text, VTPM_CA_MAX_INPUT + 1);
-  if (n >= 0 && n <= VTPM_CA_MAX_INPUT && !memchr (text, 0, (gsize) n))
+  GString *left;
+  gsize total;
+  gboolean end;
+} Input;
+
+static void
+input_clear (Input *input)
+{
+  g_string_free (input->left, TRUE);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Input, input_clear)
+
+/* Waits until there is some, or no more. */
+static gboolean
+read_some (Input *input, GError **error)
+{
+  char buffer[4096];
+  ssize_t n;
+  do
+    n = read (STDIN_FILENO, buffer, sizeof buffer);
+  while (n < 0 && errno == EINTR);
+  input->end = n == 0;
+  input->total += (gsize) MAX (n, 0);
+  if (n >= 0 && input->total <= VTPM_CA_MAX_INPUT && !memchr (buffer, 0, (gsize) n))
     {
-      text[n] = 0;
-      return g_steal_pointer (&text);
+      g_string_append_len (input->left, buffer, n);
+      return TRUE;
     }
   vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_USAGE,
                   "the requests on standard input are no text of at most %d bytes", VTPM_CA_MAX_INPUT);
+  return FALSE;
+}
+
+/* The next request, or at the end what is left, to be freed. NULL: nothing is whole. */
+static char *
+take_request (Input *input)
+{
+  const char *end = strstr (input->left->str, VTPM_CA_REQUEST_END);
+  gsize len = end ? (gsize) (end - input->left->str) + strlen (VTPM_CA_REQUEST_END) : input->left->len;
+  if (len == 0 || (!end && !input->end))
+    return NULL;
+  char *text = g_strndup (input->left->str, len);
+  g_string_erase (input->left, 0, (gssize) len);
+  return text;
+}
+
+typedef struct
+{
+  VtpmAuthority *authority;
+  char *text;          /* one request, or empty lines */
+  GBytes *certificate; /* or NULL */
+  GError *error;
+  GThread *thread; /* or NULL */
+} Work;
+
+static void
+work_clear (Work *work)
+{
+  g_clear_pointer (&work->text, g_free);
+  g_clear_pointer (&work->certificate, g_bytes_unref);
+  g_clear_error (&work->error);
+}
+
+static gpointer
+issue (gpointer data)
+{
+  Work *work = data;
+  const char *text = work->text;
+  g_autoptr (VtpmCaRequest) request = vtpm_ca_request_parse (&text, &work->error);
+  if (request)
+    work->certificate = vtpm_authority_issue (work->authority, request, &work->error);
   return NULL;
 }
 
-static gboolean
-issue_all (VtpmAuthority *authority, const char *text, GString *out, GError **error)
+static void
+issue_all (Work *work, guint n)
 {
-  for (;;)
+  for (guint i = 1; i < n; i++)
+    work[i].thread = g_thread_try_new ("issue", issue, &work[i], NULL);
+  for (guint i = 0; i < n; i++)
+    if (!work[i].thread)
+      issue (&work[i]);
+  for (guint i = 1; i < n; i++)
+    if (work[i].thread)
+      g_thread_join (work[i].thread);
+}
+
+static gboolean
+write_certificates (Work *work, guint n, GError **error)
+{
+  g_autoptr (GString) out = g_string_new (NULL);
+  for (guint i = 0; i < n; i++)
     {
-      g_autoptr (GError) cause = NULL;
-      g_autoptr (VtpmCaRequest) request = vtpm_ca_request_parse (&text, &cause);
-      if (!request && cause)
+      if (work[i].error)
         {
-          g_propagate_error (error, g_steal_pointer (&cause));
+          g_propagate_error (error, g_steal_pointer (&work[i].error));
           return FALSE;
         }
-      if (!request)
-        return TRUE;
-      g_autoptr (GBytes) certificate = vtpm_authority_issue (authority, request, error);
-      if (!certificate)
-        return FALSE;
-      vtpm_pem_format (out, "CERTIFICATE", g_bytes_get_data (certificate, NULL), g_bytes_get_size (certificate));
+      if (work[i].certificate)
+        vtpm_pem_format (out, "CERTIFICATE", g_bytes_get_data (work[i].certificate, NULL),
+                         g_bytes_get_size (work[i].certificate));
     }
+  if (vtpm_write_full (STDOUT_FILENO, out->str, out->len))
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, errno,
+                        "cannot write the certificates; see who reads them");
+  return FALSE;
+}
+
+/* Those requests that are there. *N: how many. */
+static gboolean
+issue_some (VtpmAuthority *authority, Input *input, guint *n, GError **error)
+{
+  Work work[AT_ONCE] = { 0 };
+  for (*n = 0; *n < AT_ONCE && (work[*n].text = take_request (input)); (*n)++)
+    work[*n].authority = authority;
+  issue_all (work, *n);
+  gboolean written = write_certificates (work, *n, error);
+  for (guint i = 0; i < *n; i++)
+    work_clear (&work[i]);
+  return written;
 }
 
 /* The first one that asks for the default authority makes it, and says so before anything else: the audit log is the
@@ -63,21 +156,25 @@ ensure (const VtpmPlace *place, const char *name, GError **error)
 
 /* The authority stands ready before the first request is there: the caller makes its keys meanwhile. */
 static gboolean
-sign (const VtpmPlace *place, const char *name, GString *out, GError **error)
+sign (const VtpmPlace *place, const char *name, GError **error)
 {
   if (g_str_equal (name, VTPM_CA_DEFAULT) && !ensure (place, name, error))
     return FALSE;
   g_autoptr (VtpmAuthority) authority = vtpm_authority_open (place, name, error);
-  g_autofree char *text = authority ? read_input (error) : NULL;
-  return text && issue_all (authority, text, out, error);
+  g_auto (Input) input = { .left = g_string_new (NULL) };
+  guint n = 0;
+  gboolean good = authority != NULL;
+  while (good && (n > 0 || !input.end))
+    good = (n > 0 || read_some (&input, error)) && issue_some (authority, &input, &n, error);
+  return good;
 }
 
 static gboolean
-run (const VtpmPlace *place, char **arguments, GString *out, GError **error)
+run (const VtpmPlace *place, char **arguments, GError **error)
 {
   const char *name = arguments[1], *subject = NULL, *key = NULL;
   if (g_str_equal (arguments[0], "sign") && !arguments[2])
-    return sign (place, name, out, error);
+    return sign (place, name, error);
   gboolean good = g_str_equal (arguments[0], "create");
   for (char **option = arguments + 2; good && *option; option++)
     if (g_str_has_prefix (*option, "subject="))
@@ -106,7 +203,6 @@ int
 main (int argc, char **argv)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (GString) out = g_string_new (NULL);
   const char *data_dir = g_getenv ("VTPM_DATA_DIR");
   if (!vtpm_fill_stdio ())
     return vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
@@ -118,7 +214,5 @@ main (int argc, char **argv)
       return tell (error);
     }
   VtpmPlace place = vtpm_place_of_folder (data_dir);
-  if (!vtpm_secret_init (&error) || !run (&place, argv + 1, out, &error))
-    return tell (error);
-  return vtpm_write_full (STDOUT_FILENO, out->str, out->len) ? 0 : vtpm_error_row (VTPM_ERROR_FAILED)->exit_status;
+  return vtpm_secret_init (&error) && run (&place, argv + 1, &error) ? 0 : tell (error);
 }

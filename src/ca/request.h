@@ -23,6 +23,7 @@ void vtpm_ca_request_free (VtpmCaRequest *request);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCaRequest, vtpm_ca_request_free)
 
 #define VTPM_CA_MAX_INPUT (64 * 1024) /* all requests of one run together */
+#define VTPM_CA_REQUEST_END "-----END PUBLIC KEY-----\n"
 
 /** Appends REQUEST to TEXT. */
 void vtpm_ca_request_format (const VtpmCaRequest *request, GString *text);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/provisioning/endorsement.h"
 
+#include <string.h>
+
 #include "base/errors.h"
 #include "src/ca/ca_client.h"
 #include "src/ca/ca_store.h"
@@ -19,6 +21,7 @@
 #define FIRST_PERSISTENT 0x81000000u
 #define FIRST_NV 0x01000000u
 
+#define ALG_RSA 0x0001
 #define ADMIN_WITH_POLICY 0x80u /* TPMA_OBJECT (TPM 2.0 part 2, 8.3) */
 
 /* A platform certificate names the machine that we are part of in the same words on every host. */
@@ -139,9 +142,37 @@ wants_certificates (const VtpmManufacture *how)
   return how->ca && !g_str_equal (how->ca, VTPM_CA_NONE);
 }
 
+static int
+place_of (const VtpmPublicKey *key)
+{
+  return vtpm_key_kind_find (key->kind, strlen (key->kind));
+}
+
+/* The platform certificate is for the first of the keys. */
+static gboolean
+has_platform_certificate (const VtpmManufacture *how, int kind)
+{
+  return how->platform_certificate && !(how->endorsement_keys & ((1u << kind) - 1));
+}
+
+/* The certificates that the key of KIND is to have. */
+static GPtrArray *
+requests_for (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id,
+              GError **error)
+{
+  g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
+  g_ptr_array_add (requests, new_request (kind, public_key, vtpm_id));
+  if (!describe_tpm (requests->pdata[0], error))
+    return NULL;
+  if (has_platform_certificate (how, (int) (kind - vtpm_key_kinds)))
+    g_ptr_array_add (requests, platform_request (kind, public_key, vtpm_id));
+  return g_steal_pointer (&requests);
+}
+
+/* CA: NULL where no certificates are wanted. */
 static gboolean
 make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *vtpm_id, VtpmPublicPart *part,
-          GPtrArray *requests, GError **error)
+          VtpmCaClient *ca, GError **error)
 {
   guint8 template[VTPM_MAX_TEMPLATE];
   gsize len = vtpm_endorsement_template (kind, template);
@@ -161,33 +192,52 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
     }
   VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
   entry->handle = persistent ? kind->handle : 0;
-  entry->nv_index = wants_certificates (how) ? kind->certificate : 0;
-  g_ptr_array_add (requests, new_request (kind, public_key, vtpm_id));
-  if (!describe_tpm (requests->pdata[requests->len - 1], error))
-    return FALSE;
-  if (part->keys->len == 1 && how->platform_certificate)
-    g_ptr_array_add (requests, platform_request (kind, public_key, vtpm_id));
+  entry->nv_index = ca ? kind->certificate : 0;
+  GPtrArray *requests = ca ? requests_for (how, kind, public_key, vtpm_id, error) : NULL;
+  if (requests)
+    vtpm_ca_client_ask (ca, requests);
+  return requests || !ca;
+}
+
+/* The search for the primes of an RSA key takes most of the time: certificates of the others are signed meanwhile. */
+static gboolean
+make_keys (const VtpmManufacture *how, const VtpmUuid *vtpm_id, VtpmPublicPart *part, VtpmCaClient *ca, GError **error)
+{
+  for (int rsa = 0; rsa < 2; rsa++)
+    for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+      if (how->endorsement_keys & 1u << i && (vtpm_key_kinds[i].type == ALG_RSA) == rsa
+          && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, ca, error))
+        return FALSE;
   return TRUE;
 }
 
 static gboolean
-store_certificates (VtpmCaClient *ca, GPtrArray *requests, VtpmPublicPart *part, GError **error)
+store_certificate (VtpmCaClient *ca, guint32 nv_index, GBytes **certificate, GError **error)
 {
-  g_autoptr (GPtrArray) certificates = vtpm_ca_client_sign (ca, requests, error);
-  guint next = 0;
-  for (guint i = 0; certificates && i < requests->len; i++)
+  *certificate = vtpm_ca_client_answer (ca, error);
+  return *certificate && vtpm_nv_store (nv_index, *certificate, error);
+}
+
+/* In the order in which make_keys() asked for them. */
+static gboolean
+store_certificates (const VtpmManufacture *how, VtpmCaClient *ca, VtpmPublicPart *part, GError **error)
+{
+  for (guint i = 0; i < part->keys->len; i++)
     {
-      GBytes *certificate = certificates->pdata[i];
-      gboolean platform = ((const VtpmCaRequest *) requests->pdata[i])->platform;
-      VtpmPublicKey *key = platform ? NULL : part->keys->pdata[next++];
-      if (platform)
-        part->platform_certificate = g_bytes_ref (certificate);
-      else
-        key->certificate = g_bytes_ref (certificate);
-      if (!vtpm_nv_store (platform ? VTPM_NV_PLATFORM_CERTIFICATE : key->nv_index, certificate, error))
+      VtpmPublicKey *key = part->keys->pdata[i];
+      if (!store_certificate (ca, key->nv_index, &key->certificate, error))
+        return FALSE;
+      if (has_platform_certificate (how, place_of (key))
+          && !store_certificate (ca, VTPM_NV_PLATFORM_CERTIFICATE, &part->platform_certificate, error))
         return FALSE;
     }
-  return certificates != NULL;
+  return vtpm_ca_client_finish (ca, error);
+}
+
+static int
+compare (gconstpointer a, gconstpointer b)
+{
+  return place_of (*(VtpmPublicKey *const *) a) - place_of (*(VtpmPublicKey *const *) b);
 }
 
 static int
@@ -233,15 +283,11 @@ vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how
       return NULL;
   /* it gets ready while keys are made here */
   g_autoptr (VtpmCaClient) ca = wants_certificates (how) ? vtpm_ca_client_open (&config->place, how->ca, error) : NULL;
-  g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
   g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();
-  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error))
+  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error)
+      || !make_keys (how, vtpm_id, part, ca, error) || (ca && !store_certificates (how, ca, part, error)))
     return NULL;
-  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
-    if (how->endorsement_keys & 1u << i && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, requests, error))
-      return NULL;
-  if (ca && !store_certificates (ca, requests, part, error))
-    return NULL;
+  g_ptr_array_sort (part->keys, compare);
   return g_steal_pointer (&part);
 }
 

@@ -21,7 +21,7 @@ typedef struct
 
 typedef struct
 {
-  GPtrArray *keys;              /* of VtpmPublicKey, in the order of their making */
+  GPtrArray *keys;              /* of VtpmPublicKey */
   GBytes *platform_certificate; /* or NULL */
 } VtpmPublicPart;
 

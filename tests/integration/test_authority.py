@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from certificates import (P384, RSA, SOFTHSM, certificates, documented, good, nv, openssl, refuses,  # noqa: E402
                           text_of, verifies)
 from device import VTPM, Skip, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
-from keyhost import audit  # noqa: E402
+from keyhost import LIBEXEC, audit  # noqa: E402
 from killed import killer, run_killed  # noqa: E402
 from tpm2_tools import Tools  # noqa: E402
 
@@ -222,6 +222,32 @@ def test_issue(place):
         done = issue(place, wrong)
         same((done.returncode, done.stdout), (2, ""), "%.300r: %s" % (wrong, done.stderr))
         contains(done.stderr, "[usage]")
+
+
+def test_helper(place):
+    """the authority's helper answers each request as it comes, in their order; with its input broken it says so behind"""
+    good(place, "ca", "create", "site")
+    place.create("state.vtpm", "--ek", P384 + "," + RSA, "--ca", own_signer("#!/bin/sh\ntee -a requests | exec %s ca "
+                                                                           "issue site --config %s\n"
+                                                                           % (VTPM, place.config)))
+    end = "-----END PUBLIC KEY-----\n"
+    requests = [text + end for text in read_file("requests").decode().split(end)[:-1]]
+    same(["rsa2048" in text for text in requests], [False, True, True])
+    with subprocess.Popen([os.path.join(LIBEXEC, "vtpm-ca-local"), "sign", "site"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env=dict(place.env, VTPM_DATA_DIR=place.data_dir), bufsize=0) as helper:
+        for some in (requests[:1], requests * 3, ["rubbish"]):
+            helper.stdin.write("".join(some).encode())
+            if some == ["rubbish"]:
+                helper.stdin.close()
+                contains(helper.stdout.read().decode(), "error usage ")
+                continue
+            for request in some:
+                pem = ""
+                while not pem.endswith("-----END CERTIFICATE-----\n"):
+                    pem += helper.stdout.read(1).decode()
+                key = request[request.index("-----BEGIN"):]
+                same(openssl("x509", "-noout", "-pubkey", data=pem.encode()).decode(), key)
+        same(helper.wait(60), 2)
 
 
 def token(place, kind):
