@@ -13,7 +13,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import VTPM, Skip, connect, contains, main, read_file, same, true  # noqa: E402
+from device import PERMANENT, VOLATILE, VTPM, Skip, connect, contains, main, read_file, same, true  # noqa: E402
 from keyhost import add_native, epoch  # noqa: E402
 from swtpm import OTHER_VM, SETUP, VM, Served, environment  # noqa: E402
 from test_swtpm_shared import IN_USE, INCOMING, INDEX, OUTGOING, Pair, ended, held, lock_storage  # noqa: E402
@@ -279,11 +279,13 @@ ELSEWHERE_PIDS = ("unshare", "--pid", "--fork", "--kill-child")
 
 
 class Between:
-    """A management socket between a tool and the TPM: when the tool hands over its key, which has its record in the
-    header by then, MEANWHILE is done first. The tool does not see whose socket it is."""
+    """A management socket between a tool and the TPM. What is to happen meanwhile is done before the tool has its answer:
+    to the question for the status, after which it writes to the header, or to the handing over of the key (or where it
+    looks who is there, and does not), when its record stands there. The tool does not see whose socket it is."""
 
-    def __init__(self, window, meanwhile):
-        self.window, self.meanwhile, self.path = window, meanwhile, os.path.abspath("between")
+    def __init__(self, window, status=None, rekey=None):
+        self.window, self.meanwhile = window, {"status": status, "rekey": rekey}
+        self.path = os.path.abspath("between")
         with contextlib.suppress(OSError):
             os.unlink(self.path)
         self.listening = socket.socket(socket.AF_UNIX)
@@ -295,12 +297,20 @@ class Between:
         with contextlib.suppress(OSError):
             while True:
                 tool, _ = self.listening.accept()
-                with tool, connect(self.window.manage()) as device:
-                    request = tool.recv(500)
-                    if request.startswith(b"rekey"):
-                        self.meanwhile()
-                    device.sendall(request)
-                    tool.sendall(device.recv(4096))
+                with contextlib.suppress(OSError), tool, connect(self.window.manage()) as device:
+                    self.pass_on(tool, device)
+
+    def pass_on(self, tool, device):
+        request = tool.recv(500)
+        word = "status" if request.startswith(b"status") else "rekey"
+        if word == "status":  # as it stands when it asks
+            device.sendall(request)
+        act = self.meanwhile.pop(word, None)
+        if act:
+            act()
+        if word == "rekey":
+            device.sendall(request)
+        tool.sendall(device.recv(4096))
 
     def rekey(self):
         process = subprocess.Popen([*ELSEWHERE_PIDS, *self.window.argv(REFUSED["deep rekey"]), "--manage",
@@ -335,7 +345,7 @@ def test_half_rekeyed(place):
                 tool.wait()
                 killed.set()
 
-        between = Between(window, meanwhile)
+        between = Between(window, rekey=meanwhile)
         tool = between.rekey()
         if how == "told":
             said = tool.communicate(timeout=30)[0]
@@ -351,6 +361,33 @@ def test_half_rekeyed(place):
     same([record["epoch"] for record in place.inspect(window.path)["records"]], [1])
     ended(window.source, window.control, 0)
     ended(target, other, 0)
+    window.starts_cold(b"later")
+
+
+def test_header_moves(place):
+    """a deep rekey that the window overtakes writes to the header while the target takes the TPM in: that goes on"""
+    need_pid_namespaces()
+    window = Window(place)
+    window.resumes()
+    found, results = [], []
+
+    def target_comes():
+        window.opens()
+        found.extend(window.start("target", *INCOMING))
+        for kind, blob in zip((PERMANENT, VOLATILE), window.blobs):
+            same(found[1].set_blob(kind, blob), 0)
+
+    between = Between(window, status=target_comes, rekey=lambda: results.append(found[1].init()))
+    tool = between.rekey()
+    said = tool.communicate(timeout=30)[0]
+    same(results, [0], said)
+    true(tool.returncode != 0, said)
+    window.finds(found[2], b"first")
+    same([record["epoch"] for record in place.inspect(window.path)["records"]], [1])
+    ended(window.source, window.control, 0)
+    found[2].good(nv_write(INDEX, b"later"))
+    ended(found[0], found[1], 0)
+    between.close()  # its thread started the target, which ends with it
     window.starts_cold(b"later")
 
 
