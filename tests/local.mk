@@ -37,46 +37,20 @@ src_tests = tests/unit/test-census tests/unit/test-census-images tests/unit/test
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(provisioning_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online tests/crash/test-rebind
 
-doc_fixture = tests/unit/doc_fixture.c tests/unit/doc_fixture.h
-state_fixture = tests/unit/state_fixture.c tests/unit/state_fixture.h
-registry_fixture = tests/unit/registry_fixture.c tests/unit/registry_fixture.h
-provider_fixture = tests/unit/provider_fixture.c tests/unit/provider_fixture.h
-native_fixture = tests/unit/native_fixture.c tests/unit/native_fixture.h
-host_fixture = tests/unit/host_fixture.c tests/unit/host_fixture.h
-census_fixture = tests/unit/census_fixture.c tests/unit/census_fixture.h
-unlock_fixture = $(host_fixture) tests/unit/unlock_fixture.c tests/unit/unlock_fixture.h
+# what they share; a program takes from it what it needs
+check_LIBRARIES = tests/unit/libunit.a
+tests_unit_libunit_a_SOURCES = \
+	tests/unit/census_fixture.c tests/unit/census_fixture.h \
+	tests/unit/common.c tests/unit/common.h \
+	tests/unit/doc_fixture.c tests/unit/doc_fixture.h \
+	tests/unit/host_fixture.c tests/unit/host_fixture.h \
+	tests/unit/native_fixture.c tests/unit/native_fixture.h \
+	tests/unit/provider_fixture.c tests/unit/provider_fixture.h \
+	tests/unit/registry_fixture.c tests/unit/registry_fixture.h \
+	tests/unit/state_fixture.c tests/unit/state_fixture.h \
+	tests/unit/unlock_fixture.c tests/unit/unlock_fixture.h
 
-tests_unit_test_errors_SOURCES = tests/unit/test-errors.c $(doc_fixture)
-tests_unit_test_state_format_doc_SOURCES = tests/unit/test-state-format-doc.c $(doc_fixture)
-tests_unit_test_header_epoch_SOURCES = tests/unit/test-header-epoch.c $(state_fixture)
-tests_unit_test_census_SOURCES = tests/unit/test-census.c $(census_fixture)
-tests_unit_test_census_images_SOURCES = tests/unit/test-census-images.c $(census_fixture)
-tests_unit_test_keyring_SOURCES = tests/unit/test-keyring.c $(host_fixture)
-tests_unit_test_header_SOURCES = tests/unit/test-header.c $(state_fixture)
-tests_unit_test_state_SOURCES = tests/unit/test-state.c $(state_fixture)
-tests_unit_test_state_damage_SOURCES = tests/unit/test-state-damage.c $(state_fixture)
-tests_unit_test_state_disk_SOURCES = tests/unit/test-state-disk.c $(state_fixture)
-tests_unit_test_state_epoch_SOURCES = tests/unit/test-state-epoch.c $(state_fixture)
-tests_unit_test_state_follow_SOURCES = tests/unit/test-state-follow.c $(state_fixture)
-tests_unit_test_owner_SOURCES = tests/unit/test-owner.c $(state_fixture)
-tests_unit_test_store_file_SOURCES = tests/unit/test-store-file.c $(state_fixture)
-tests_unit_test_registry_SOURCES = tests/unit/test-registry.c $(registry_fixture)
-tests_unit_test_registry_change_SOURCES = tests/unit/test-registry-change.c $(registry_fixture)
-tests_unit_test_provider_SOURCES = tests/unit/test-provider.c $(provider_fixture)
-tests_unit_test_provider_ask_SOURCES = tests/unit/test-provider-ask.c $(provider_fixture)
-tests_unit_test_provider_process_SOURCES = tests/unit/test-provider-process.c $(provider_fixture)
-tests_unit_test_native_SOURCES = tests/unit/test-native.c $(native_fixture)
-tests_unit_test_native_pkcs12_SOURCES = tests/unit/test-native-pkcs12.c $(native_fixture)
-tests_unit_test_native_protect_SOURCES = tests/unit/test-native-protect.c $(native_fixture)
-tests_crash_test_native_store_SOURCES = tests/crash/test-native-store.c $(native_fixture)
-tests_unit_test_create_SOURCES = tests/unit/test-create.c $(host_fixture)
-tests_unit_test_manufacture_SOURCES = tests/unit/test-manufacture.c $(host_fixture)
-tests_unit_test_identity_SOURCES = tests/unit/test-identity.c $(host_fixture)
-tests_unit_test_rebind_SOURCES = tests/unit/test-rebind.c $(host_fixture)
-tests_unit_test_reader_SOURCES = tests/unit/test-reader.c $(host_fixture)
-tests_unit_test_unlock_SOURCES = tests/unit/test-unlock.c $(unlock_fixture)
-tests_unit_test_unlock_ask_SOURCES = tests/unit/test-unlock-ask.c $(unlock_fixture)
-tests_unit_test_check_SOURCES = tests/unit/test-check.c $(host_fixture) \
+tests_unit_test_check_SOURCES = tests/unit/test-check.c \
 	src/commands/check.c src/commands/command.c src/commands/command.h
 crash_world = tests/crash/world.c tests/crash/world.h tests/crash/disk.c tests/crash/disk.h
 tests_crash_test_crash_SOURCES = tests/crash/test-crash.c $(crash_world)
@@ -92,7 +66,7 @@ check_PROGRAMS += tests/integration/node_client
 tests_integration_node_client_SOURCES = tests/integration/node_client.c tests/integration/node_client.h tests/integration/node_ioctls.c
 tests_integration_node_client_LDADD = -lpthread
 # one list for all: a program takes from the libraries what it needs
-LDADD = $(VTPM_LIBS)
+LDADD = tests/unit/libunit.a $(VTPM_LIBS)
 
 # the programs as a user meets them
 tap_cases += \

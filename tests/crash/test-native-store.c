@@ -160,7 +160,7 @@ check_state (NativeFixture *f, const Base *base, const Case *test)
   if (test->versions == 0) /* half removed is removed */
     {
       if (!before && !vtpm_native_remove (&f->native, &error))
-        native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+        assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
       return before;
     }
   if (!before)
@@ -374,7 +374,7 @@ change_on_full_disk (NativeFixture *f)
     ;
   if (change_rotate (f, &error))
     return 1;
-  native_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   native_assert_unwraps (f, slot);
   g_assert_cmpuint (native_files (f), ==, 1);
   g_assert_cmpint (g_remove (filler), ==, 0);

@@ -19,32 +19,17 @@ census_set_up (CensusFixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
   g_assert_true (vtpm_secret_init (&error));
-  g_autofree char *made = g_dir_make_tmp ("vtpm-census-XXXXXX", NULL);
-  f->folder = realpath (made, NULL);
+  f->folder = common_folder ();
   /* in this order by their bytes */
   g_assert_true (vtpm_uuid_parse ("11111111-1111-4111-8111-111111111111", &f->kms));
   g_assert_true (vtpm_uuid_parse ("22222222-2222-4222-8222-222222222222", &f->site));
   f->dek = vtpm_secret_random (VTPM_DEK_SIZE, &error);
 }
 
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_file_test (path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      remove_tree (child);
-    }
-  g_remove (path);
-}
-
 void
 census_tear_down (CensusFixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
-  remove_tree (f->folder);
-  g_free (f->folder);
+  common_folder_free (f->folder);
   vtpm_secret_free (f->dek);
 }
 

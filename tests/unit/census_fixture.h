@@ -6,6 +6,7 @@
 
 #include "src/keys/census.h"
 #include "state/format.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {

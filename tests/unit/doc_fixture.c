@@ -3,13 +3,15 @@
 
 #include <string.h>
 
+#include "tests/unit/common.h"
+
 GStrv
 doc_read_lines (const char *name)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *text = NULL;
-  const char *source = g_getenv ("srcdir") ? g_getenv ("srcdir") : g_getenv ("G_TEST_SRCDIR");
-  g_autofree char *path = g_build_filename (source ? source : ".", "docs", name, NULL);
+  g_autofree char *page = g_build_filename ("docs", name, NULL);
+  g_autofree char *path = common_source_path (page);
   g_file_get_contents (path, &text, NULL, &error);
   g_assert_no_error (error);
   return g_strsplit (text, "\n", -1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A page of docs/ as a test reads it: its lines, its tables, and the bytes of its blocks that
- * begin with "```hex NAME". It is found below the source folder, which automake gives as srcdir.
+ * begin with "```hex NAME".
  */
 #pragma once
 

@@ -47,7 +47,7 @@ host_set_up (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
   g_assert_true (vtpm_secret_init (&error));
-  host->folder = g_dir_make_tmp ("vtpm-host-XXXXXX", NULL);
+  host->folder = common_folder ();
   g_autofree char *states = in_folder (host, "states"), *helpers = in_folder (host, "helpers");
   g_autofree char *program = g_build_filename (helpers, "vtpm-provider-fake", NULL);
   g_assert_cmpint (g_mkdir (states, 0700), ==, 0);
@@ -56,33 +56,15 @@ host_set_up (Host *host, gconstpointer unused G_GNUC_UNUSED)
   host->path = g_build_filename (states, "vm.vtpm", NULL);
   const char *dirs[] = { helpers, NULL };
   host->config = g_new0 (VtpmConfig, 1);
-  host->config->place = (VtpmPlace){ .data_dir = in_folder (host, "data"),
-                                     .dir_mode = 0700,
-                                     .file_mode = 0600,
-                                     .group = (gid_t) -1,
-                                     .helper_dirs = g_strdupv ((char **) dirs) };
+  host->config->place = common_place (in_folder (host, "data"));
+  host->config->place.helper_dirs = g_strdupv ((char **) dirs);
   host->config->run_dir = in_folder (host, "run");
-}
-
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
 }
 
 void
 host_tear_down (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  remove_tree (host->folder);
-  g_free (host->folder);
+  common_folder_free (host->folder);
   g_free (host->path);
   vtpm_config_free (host->config);
 }
@@ -173,18 +155,6 @@ host_count_files (const Host *host)
   while (g_dir_read_name (dir))
     n++;
   return n;
-}
-
-void
-host_assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_autofree char *start = g_strdup_printf ("[%s] ", vtpm_error_row (code)->word);
-  if (!g_str_has_prefix ((*error)->message, start))
-    g_test_message ("expected %s: %s", start, (*error)->message);
-  g_assert_cmpint (vtpm_error_code (*error), ==, code);
-  g_assert_true (g_str_has_prefix ((*error)->message, start));
-  g_clear_error (error);
 }
 
 void

@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "src/broker/reader.h"
 #include "src/config.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -39,8 +40,6 @@ VtpmState *host_open_owner (const Host *host);
 GBytes *host_bytes (const char *path);
 /** Number of entries in the folder that state files are in. */
 guint host_count_files (const Host *host);
-/** Expects ERROR to have CODE and its word, and clears it. */
-void host_assert_code (GError **error, VtpmErrorCode code);
 /** Sends the log of this process to a file and gives what the file holds, to be freed. */
 void host_begin_log (const Host *host);
 char *host_read_log (const Host *host);

@@ -28,8 +28,7 @@ native_set_up (NativeFixture *f, gconstpointer unused)
   (void) unused;
   char text[VTPM_UUID_TEXT_SIZE];
   VtpmUuid uuid = vtpm_uuid_random ();
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_dir_make_tmp ("vtpm-native-XXXXXX", NULL);
+  f->place = common_place (common_folder ());
   f->entry = vtpm_provider_entry_new (&uuid, "office", "native", NULL);
   f->asker = (VtpmAsker){ ask, f };
   f->native = (VtpmNative){ &f->place, f->entry, &f->asker };
@@ -39,28 +38,11 @@ native_set_up (NativeFixture *f, gconstpointer unused)
   f->plain = vtpm_secret_random (64, NULL);
 }
 
-static void
-remove_all (const char *folder)
-{
-  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *path = g_build_filename (folder, name, NULL);
-      if (g_file_test (path, G_FILE_TEST_IS_DIR) && !g_file_test (path, G_FILE_TEST_IS_SYMLINK))
-        remove_all (path);
-      else
-        g_remove (path);
-    }
-  g_rmdir (folder);
-}
-
 void
 native_tear_down (NativeFixture *f, gconstpointer unused)
 {
   (void) unused;
-  remove_all (f->place.data_dir);
-  g_free (f->place.data_dir);
+  common_folder_free (f->place.data_dir);
   vtpm_provider_entry_free (f->entry);
   g_free (f->store);
   vtpm_secret_free (f->plain);
@@ -99,15 +81,7 @@ native_assert_refuses (NativeFixture *f, const VtpmKeySlot *slot, VtpmErrorCode 
   g_autoptr (GError) error = NULL;
   g_autoptr (VtpmSecret) plain = vtpm_native_unwrap (&f->native, &f->context, slot, &error);
   g_assert_null (plain);
-  native_assert_code (&error, code);
-}
-
-void
-native_assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
+  assert_code (&error, code);
 }
 
 VtpmBlob *

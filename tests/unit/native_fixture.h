@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "state/providers/native_pkcs12.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -29,8 +30,6 @@ void native_create (NativeFixture *f);
 VtpmKeySlot *native_wrap (NativeFixture *f);
 void native_assert_unwraps (NativeFixture *f, const VtpmKeySlot *slot);
 void native_assert_refuses (NativeFixture *f, const VtpmKeySlot *slot, VtpmErrorCode code);
-/** Asserts that ERROR is CODE, and clears it. */
-void native_assert_code (GError **error, VtpmErrorCode code);
 
 VtpmBlob *native_read (const char *path);
 /** Without a sync, for many in a row. */

@@ -5,25 +5,13 @@
 
 #include "base/io.h"
 
-/* From make's top_srcdir, or from where this file was when it was compiled. */
-char *
-provider_source_path (const char *name)
-{
-  g_autofree char *here = g_path_get_dirname (__FILE__);
-  g_autofree char *root = g_build_filename (here, "..", "..", NULL);
-  const char *top = g_getenv ("top_srcdir");
-  g_autofree char *path = g_build_filename (top ? top : root, name, NULL);
-  return g_canonicalize_filename (path, NULL);
-}
-
 void
 provider_set_up (ProviderFixture *f, gconstpointer unused)
 {
   (void) unused;
   VtpmUuid uuid = vtpm_uuid_random ();
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_dir_make_tmp ("vtpm-provider-XXXXXX", NULL);
-  g_autofree char *helpers = provider_source_path ("tests/unit/helpers");
+  f->place = common_place (common_folder ());
+  g_autofree char *helpers = common_source_path ("tests/unit/helpers");
   const char *dirs[] = { f->place.data_dir, helpers, NULL };
   f->place.helper_dirs = g_strdupv ((char **) dirs);
   f->entry = vtpm_provider_entry_new (&uuid, "test", "bad", NULL);
@@ -33,39 +21,15 @@ provider_set_up (ProviderFixture *f, gconstpointer unused)
   f->slot = vtpm_key_slot_new (&uuid, 1, "key-1", "wrapped", 7);
 }
 
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
-}
-
 void
 provider_tear_down (ProviderFixture *f, gconstpointer unused)
 {
   (void) unused;
-  remove_tree (f->place.data_dir);
-  g_free (f->place.data_dir);
+  common_folder_free (f->place.data_dir);
   g_strfreev (f->place.helper_dirs);
   vtpm_provider_entry_free (f->entry);
   vtpm_secret_free (f->plain);
   vtpm_key_slot_free (f->slot);
-}
-
-void
-provider_assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  if (vtpm_error_code (*error) != code)
-    g_error ("%s instead of %s", (*error)->message, vtpm_error_row (code)->word);
-  g_clear_error (error);
 }
 
 void

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "state/provider.h"
+#include "tests/unit/common.h"
 
 #define PATIENT_MS 20000 /* for a helper that is expected to answer, on a busy machine */
 #define BRIEF_MS 200     /* for one that is not */
@@ -24,13 +25,9 @@ typedef struct
 void provider_set_up (ProviderFixture *f, gconstpointer unused);
 void provider_tear_down (ProviderFixture *f, gconstpointer unused);
 
-/** The path of NAME in the source tree. */
-char *provider_source_path (const char *name);
 /** Makes the entry one of KIND with OPTION (or NULL). */
 void provider_set_kind (ProviderFixture *f, const char *kind, const char *option);
 /** Opens vtpm-provider-bad in MODE. */
 VtpmProvider *provider_open_mode (ProviderFixture *f, const char *mode);
 /** Writes NAME in the data folder. */
 void provider_write_file (ProviderFixture *f, const char *name, const void *data, gsize len, mode_t mode);
-/** *ERROR is CODE; clears it. */
-void provider_assert_code (GError **error, VtpmErrorCode code);

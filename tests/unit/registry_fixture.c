@@ -9,42 +9,16 @@ void
 registry_set_up (RegistryHost *f, gconstpointer data)
 {
   (void) data;
-  f->root = g_dir_make_tmp ("vtpm-registry-XXXXXX", NULL);
-  g_assert_nonnull (f->root);
-  f->place.data_dir = g_build_filename (f->root, "share", "vtpm", NULL);
-  f->place.dir_mode = 0700;
-  f->place.file_mode = 0600;
-  f->place.group = (gid_t) -1;
-}
-
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
+  f->root = common_folder ();
+  f->place = common_place (g_build_filename (f->root, "share", "vtpm", NULL));
 }
 
 void
 registry_tear_down (RegistryHost *f, gconstpointer data)
 {
   (void) data;
-  remove_tree (f->root);
-  g_free (f->root);
+  common_folder_free (f->root);
   g_free (f->place.data_dir);
-}
-
-void
-registry_assert_code (const GError *error, VtpmErrorCode code)
-{
-  g_assert_nonnull (error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (error))->word, ==, vtpm_error_row (code)->word);
 }
 
 VtpmProviderEntry *

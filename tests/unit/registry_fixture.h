@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "state/registry.h"
+#include "tests/unit/common.h"
 
 #define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
 #define UUID_B "00112233-4455-6677-8899-aabbccddeeff"
@@ -18,7 +19,6 @@ typedef struct
 
 void registry_set_up (RegistryHost *f, gconstpointer data);
 void registry_tear_down (RegistryHost *f, gconstpointer data);
-void registry_assert_code (const GError *error, VtpmErrorCode code);
 VtpmProviderEntry *registry_make_entry (const char *uuid_text, const char *name, const char *kind,
                                         const char *const *options);
 /** The file providers.conf; LEN below 0: TEXT is whole. */

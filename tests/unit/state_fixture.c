@@ -16,8 +16,7 @@ fixture_set_up (StateFixture *f, gconstpointer unused)
 {
   (void) unused;
   g_autoptr (GError) error = NULL;
-  f->folder = g_dir_make_tmp ("vtpm-state-XXXXXX", &error);
-  g_assert_no_error (error);
+  f->folder = common_folder ();
   f->path = g_build_filename (f->folder, "tpm.state", NULL);
   f->vtpm_id = vtpm_uuid_random ();
   f->vm_uuid = vtpm_uuid_random ();
@@ -153,23 +152,12 @@ fixture_assert_content (const VtpmState *state, guint number)
 }
 
 void
-fixture_assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  const char *word = vtpm_error_row (code)->word;
-  g_autofree char *start = g_strdup_printf ("[%s] ", word);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, word);
-  g_assert_true (g_str_has_prefix ((*error)->message, start));
-  g_clear_error (error);
-}
-
-void
 fixture_assert_refused (const StateFixture *f, VtpmErrorCode code)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (GBytes) before = fixture_bytes (f);
   g_assert_null (fixture_open (f, &error));
-  fixture_assert_code (&error, code);
+  assert_code (&error, code);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
 }

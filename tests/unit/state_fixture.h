@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "state/seal.h"
 #include "state/state.h"
+#include "tests/unit/common.h"
 
 #define FIXTURE_EPOCHS 20
 
@@ -42,8 +43,6 @@ void fixture_stop (VtpmState *state);
 /** Expects the permanent state to be content NUMBER. */
 void fixture_assert_content (const VtpmState *state, guint number);
 
-/** Expects ERROR to have CODE and to name it, and clears it. */
-void fixture_assert_code (GError **error, VtpmErrorCode code);
 /** Expects that the file does not open, with CODE, and was not changed by the try. */
 void fixture_assert_refused (const StateFixture *f, VtpmErrorCode code);
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "tests/unit/common.h"
 
 #define WRITERS 8
 #define LINES 400
@@ -25,25 +26,18 @@ typedef struct
 static void
 set_up (Fixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
-  f->root = g_dir_make_tmp ("vtpm-audit-XXXXXX", NULL);
-  g_assert_nonnull (f->root);
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_build_filename (f->root, "data", NULL);
+  f->root = common_folder ();
+  f->place = common_place (g_build_filename (f->root, "data", NULL));
   f->path = g_build_filename (f->place.data_dir, "audit.log", NULL);
 }
 
 static void
 tear_down (Fixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
-  g_autofree char *other = g_build_filename (f->root, "other", NULL);
-  g_remove (other);
-  g_remove (f->path);
-  g_rmdir (f->place.data_dir);
-  g_rmdir (f->root);
+  common_folder_free (f->root);
   g_free (f->place.data_dir);
   g_free (f->place.audit);
   g_free (f->path);
-  g_free (f->root);
 }
 
 static char *

@@ -14,6 +14,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "tests/unit/common.h"
 
 /* A server for one connection that reads a request of 4 bytes and writes REPLY, as often as it is asked. */
 typedef struct
@@ -51,7 +52,7 @@ server_start (Server *server, const guint8 *reply, gsize len)
 {
   struct sockaddr_un address = { .sun_family = AF_UNIX };
   *server = (Server){ .reply = reply, .reply_len = len, .passed = -1 };
-  server->folder = g_dir_make_tmp ("vtpm-client-XXXXXX", NULL);
+  server->folder = common_folder ();
   server->path = g_build_filename (server->folder, "c", NULL);
   g_assert_cmpuint (strlen (server->path), <, sizeof address.sun_path);
   memcpy (address.sun_path, server->path, strlen (server->path));
@@ -67,10 +68,8 @@ server_stop (Server *server)
   g_thread_join (server->thread);
   vtpm_fd_clear (&server->listener);
   vtpm_fd_clear (&server->passed);
-  unlink (server->path);
-  rmdir (server->folder);
+  common_folder_free (server->folder);
   g_free (server->path);
-  g_free (server->folder);
 }
 
 static void

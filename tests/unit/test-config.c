@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "tests/unit/common.h"
 
 #define NOBODY 65534
 
@@ -23,29 +24,14 @@ typedef struct
 static void
 set_up (Fixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
-  f->folder = g_dir_make_tmp ("vtpm-config-XXXXXX", NULL);
+  f->folder = common_folder ();
   g_assert_cmpint (g_chmod (f->folder, 0755), ==, 0);
-}
-
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
 }
 
 static void
 tear_down (Fixture *f, gconstpointer unused G_GNUC_UNUSED)
 {
-  remove_tree (f->folder);
-  g_free (f->folder);
+  common_folder_free (f->folder);
 }
 
 static char *

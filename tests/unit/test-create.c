@@ -19,7 +19,7 @@ refuses (const Host *host, const VtpmCreateOptions *options, VtpmErrorCode code)
   GError *error = NULL;
   guint before = host_count_files (host);
   g_assert_false (vtpm_create (host->config, host->path, options, NULL, &error));
-  host_assert_code (&error, code);
+  assert_code (&error, code);
   g_assert_cmpuint (host_count_files (host), ==, before);
 }
 
@@ -144,7 +144,7 @@ test_bad_places (Host *host, gconstpointer unused G_GNUC_UNUSED)
   GError *error = NULL;
   g_autofree char *nowhere = g_build_filename (host->folder, "none", "vm.vtpm", NULL);
   g_assert_false (vtpm_create (host->config, nowhere, &(VtpmCreateOptions){ 0 }, NULL, &error));
-  host_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   VtpmCreateOptions nil = { .has_vm_uuid = TRUE }, ones = { .has_vm_uuid = TRUE };
   memset (ones.vm_uuid.bytes, 0xff, sizeof ones.vm_uuid.bytes);
   refuses (host, &nil, VTPM_ERROR_USAGE);
@@ -159,7 +159,7 @@ test_keep_holds_the_lock (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (vtpm_create (host->config, host->path, &(VtpmCreateOptions){ 0 }, &kept, &error));
   g_autoptr (VtpmStore) second = vtpm_store_file_open (host->path, TRUE, &error);
   g_assert_false (vtpm_store_lock (second, VTPM_LOCK_OWNER, TRUE, 0, &error));
-  host_assert_code (&error, VTPM_ERROR_IN_USE);
+  assert_code (&error, VTPM_ERROR_IN_USE);
   g_autoptr (VtpmHeader) header = vtpm_header_read (kept, &error);
   g_assert_no_error (error);
   vtpm_store_close (g_steal_pointer (&kept));

@@ -9,16 +9,9 @@
 
 #include "base/cursor.h"
 #include "base/errors.h"
+#include "tests/unit/common.h"
 
 #define SALT_AND_MAC (VTPM_SALT_SIZE + VTPM_MAC_SIZE)
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
-}
 
 /* A record made of TLVs as a test wants them. */
 typedef struct

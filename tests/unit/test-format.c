@@ -9,14 +9,7 @@
 
 #include "base/cursor.h"
 #include "base/errors.h"
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
-}
+#include "tests/unit/common.h"
 
 static void
 test_policy (void)

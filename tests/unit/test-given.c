@@ -16,6 +16,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "state/providers/crypto.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -67,7 +68,7 @@ set_up (Fixture *f, gconstpointer data)
   f->context.vtpm_id = vtpm_uuid_random ();
   vtpm_random (f->context.digest, sizeof f->context.digest);
   f->plain = vtpm_secret_random (64, NULL);
-  f->folder = g_dir_make_tmp ("vtpm-given-XXXXXX", NULL);
+  f->folder = common_folder ();
 }
 
 static void
@@ -79,15 +80,6 @@ tear_down (Fixture *f, gconstpointer data)
   g_assert_cmpint (g_remove (f->folder), ==, 0);
   g_free (f->folder);
   vtpm_secret_free (f->plain);
-}
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  if (vtpm_error_code (*error) != code)
-    g_error ("%s instead of %s", (*error)->message, vtpm_error_row (code)->word);
-  g_clear_error (error);
 }
 
 static VtpmKeySlot *

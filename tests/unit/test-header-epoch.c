@@ -86,7 +86,7 @@ assert_pending (const StateFixture *f, gboolean fine, GError **error, GBytes *be
 {
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_false (fine);
-  fixture_assert_code (error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (error, VTPM_ERROR_REKEY_PENDING);
   g_assert_true (g_bytes_equal (before, after));
 }
 

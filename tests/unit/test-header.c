@@ -122,10 +122,10 @@ test_change (StateFixture *f, gconstpointer unused)
   /* BASE is not the newest any more */
   g_autoptr (VtpmRecord) late = vtpm_record_copy (base);
   g_assert_false (vtpm_header_change (store, f->dek[0], base, late, &error));
-  fixture_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   /* another key than the epoch's */
   g_assert_false (vtpm_header_change (store, f->dek[1], record, late, &error));
-  fixture_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   g_autoptr (GBytes) unchanged = fixture_bytes (f);
   g_assert_true (g_bytes_equal (now, unchanged));
 }
@@ -145,7 +145,7 @@ test_change_between_epochs (StateFixture *f, gconstpointer unused)
   g_autoptr (VtpmStore) store = open_store (f);
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (base);
   g_assert_false (vtpm_header_change (store, f->dek[0], base, changed, &error));
-  fixture_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
 }
@@ -157,7 +157,7 @@ assert_change_refused (StateFixture *f, VtpmStore *store, const VtpmRecord *base
   g_autoptr (GError) error = NULL;
   g_autoptr (GBytes) before = fixture_bytes (f);
   g_assert_false (vtpm_header_change (store, f->dek[0], base, changed, &error));
-  fixture_assert_code (&error, code);
+  assert_code (&error, code);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
 }
@@ -307,7 +307,7 @@ test_locked (StateFixture *f, gconstpointer unused)
   gint64 start = g_get_monotonic_time ();
   g_assert_null (vtpm_header_read (reader, &error));
   g_assert_cmpint (g_get_monotonic_time () - start, >=, (VTPM_HEADER_LOCK_WAIT_MS - 10) * 1000);
-  fixture_assert_code (&error, VTPM_ERROR_IN_USE);
+  assert_code (&error, VTPM_ERROR_IN_USE);
   vtpm_store_unlock (writer, VTPM_LOCK_HEADER);
   g_autoptr (VtpmHeader) header = vtpm_header_read (reader, &error);
   g_assert_no_error (error);

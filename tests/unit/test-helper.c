@@ -17,6 +17,7 @@
 #include "base/io.h"
 #include "state/providers/native.h"
 #include "state/providers/native_ops.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -34,8 +35,7 @@ set_up (Fixture *f, gconstpointer data)
 {
   (void) data;
   char text[VTPM_UUID_TEXT_SIZE];
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_dir_make_tmp ("vtpm-helper-XXXXXX", NULL);
+  f->place = common_place (common_folder ());
   f->uuid = vtpm_uuid_random ();
   f->entry = vtpm_provider_entry_new (&f->uuid, "native", "native", NULL);
   f->native = (VtpmNative){ &f->place, f->entry, NULL };

@@ -47,7 +47,7 @@ test_other (void)
   vtpm_identity_set_other (&error, "disk/vm.vtpm", record, &b);
   for (gsize i = 0; i < G_N_ELEMENTS (named); i++)
     g_assert_nonnull (strstr (error->message, named[i]));
-  host_assert_code (&error, VTPM_ERROR_IDENTITY_OTHER);
+  assert_code (&error, VTPM_ERROR_IDENTITY_OTHER);
 }
 
 /* What the command line says goes over what the file says, that over the site, that over refuse. */
@@ -145,7 +145,7 @@ test_bind_needs_every_provider (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_nonnull (strstr (error->message, "start again"));
   g_assert_nonnull (strstr (error->message, vtpm_uuid_format (&kms, kms_text)));
   g_assert_null (strstr (error->message + 1, "[key-disabled]")); /* the word stands once, in front */
-  host_assert_code (&error, VTPM_ERROR_KEY_DISABLED);
+  assert_code (&error, VTPM_ERROR_KEY_DISABLED);
   g_autoptr (GBytes) after = host_bytes (host->path);
   g_assert_true (g_bytes_equal (before, after));
   /* when the provider wraps again, the same start goes through */
@@ -166,7 +166,7 @@ test_bind_makes_no_provider (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (g_file_set_contents (list, "", 0, NULL));
   g_assert_false (vtpm_identity_bind (host->config, state, &vm, NULL, &error));
   vtpm_state_close (state);
-  host_assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_autoptr (GBytes) text = host_bytes (list);
   g_assert_cmpuint (g_bytes_get_size (text), ==, 0);
 }

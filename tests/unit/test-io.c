@@ -14,6 +14,7 @@
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -24,7 +25,7 @@ static void
 files_set_up (Files *f, gconstpointer unused)
 {
   (void) unused;
-  f->folder = g_dir_make_tmp ("vtpm-base-XXXXXX", NULL);
+  f->folder = common_folder ();
   f->path = g_build_filename (f->folder, "file", NULL);
 }
 

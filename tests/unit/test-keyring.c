@@ -63,7 +63,7 @@ test_changed_meanwhile (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (vtpm_header_change (store, vtpm_keyring_dek (keyring), vtpm_keyring_record (keyring), other, &error));
   g_autoptr (GBytes) before = host_bytes (host->path);
   g_assert_false (vtpm_keyring_add (keyring, entry_of (pool, "fake"), &error));
-  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   g_autoptr (GBytes) after = host_bytes (host->path);
   g_assert_true (g_bytes_equal (before, after));
 }
@@ -77,7 +77,7 @@ test_one_at_a_time (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_autoptr (VtpmProviderPool) pool = new_pool (host);
   VtpmKeyring *first = must_open (host, pool);
   g_assert_null (vtpm_keyring_open (pool, host->path, NULL, &error));
-  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   vtpm_keyring_close (first);
   g_autoptr (VtpmKeyring) second = must_open (host, pool);
 }
@@ -106,7 +106,7 @@ test_ring_and_file (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (vtpm_keyring_verify (pool, host->path, &error));
   host_override_mode (host, "key-disabled");
   g_assert_false (vtpm_keyring_verify (pool, host->path, &error));
-  host_assert_code (&error, VTPM_ERROR_KEY_DISABLED);
+  assert_code (&error, VTPM_ERROR_KEY_DISABLED);
 }
 
 /* A provider that was too late once is asked last, and does not hold up the next file for 20 s. */
@@ -132,7 +132,7 @@ test_late_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
   start = g_get_monotonic_time ();
   keyring = must_open (host, fresh);
   g_assert_false (vtpm_keyring_rekey (keyring, NULL, NULL, FALSE, &changed, &error));
-  host_assert_code (&error, VTPM_ERROR_PROVIDER_TIMEOUT);
+  assert_code (&error, VTPM_ERROR_PROVIDER_TIMEOUT);
   g_assert_cmpint (g_get_monotonic_time () - start, <, first / 2);
   vtpm_keyring_close (keyring);
   g_autoptr (GBytes) after = host_bytes (host->path);

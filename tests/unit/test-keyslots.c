@@ -13,6 +13,7 @@
 #include "state/base64.h"
 #include "state/providers/native.h"
 #include "state/seal.h"
+#include "tests/unit/common.h"
 
 #define TIMEOUT_MS 20000
 
@@ -42,8 +43,7 @@ set_up (Fixture *f, gconstpointer unused)
   (void) unused;
   g_autoptr (GError) error = NULL;
   VtpmUuid native = vtpm_uuid_random (), liar = vtpm_uuid_random ();
-  f->place = (VtpmPlace){ .dir_mode = 0700, .file_mode = 0600, .group = (gid_t) -1 };
-  f->place.data_dir = g_dir_make_tmp ("vtpm-keyslots-XXXXXX", NULL);
+  f->place = common_place (common_folder ());
   f->place.helper_dirs = g_new0 (char *, 2);
   f->place.helper_dirs[0] = g_strdup (f->place.data_dir);
   f->native = vtpm_provider_entry_new (&native, "native", "native", NULL);
@@ -64,27 +64,10 @@ set_up (Fixture *f, gconstpointer unused)
 }
 
 static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *below = g_build_filename (path, name, NULL);
-      if (g_file_test (below, G_FILE_TEST_IS_DIR))
-        remove_tree (below);
-      else
-        g_remove (below);
-    }
-  g_rmdir (path);
-}
-
-static void
 tear_down (Fixture *f, gconstpointer unused)
 {
   (void) unused;
-  remove_tree (f->place.data_dir);
-  g_free (f->place.data_dir);
+  common_folder_free (f->place.data_dir);
   g_strfreev (f->place.helper_dirs);
   vtpm_provider_entry_free (f->native);
   vtpm_provider_entry_free (f->liar);
@@ -101,14 +84,6 @@ open_provider (const Fixture *f, const VtpmProviderEntry *entry)
   VtpmProvider *provider = vtpm_provider_open (&f->place, entry, NULL, &error);
   g_assert_no_error (error);
   return provider;
-}
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
 }
 
 static VtpmSecret *

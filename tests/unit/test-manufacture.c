@@ -227,7 +227,7 @@ refuses (const Host *host, const VtpmManufacture *how, VtpmErrorCode code)
   g_autoptr (VtpmBlob) made = vtpm_manufacture (host->config, how, &id, &public_part, &error);
   g_assert_null (made);
   g_assert_null (public_part);
-  host_assert_code (&error, code);
+  assert_code (&error, code);
 }
 
 static void

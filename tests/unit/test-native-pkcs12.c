@@ -124,7 +124,7 @@ test_two_values (NativeFixture *f, gconstpointer unused)
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 2); /* another key than theirs */
   g_autoptr (VtpmBlob) before = native_read (f->store);
   g_assert_false (import (f, theirs, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_autoptr (VtpmBlob) after = native_read (f->store);
   g_assert_cmpmem (before->data, before->len, after->data, after->len);
 }
@@ -167,7 +167,7 @@ test_other_kind (NativeFixture *f, gconstpointer unused)
   g_autoptr (VtpmProviderEntry) entry = vtpm_provider_entry_new (&f->entry->uuid, "vault", "kmip", NULL);
   g_assert_true (vtpm_registry_add (&f->place, entry, &error));
   g_assert_false (import (f, path, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_assert_cmpuint (native_files (f), ==, 0);
 }
 
@@ -184,7 +184,7 @@ test_wrong_password (NativeFixture *f, gconstpointer unused)
       g_autoptr (GError) error = NULL;
       g_auto (VtpmNativeImport) got = { 0 };
       g_assert_false (import (f, path, wrong[i], &got, &error));
-      native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
+      assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
       g_assert_cmpuint (native_files (f), ==, 0);
     }
 }
@@ -204,10 +204,10 @@ test_bad_passwords (NativeFixture *f, gconstpointer unused)
       g_autoptr (VtpmSecret) password = native_secret (bad[i]);
       guint32 newest;
       g_assert_false (vtpm_native_export (&f->native, new, password, &newest, &error));
-      native_assert_code (&error, VTPM_ERROR_USAGE);
+      assert_code (&error, VTPM_ERROR_USAGE);
       g_assert_false (g_file_test (new, G_FILE_TEST_EXISTS));
       g_assert_false (import (f, path, bad[i], &got, &error));
-      native_assert_code (&error, VTPM_ERROR_USAGE);
+      assert_code (&error, VTPM_ERROR_USAGE);
     }
   g_autoptr (VtpmSecret) nul = vtpm_secret_copy ("a\0b", 3, NULL);
   guint32 newest;
@@ -225,17 +225,17 @@ test_existing_file (NativeFixture *f, gconstpointer unused)
   native_create (f);
   native_write (path, "mine", 4);
   g_assert_false (vtpm_native_export (&f->native, path, password, &newest, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autoptr (VtpmBlob) still = native_read (path);
   g_assert_cmpmem (still->data, still->len, "mine", 4);
   g_assert_cmpint (g_remove (path), ==, 0);
   g_assert_cmpint (symlink (far, path), ==, 0); /* nor through a link */
   g_assert_false (vtpm_native_export (&f->native, path, password, &newest, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_assert_false (vtpm_native_export (&f->native, far, password, &newest, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_MISSING);
+  assert_code (&error, VTPM_ERROR_STATE_MISSING);
   g_assert_false (vtpm_native_export (&f->native, "/dev/full", password, &newest, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
 /* A file of the store in the fixture, quick to open. */
@@ -256,7 +256,7 @@ assert_damaged (const void *data, gsize len, const VtpmSecret *password)
   g_autoptr (GError) error = NULL;
   g_auto (VtpmNativeBags) bags = { 0 };
   g_assert_false (vtpm_native_bags_decode (data, len, password, &bags, &error));
-  native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
+  assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
   g_assert_null (bags.store.bytes);
 }
 
@@ -297,15 +297,15 @@ test_not_a_file (NativeFixture *f, gconstpointer unused)
   g_auto (VtpmNativeImport) got = { 0 };
   g_autofree char *path = in_folder (f, "keys.p12");
   g_assert_false (import (f, path, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_MISSING);
+  assert_code (&error, VTPM_ERROR_STATE_MISSING);
   g_assert_false (import (f, f->place.data_dir, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
+  assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
   native_write (path, "rubbish", 7);
   g_assert_false (import (f, path, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
+  assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
   g_assert_cmpint (truncate (path, 10 * 1024 * 1024), ==, 0);
   g_assert_false (import (f, path, PASSWORD, &got, &error));
-  native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
+  assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE_OR_DAMAGED);
   g_assert_cmpuint (native_files (f), ==, 0);
 }
 

@@ -81,7 +81,7 @@ assert_request_refused (NativeFixture *f, const char *text, VtpmErrorCode code)
 {
   g_autoptr (GError) error = NULL;
   g_assert_null (request (f, text, &error));
-  native_assert_code (&error, code);
+  assert_code (&error, code);
 }
 
 static void
@@ -147,7 +147,7 @@ test_wrong (NativeFixture *f, gconstpointer unused)
   f->passphrase = "wrong";
   native_assert_refuses (f, slot, VTPM_ERROR_WRONG_PASSPHRASE);
   g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
-  native_assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE);
+  assert_code (&error, VTPM_ERROR_WRONG_PASSPHRASE);
   static const char *const requests[] = { "rotate", "destroy 1", "protect", "unprotect", "status", "versions" };
   for (gsize i = 0; i < G_N_ELEMENTS (requests); i++)
     assert_request_refused (f, requests[i], VTPM_ERROR_WRONG_PASSPHRASE);

@@ -103,13 +103,13 @@ test_create_twice (NativeFixture *f, gconstpointer data)
   native_create (f);
   g_autoptr (VtpmBlob) before = native_read (f->store);
   g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error));
-  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autoptr (VtpmBlob) after = native_read (f->store);
   g_assert_cmpmem (before->data, before->len, after->data, after->len);
   g_assert_cmpint (g_remove (f->store), ==, 0);
   g_assert_cmpint (symlink ("/nonexistent/keys", f->store), ==, 0);
   g_assert_false (vtpm_native_create (&f->native, FALSE, NULL, &error)); /* its keys may be on a disk not mounted */
-  native_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
 static void
@@ -122,11 +122,11 @@ test_no_store (NativeFixture *f, gconstpointer data)
   g_assert_cmpint (g_remove (f->store), ==, 0);
   native_assert_refuses (f, slot, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
-  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_native_versions (&f->native, &error));
-  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-  native_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_false (g_file_test (f->store, G_FILE_TEST_EXISTS)); /* and nothing made one */
 }
 
@@ -186,13 +186,13 @@ test_many_versions (NativeFixture *f, gconstpointer data)
   g_autoptr (VtpmKeySlot) slot = native_wrap (f);
   native_assert_unwraps (f, slot);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-  native_assert_code (&error, VTPM_ERROR_FAILED);
+  assert_code (&error, VTPM_ERROR_FAILED);
   native_assert_unwraps (f, slot);
   write_many (f, 257, 1);
   native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
   write_many (f, 1, G_MAXUINT32);
   g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0); /* the next would be 0 */
-  native_assert_code (&error, VTPM_ERROR_FAILED);
+  assert_code (&error, VTPM_ERROR_FAILED);
 }
 
 static void
@@ -263,7 +263,7 @@ test_plain_sizes (NativeFixture *f, gconstpointer data)
       if (i < 2)
         native_assert_unwraps (f, slot);
       else
-        native_assert_code (&error, VTPM_ERROR_USAGE);
+        assert_code (&error, VTPM_ERROR_USAGE);
     }
 }
 
@@ -284,9 +284,9 @@ test_store_flipped (NativeFixture *f, gconstpointer data)
       native_write (f->store, bytes->data, bytes->len);
       native_assert_refuses (f, slot, VTPM_ERROR_STATE_DAMAGED);
       g_assert_null (vtpm_native_wrap (&f->native, &f->context, f->plain, &error));
-      native_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_assert_cmpuint (vtpm_native_rotate (&f->native, NULL, &error), ==, 0);
-      native_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_autoptr (VtpmBlob) after = native_read (f->store);
       g_assert_cmpmem (bytes->data, bytes->len, after->data, after->len);
       bytes->data[i / 2] ^= flip;

@@ -99,7 +99,7 @@ assert_refused (const StateFixture *f, const Other *other, gboolean saved)
   g_assert_false (vtpm_owner_take (store, &error));
   g_assert_nonnull (strstr (error->message, pid));
   g_assert_cmpint (strstr (error->message, "saved its TPM for a migration") != NULL, ==, saved);
-  fixture_assert_code (&error, VTPM_ERROR_IN_USE);
+  assert_code (&error, VTPM_ERROR_IN_USE);
   if (saved) /* it is not held up: the lock is free */
     g_assert_true (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, &error));
 }

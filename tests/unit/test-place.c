@@ -15,6 +15,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/secret.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -26,42 +27,16 @@ static void
 set_up (Fixture *f, gconstpointer data)
 {
   (void) data;
-  f->root = g_dir_make_tmp ("vtpm-place-XXXXXX", NULL);
-  g_assert_nonnull (f->root);
-  f->place.data_dir = g_build_filename (f->root, "share", "vtpm", NULL);
-  f->place.dir_mode = 0700;
-  f->place.file_mode = 0600;
-  f->place.group = (gid_t) -1;
-}
-
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      if (g_remove (child) != 0)
-        remove_tree (child);
-    }
-  g_remove (path);
+  f->root = common_folder ();
+  f->place = common_place (g_build_filename (f->root, "share", "vtpm", NULL));
 }
 
 static void
 tear_down (Fixture *f, gconstpointer data)
 {
   (void) data;
-  remove_tree (f->root);
-  g_free (f->root);
+  common_folder_free (f->root);
   g_free (f->place.data_dir);
-}
-
-static void
-assert_code (const GError *error, VtpmErrorCode code)
-{
-  g_assert_nonnull (error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (error))->word, ==, vtpm_error_row (code)->word);
 }
 
 static mode_t
@@ -117,7 +92,7 @@ test_lock_held (Fixture *f, gconstpointer data)
   vtpm_autofd int first = vtpm_place_lock (&f->place, "x", &error);
   g_assert_cmpint (first, >=, 0);
   g_assert_cmpint (vtpm_place_lock (&f->place, "x", &error), ==, -1);
-  assert_code (error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
 }
 
 /* Files are replaced whole, and what stood there stays when they cannot be. */
@@ -127,8 +102,7 @@ test_replace (Fixture *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   g_assert_false (vtpm_place_replace (&f->place, "x", "1", 1, &error)); /* no folder yet */
-  assert_code (error, VTPM_ERROR_FAILED);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_FAILED);
   g_assert_true (vtpm_place_make_dir (&f->place, NULL, &error));
   mode_t before = umask (0777);
   g_assert_true (vtpm_place_replace (&f->place, "x", "1", 1, &error));
@@ -136,7 +110,7 @@ test_replace (Fixture *f, gconstpointer data)
   g_assert_cmpint (mode_of (f, "x"), ==, 0600);
   g_assert_true (vtpm_place_make_dir (&f->place, "folder", &error));
   g_assert_false (vtpm_place_replace (&f->place, "folder", "1", 1, &error));
-  assert_code (error, VTPM_ERROR_FAILED);
+  assert_code (&error, VTPM_ERROR_FAILED);
   g_assert_cmpint (mode_of (f, "folder"), ==, 0700);
 }
 

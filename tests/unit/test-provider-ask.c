@@ -117,7 +117,7 @@ test_time (ProviderFixture *f, gconstpointer data)
   g_autoptr (VtpmProvider) hanging = open_asking (f, "ask-hang", &caller);
   gint64 begin = vtpm_now_ms ();
   g_assert_null (vtpm_provider_unwrap (hanging, &f->context, f->slot, 1000, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_TIMEOUT);
+  assert_code (&error, VTPM_ERROR_PROVIDER_TIMEOUT);
   g_assert_cmpint (vtpm_now_ms () - begin, <, 1000 + PROMPT_MS);
 }
 
@@ -129,14 +129,14 @@ test_nobody (ProviderFixture *f, gconstpointer data)
   g_autoptr (VtpmProvider) alone = open_asking (f, "ask-one", NULL);
   g_assert_null (vtpm_provider_unwrap (alone, &f->context, f->slot, PATIENT_MS, &error));
   g_assert_nonnull (strstr (error->message, "open it with care (there is nobody to ask)"));
-  provider_assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+  assert_code (&error, VTPM_ERROR_KEY_CLOSED);
 
   /* the caller's reason and word come first: a password file that cannot be read is no closed key */
   g_auto (Caller) caller = { .code = VTPM_ERROR_ACCESS_DENIED };
   g_autoptr (VtpmProvider) refused = open_asking (f, "ask-one", &caller);
   g_assert_null (vtpm_provider_unwrap (refused, &f->context, f->slot, PATIENT_MS, &error));
   g_assert_nonnull (strstr (error->message, "open it with care (the caller has a reason)"));
-  provider_assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
+  assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
   caller.secret = "x"; /* and the helper is still good */
   caller.len = 1;
   g_autoptr (VtpmSecret) plain = vtpm_provider_unwrap (refused, &f->context, f->slot, PATIENT_MS, &error);
@@ -163,10 +163,10 @@ test_bounds (ProviderFixture *f, gconstpointer data)
       caller.asked = 0;
       g_autoptr (VtpmProvider) provider = open_asking (f, bad[i], &caller);
       g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
-      provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+      assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
       g_assert_cmpuint (caller.asked, <=, 3);
       g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error)); /* it was ended */
-      provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+      assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
     }
 }
 
@@ -201,7 +201,7 @@ test_closed_version (ProviderFixture *f, gconstpointer data)
   g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error));
   g_assert_nonnull (strstr (error->message, "vtpm provider rotate test"));
-  provider_assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+  assert_code (&error, VTPM_ERROR_KEY_CLOSED);
   provider_write_file (f, "reply", "ok key-7 13 AAAA\n", 17, 0600);
   g_autoptr (VtpmKeySlot) open = vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error);
   g_assert_no_error (error);

@@ -62,7 +62,7 @@ assert_unwrap_fails (ProviderFixture *f, const char *mode, int timeout_ms, VtpmE
   g_autoptr (VtpmSecret) plain = vtpm_provider_unwrap (provider, &f->context, f->slot, timeout_ms, &error);
   g_assert_null (plain);
   g_assert_nonnull (strstr (error->message, "test"));
-  provider_assert_code (&error, code);
+  assert_code (&error, code);
   vtpm_provider_free (provider);
   g_assert_cmpint (vtpm_now_ms () - start, <, PROMPT_MS);
   assert_gone (f);
@@ -123,7 +123,7 @@ test_broken_pipe (ProviderFixture *f, gconstpointer data)
     {
       g_usleep (20000); /* it ends */
       g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
-      provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+      assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
     }
   g_autoptr (VtpmProvider) deaf = provider_open_mode (f, "deaf");
   g_usleep (200000); /* it closes its stdin */
@@ -247,28 +247,28 @@ test_no_program (ProviderFixture *f, gconstpointer data)
   g_assert_nonnull (strstr (error->message, "vtpm-provider-missing"));
   g_assert_nonnull (strstr (error->message, f->place.helper_dirs[0]));
   g_assert_nonnull (strstr (error->message, f->place.helper_dirs[1]));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 
   provider_write_file (f, "vtpm-provider-missing", "#!/bin/sh\n", 10, 0644); /* not executable */
   g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   provider_write_file (f, "vtpm-provider-missing", "#!/nonexistent/sh\n", 18, 0755);
   g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   if (provider) /* valgrind hides that exec failed */
     g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 
   static const char *const kinds[] = { "", "../../bin/sh", "a/b", "." };
   for (gsize i = 0; i < G_N_ELEMENTS (kinds); i++)
     {
       provider_set_kind (f, kinds[i], NULL);
       g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
-      provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+      assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
     }
   g_clear_pointer (&f->place.helper_dirs, g_strfreev);
   provider_set_kind (f, "bad", NULL);
   g_assert_null (vtpm_provider_open (&f->place, f->entry, NULL, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 }
 
 int

@@ -9,6 +9,7 @@
 
 #include "state/base64.h"
 #include "state/line.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -28,15 +29,6 @@ tear_down (Fixture *f, gconstpointer data)
 {
   (void) data;
   vtpm_provider_entry_free (f->entry);
-}
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  if (vtpm_error_code (*error) != code)
-    g_error ("%s instead of %s", (*error)->message, vtpm_error_row (code)->word);
-  g_clear_error (error);
 }
 
 /* The reply LINE, with its LF, to unwrap. */
@@ -329,26 +321,14 @@ test_wrap_sizes (Fixture *f, gconstpointer data)
     }
 }
 
-/* From make's top_srcdir, or from where this file was when it was compiled. */
-static char *
-read_page (void)
-{
-  g_autofree char *here = g_path_get_dirname (__FILE__);
-  g_autofree char *root = g_build_filename (here, "..", "..", NULL);
-  const char *top = g_getenv ("top_srcdir");
-  g_autofree char *path = g_build_filename (top ? top : root, "docs", "provider-protocol.md", NULL);
-  char *page = NULL;
-  g_assert_true (g_file_get_contents (path, &page, NULL, NULL));
-  return page;
-}
-
 /* Every error word that the page offers is in the table. */
 static void
 test_page_words (Fixture *f, gconstpointer data)
 {
   (void) f;
   (void) data;
-  g_autofree char *page = read_page ();
+  g_autofree char *path = common_source_path ("docs/provider-protocol.md"), *page = NULL;
+  g_assert_true (g_file_get_contents (path, &page, NULL, NULL));
   char *section = strstr (page, "### Errors\n"), *end = strstr (page, "### Time\n");
   g_assert_true (section && end && section < end);
   *end = '\0';

@@ -21,12 +21,12 @@ test_refusals (ProviderFixture *f, gconstpointer data)
   provider_write_file (f, "reply", "error access-denied not you\n", 28, 0600);
   g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
   g_assert_nonnull (strstr (error->message, "not you"));
-  provider_assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
+  assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
   provider_write_file (f, "reply", "ok AA=A\n", 8, 0600);
   g_assert_null (vtpm_provider_unwrap (provider, &f->context, f->slot, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   provider_write_file (f, "reply", "ok key-7 12 AAAA\n", 17, 0600);
   g_autoptr (VtpmKeySlot) slot = vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error);
   g_assert_no_error (error);
@@ -54,7 +54,7 @@ test_hostile_slot (ProviderFixture *f, gconstpointer data)
       g_autoptr (GError) error = NULL;
       g_autoptr (VtpmKeySlot) slot = vtpm_key_slot_new (&f->entry->uuid, bad[i].version, bad[i].id, bytes, bad[i].len);
       g_assert_false (vtpm_provider_begin_unwrap (provider, &f->context, slot, &error));
-      provider_assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
+      assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
     }
 }
 
@@ -70,7 +70,7 @@ test_unasked (ProviderFixture *f, gconstpointer data)
   g_assert_no_error (error);
   g_assert_cmpuint (first->len, ==, 3);
   g_assert_null (vtpm_provider_unwrap (at_once, &f->context, f->slot, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 
   g_autoptr (VtpmProvider) late = provider_open_mode (f, "late");
   g_autoptr (VtpmSecret) second = vtpm_provider_unwrap (late, &f->context, f->slot, PATIENT_MS, &error);
@@ -78,7 +78,7 @@ test_unasked (ProviderFixture *f, gconstpointer data)
   g_assert_cmpuint (second->len, ==, 3);
   g_usleep (500000);
   g_assert_null (vtpm_provider_unwrap (late, &f->context, f->slot, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 }
 
 static void
@@ -105,11 +105,11 @@ test_requests (ProviderFixture *f, gconstpointer data)
   for (gsize i = 0; i < G_N_ELEMENTS (bad); i++)
     {
       g_assert_null (vtpm_provider_request (provider, bad[i], PATIENT_MS, &error));
-      provider_assert_code (&error, VTPM_ERROR_USAGE);
+      assert_code (&error, VTPM_ERROR_USAGE);
     }
   g_autofree char *longest = g_strnfill (5000, 'x');
   g_assert_null (vtpm_provider_request (provider, longest, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   for (int i = 0; i < 100; i++) /* many in a row */
     {
       g_autofree char *request = g_strdup_printf ("number %d", i);
@@ -127,16 +127,16 @@ test_order (ProviderFixture *f, gconstpointer data)
   g_autoptr (VtpmProvider) provider = provider_open_mode (f, "hang");
   g_assert_cmpint (vtpm_provider_fd (provider), ==, -1);
   g_assert_cmpint (vtpm_provider_step (provider, &error), ==, VTPM_PROVIDER_REFUSED); /* nothing was asked */
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   g_assert_null (vtpm_provider_take_plain (provider, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   g_assert_true (vtpm_provider_begin_unwrap (provider, &f->context, f->slot, &error));
   g_assert_cmpint (vtpm_provider_fd (provider), >=, 3);
   g_assert_cmpint (vtpm_provider_step (provider, &error), ==, VTPM_PROVIDER_WAITING);
   g_assert_false (vtpm_provider_begin_unwrap (provider, &f->context, f->slot, &error)); /* one at a time */
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
   g_assert_null (vtpm_provider_take_plain (provider, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 }
 
 /* What the broker does: a provider that hangs does not keep another from answering. */
@@ -177,7 +177,7 @@ test_native (ProviderFixture *f, gconstpointer data)
   g_assert_no_error (error);
   g_assert_cmpstr (vtpm_provider_entry (provider)->name, ==, "test");
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, 0, &error));
-  provider_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_autofree char *made = vtpm_provider_request (provider, "create", 0, &error);
   g_assert_true (g_str_has_prefix (made, "kdk-") && g_str_has_suffix (made, " 1"));
   g_autoptr (VtpmKeySlot) slot = vtpm_provider_wrap (provider, &f->context, f->plain, 0, &error);
@@ -186,7 +186,7 @@ test_native (ProviderFixture *f, gconstpointer data)
   g_autofree char *versions = vtpm_provider_request (provider, "versions", 0, &error);
   g_assert_true (g_str_has_prefix (versions, "1:kdk-") && strstr (versions, " 2:kdk-"));
   g_assert_null (vtpm_provider_request (provider, "no-such", 0, &error));
-  provider_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   for (int i = 0; i < 2; i++)
     {
       g_autoptr (VtpmSecret) plain = vtpm_provider_unwrap (provider, &f->context, slot, 0, &error);
@@ -201,16 +201,16 @@ test_native (ProviderFixture *f, gconstpointer data)
   g_assert_true (
       vtpm_provider_begin_unwrap (provider, &f->context, slot, &error)); /* the answer not taken is dropped */
   g_assert_cmpint (vtpm_provider_step (provider, &error), ==, VTPM_PROVIDER_REFUSED);
-  provider_assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
   g_assert_null (vtpm_provider_take_plain (provider, &error));
-  provider_assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
+  assert_code (&error, VTPM_ERROR_PROVIDER_FAILED);
 }
 
 /* The text between the first line FROM and the line TO of the protocol's page. */
 static char *
 read_page (const char *from, const char *to)
 {
-  g_autofree char *path = provider_source_path ("docs/provider-protocol.md");
+  g_autofree char *path = common_source_path ("docs/provider-protocol.md");
   g_autofree char *page = NULL;
   g_assert_true (g_file_get_contents (path, &page, NULL, NULL));
   char *start = strstr (page, from);
@@ -239,12 +239,12 @@ test_page_example (ProviderFixture *f, gconstpointer data)
   g_autoptr (VtpmProvider) provider = vtpm_provider_open (&f->place, f->entry, NULL, &error);
   g_assert_no_error (error);
   g_assert_null (vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_KEY_DESTROYED); /* nothing made yet */
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED); /* nothing made yet */
   g_autofree char *made = vtpm_provider_request (provider, "create", PATIENT_MS, &error);
   g_assert_no_error (error);
   g_assert_true (g_str_has_suffix (made, " 1"));
   g_assert_null (vtpm_provider_request (provider, "create", PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autoptr (VtpmKeySlot) old = vtpm_provider_wrap (provider, &f->context, f->plain, PATIENT_MS, &error);
   g_assert_no_error (error);
   g_autofree char *rotated = vtpm_provider_request (provider, "rotate", PATIENT_MS, &error);
@@ -271,12 +271,12 @@ test_page_example (ProviderFixture *f, gconstpointer data)
   bad[len - 1] ^= 1;
   g_autoptr (VtpmKeySlot) damaged = vtpm_key_slot_new (&old->provider, 1, old->key_id, bad, len);
   g_assert_null (vtpm_provider_unwrap (provider, &f->context, damaged, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
+  assert_code (&error, VTPM_ERROR_KEY_SLOT_DAMAGED);
   g_autoptr (VtpmKeySlot) unknown = vtpm_key_slot_new (&old->provider, 3, old->key_id, bad, len);
   g_assert_null (vtpm_provider_unwrap (provider, &f->context, unknown, PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
+  assert_code (&error, VTPM_ERROR_KEY_DESTROYED);
   g_assert_null (vtpm_provider_request (provider, "frobnicate", PATIENT_MS, &error));
-  provider_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
 }
 
 int

@@ -151,7 +151,7 @@ test_locked_is_not_absent (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (vtpm_create (host->config, host->path, &(VtpmCreateOptions){ .provider = "kms" }, NULL, &error));
   host_override_mode (host, "key-closed");
   g_assert_false (vtpm_reading_open (host->config, host->path, &reading, &error));
-  host_assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+  assert_code (&error, VTPM_ERROR_KEY_CLOSED);
   g_assert_true (reading.state == NULL && reading.header == NULL);
 }
 

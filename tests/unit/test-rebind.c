@@ -153,7 +153,7 @@ test_provider_fails (Host *host, gconstpointer unused G_GNUC_UNUSED)
   VtpmState *state = host_open_owner (host);
   g_assert_false (vtpm_rebind (host->config, state, &how, &aside, &error));
   vtpm_state_close (state);
-  host_assert_code (&error, VTPM_ERROR_KEY_DISABLED);
+  assert_code (&error, VTPM_ERROR_KEY_DISABLED);
   g_assert_null (aside);
   g_assert_cmpuint (host_count_files (host), ==, 1);
   g_autoptr (GBytes) after = host_bytes (host->path);
@@ -165,7 +165,7 @@ test_provider_fails (Host *host, gconstpointer unused G_GNUC_UNUSED)
   VtpmStore *target = vtpm_store_file_create (path, &error);
   g_assert_false (vtpm_clone (host->config, source.state, target, &how, &error));
   vtpm_store_close (target);
-  host_assert_code (&error, VTPM_ERROR_KEY_DISABLED);
+  assert_code (&error, VTPM_ERROR_KEY_DISABLED);
   g_assert_cmpuint (host_count_files (host), ==, 1);
 }
 
@@ -236,7 +236,7 @@ test_aside_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
   change_header (state);
   g_assert_false (vtpm_rebind (host->config, state, &how, &first, &error));
   vtpm_state_close (state);
-  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   g_assert_nonnull (first);
   state = host_open_owner (host);
   g_assert_true (vtpm_is_set_aside (state, first));
@@ -248,7 +248,7 @@ test_aside_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
   change_header (state); /* the copy is of the record before */
   g_assert_false (vtpm_rebind (host->config, state, &how, &second, &error));
   vtpm_state_close (state);
-  host_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   g_assert_cmpstr (second, ==, first);
   g_assert_cmpuint (host_count_files (host), ==, 2);
   state = host_open_owner (host);
@@ -295,7 +295,7 @@ test_suspended (Host *host, gconstpointer unused G_GNUC_UNUSED)
   vtpm_state_take (state, vtpm_blob_copy (permanent->data, permanent->len), vtpm_blob_copy ("volatile", 8));
   g_assert_true (vtpm_state_commit (state, &error));
   g_assert_false (vtpm_rebind (host->config, state, &how, NULL, &error));
-  host_assert_code (&error, VTPM_ERROR_IDENTITY_OTHER);
+  assert_code (&error, VTPM_ERROR_IDENTITY_OTHER);
   how.policy = VTPM_POLICY_COPY;
   g_assert_true (vtpm_rebind (host->config, state, &how, NULL, &error));
   g_assert_cmpmem (vtpm_state_payload (state)->volatile_state->data, 8, "volatile", 8);
@@ -324,7 +324,7 @@ test_no_losses (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_autoptr (VtpmBlob) rubbish = vtpm_blob_copy ("rubbish", 7);
   g_auto (VtpmLosses) losses = { 0 };
   g_assert_false (vtpm_losses_find (rubbish, VTPM_POLICY_REPLACE, &losses, &error));
-  host_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
 }
 
 int

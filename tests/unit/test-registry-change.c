@@ -98,20 +98,16 @@ test_change_refused (RegistryHost *f, gconstpointer data)
   for (gsize i = 0; i < G_N_ELEMENTS (names); i++)
     {
       g_assert_false (vtpm_registry_change (&f->place, &a, change_all, (gpointer) names[i], &error));
-      registry_assert_code (error, VTPM_ERROR_USAGE);
-      g_clear_error (&error);
+      assert_code (&error, VTPM_ERROR_USAGE);
     }
   g_assert_false (vtpm_registry_change (&f->place, &a, refuse_change, NULL, &error));
-  registry_assert_code (error, VTPM_ERROR_KEY_IN_USE);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_KEY_IN_USE);
   g_assert_false (vtpm_registry_change (&f->place, &nobody, change_back, NULL, &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_assert_false (vtpm_registry_set_default (&f->place, &nobody, &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_assert_false (vtpm_registry_remove (&f->place, &nobody, &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_autofree char *after = registry_read (f);
   g_assert_cmpstr (before, ==, after);
 }
@@ -151,11 +147,9 @@ test_limits (RegistryHost *f, gconstpointer data)
   g_assert_true (vtpm_registry_change (&f->place, &a, close_many, &most, &error));
   g_autofree char *before = registry_read (f);
   g_assert_false (vtpm_registry_change (&f->place, &a, close_many, &more, &error));
-  registry_assert_code (error, VTPM_ERROR_USAGE);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_assert_false (vtpm_registry_change (&f->place, &a, add_options, huge, &error));
-  registry_assert_code (error, VTPM_ERROR_USAGE);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_autofree char *after = registry_read (f);
   g_assert_cmpstr (before, ==, after);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);

@@ -38,16 +38,14 @@ test_no_file (RegistryHost *f, gconstpointer data)
   g_assert_false (g_file_test (f->place.data_dir, G_FILE_TEST_EXISTS)); /* reading makes nothing */
 
   g_assert_null (vtpm_registry_find_name (registry, NULL, &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_assert_null (vtpm_registry_find_name (registry, "native", &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
-  g_clear_error (&error);
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
   VtpmUuid uuid;
   g_assert_true (vtpm_uuid_parse (UUID_A, &uuid));
   g_assert_null (vtpm_registry_find (registry, &uuid, &error));
-  registry_assert_code (error, VTPM_ERROR_PROVIDER_UNKNOWN);
   g_assert_nonnull (strstr (error->message, UUID_A));
+  assert_code (&error, VTPM_ERROR_PROVIDER_UNKNOWN);
 }
 
 static void
@@ -107,8 +105,7 @@ test_add_refused (RegistryHost *f, gconstpointer data)
       const char *const options[] = { bad[i].option, NULL };
       g_autoptr (VtpmProviderEntry) entry = registry_make_entry (bad[i].uuid, bad[i].name, bad[i].kind, options);
       g_assert_false (vtpm_registry_add (&f->place, entry, &error));
-      registry_assert_code (error, VTPM_ERROR_USAGE);
-      g_clear_error (&error);
+      assert_code (&error, VTPM_ERROR_USAGE);
     }
   g_autofree char *after = registry_read (f);
   g_assert_cmpstr (before, ==, after);
@@ -168,15 +165,13 @@ test_damaged (RegistryHost *f, gconstpointer data)
       g_autoptr (GError) error = NULL;
       registry_write (f, bad[i].text, -1);
       g_assert_null (vtpm_registry_load (&f->place, &error));
-      registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
       g_assert_nonnull (strstr (error->message, "providers.conf"));
       g_assert_nonnull (strstr (error->message, bad[i].told));
-      g_clear_error (&error);
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
 
       g_autoptr (VtpmProviderEntry) entry = registry_make_entry (UUID_B, "new", "native", NULL);
       g_assert_false (vtpm_registry_add (&f->place, entry, &error));
-      registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
-      g_clear_error (&error);
+      assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
       g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
       g_autofree char *after = registry_read (f);
       g_assert_cmpstr (after, ==, bad[i].text);
@@ -184,7 +179,7 @@ test_damaged (RegistryHost *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   registry_write (f, "[vtpm]\n\0x=1\n", 13);
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  registry_assert_code (error, VTPM_ERROR_STATE_DAMAGED);
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
 }
 
 static void
@@ -205,7 +200,7 @@ test_not_a_file (RegistryHost *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   g_assert_true (vtpm_place_make_dir (&f->place, "providers.conf", &error)); /* a folder of that name */
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  registry_assert_code (error, VTPM_ERROR_FAILED);
+  assert_code (&error, VTPM_ERROR_FAILED);
 }
 
 static void
@@ -222,7 +217,7 @@ test_unreadable (RegistryHost *f, gconstpointer data)
       return;
     }
   g_assert_null (vtpm_registry_load (&f->place, &error));
-  registry_assert_code (error, VTPM_ERROR_ACCESS_DENIED);
+  assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
 }
 
 static void
@@ -272,8 +267,8 @@ test_place_in_the_way (RegistryHost *f, gconstpointer data)
   g_autofree char *parent = g_path_get_dirname (f->place.data_dir);
   g_assert_true (g_file_set_contents (parent, "a file", -1, NULL));
   g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
-  registry_assert_code (error, VTPM_ERROR_FAILED);
   g_assert_nonnull (strstr (error->message, parent));
+  assert_code (&error, VTPM_ERROR_FAILED);
 }
 
 static void
@@ -299,8 +294,8 @@ test_default_name_taken (RegistryHost *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   registry_write (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
   g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
-  registry_assert_code (error, VTPM_ERROR_USAGE);
   g_assert_nonnull (strstr (error->message, "vtpm provider default"));
+  assert_code (&error, VTPM_ERROR_USAGE);
 }
 
 #define RACERS 8

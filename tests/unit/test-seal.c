@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "tests/unit/common.h"
 
 typedef struct
 {
@@ -14,14 +15,6 @@ typedef struct
   VtpmRecord *record;
   VtpmPayload *payload;
 } Fixture;
-
-static void
-assert_code (GError **error, VtpmErrorCode code)
-{
-  g_assert_nonnull (*error);
-  g_assert_cmpstr (vtpm_error_row (vtpm_error_code (*error))->word, ==, vtpm_error_row (code)->word);
-  g_clear_error (error);
-}
 
 static void
 set_up (Fixture *f, gconstpointer unused)

@@ -80,7 +80,7 @@ full_disk (StateFixture *f)
     {
       vtpm_state_take (state, fixture_content (3, 150000), NULL);
       g_assert_false (vtpm_state_commit (state, &error));
-      fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+      assert_code (&error, VTPM_ERROR_STORE_FULL);
     }
   vtpm_state_close (state);
   state = fixture_must_open (f); /* the last acknowledged state is there */
@@ -88,7 +88,7 @@ full_disk (StateFixture *f)
   g_assert_cmpuint (vtpm_state_generation (state), ==, 2);
   vtpm_state_take (state, fixture_content (4, 150000), NULL);
   g_assert_false (vtpm_state_commit (state, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   fixture_commit (state, 5); /* what fits goes on */
 
   /* a new file finds no room, and leaves nothing */
@@ -99,14 +99,14 @@ full_disk (StateFixture *f)
   g_autoptr (VtpmStore) store = vtpm_store_file_create (other, &error);
   g_assert_no_error (error);
   g_assert_false (vtpm_state_create (store, record, f->dek[0], payload, 1, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   vtpm_store_close (g_steal_pointer (&store));
   g_assert_cmpuint (fixture_count_files (f), ==, 2);
 
   /* room again: the same object goes on */
   vtpm_state_take (state, fixture_content (6, 100000), NULL);
   g_assert_false (vtpm_state_commit (state, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   g_remove (filler);
   g_assert_true (vtpm_state_commit (state, &error));
   fixture_stop (state);
@@ -147,7 +147,7 @@ failing_writes (StateFixture *f)
   for (guint i = 0; i < 3; i++)
     {
       g_assert_false (vtpm_state_commit (state, &error)); /* torn after 60 bytes */
-      fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+      assert_code (&error, VTPM_ERROR_STORE_FULL);
     }
   g_assert_cmpuint (vtpm_state_generation (state), ==, 2);
   vtpm_state_close (state);
@@ -168,7 +168,7 @@ failing_writes (StateFixture *f)
   limit_file_size (4096);
   g_autofree char *other = g_build_filename (f->folder, "other.state", NULL);
   g_assert_null (vtpm_store_file_create (other, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   g_assert_cmpuint (fixture_count_files (f), ==, 1);
   return 0;
 }

@@ -55,7 +55,7 @@ test_change (StateFixture *f, gconstpointer unused)
   g_autoptr (VtpmStore) store = vtpm_store_file_open (f->path, FALSE, NULL);
   VtpmEpochKey keys[] = { { 1, f->dek[0] }, { 2, f->dek[0] } };
   g_assert_null (vtpm_state_open (store, header, keys, 2, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
 }
 
 static void
@@ -203,7 +203,7 @@ test_record_moved_on (StateFixture *f, gconstpointer unused)
   g_autoptr (GBytes) before = fixture_bytes (f);
   g_autoptr (VtpmRecord) record = next_record (state);
   g_assert_false (vtpm_state_change_epoch (state, record, f->dek[1], TRUE, &error));
-  fixture_assert_code (&error, VTPM_ERROR_REKEY_PENDING);
+  assert_code (&error, VTPM_ERROR_REKEY_PENDING);
   vtpm_state_close (state);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
@@ -223,7 +223,7 @@ test_bad_record (StateFixture *f, gconstpointer unused)
   g_autoptr (VtpmRecord) record = next_record (state);
   g_ptr_array_set_size (record->key_slots, 0);
   g_assert_false (vtpm_state_change_epoch (state, record, f->dek[1], TRUE, &error));
-  fixture_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   vtpm_state_close (state);
   state = fixture_must_open (f);
   g_assert_cmpuint (vtpm_state_record (state)->epoch, ==, 1);

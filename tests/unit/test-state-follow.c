@@ -214,7 +214,7 @@ assert_refused (const StateFixture *f, VtpmState *state, guint64 epoch, const Vt
   gboolean pushed_out;
   g_autoptr (GBytes) before = fixture_bytes (f);
   g_assert_false (vtpm_state_follow_epoch (state, epoch, dek, TRUE, &pushed_out, &error));
-  fixture_assert_code (&error, code);
+  assert_code (&error, code);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
   g_assert_true (vtpm_state_is_settled (state));
@@ -352,11 +352,11 @@ test_take_over_refused (StateFixture *f, gconstpointer unused)
   g_autoptr (VtpmRecord) record = next_record (vtpm_state_record (state));
   g_assert_true (vtpm_seal_record (f->dek[1], record, NULL));
   g_assert_false (take_over (state, record, f->dek[2], 9, 50, &error)); /* not its key */
-  fixture_assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
+  assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
   record->vtpm_id = vtpm_uuid_random ();
   g_assert_true (vtpm_seal_record (f->dek[1], record, NULL));
   g_assert_false (take_over (state, record, f->dek[1], 9, 50, &error));
-  fixture_assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
+  assert_code (&error, VTPM_ERROR_BLOB_MISMATCH);
   g_autoptr (GBytes) after = fixture_bytes (f);
   g_assert_true (g_bytes_equal (before, after));
   vtpm_state_close (state);

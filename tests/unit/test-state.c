@@ -148,7 +148,7 @@ test_too_large (StateFixture *f, gconstpointer unused)
   VtpmState *state = fixture_must_open (f);
   vtpm_state_take (state, fixture_content (2, most + 1), NULL);
   g_assert_false (vtpm_state_commit (state, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   vtpm_state_close (state);
   state = fixture_must_open (f);
   fixture_assert_content (state, 1);
@@ -172,9 +172,9 @@ test_wrong_key (StateFixture *f, gconstpointer unused)
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, NULL);
   VtpmEpochKey key = { 1, f->dek[1] };
   g_assert_null (vtpm_state_open (store, header, &key, 1, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
   g_assert_null (vtpm_state_open (store, header, NULL, 0, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
+  assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
 }
 
 static void
@@ -184,7 +184,7 @@ test_create_refuses (StateFixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   g_assert_true (g_file_set_contents (f->path, "precious", -1, NULL));
   g_assert_null (vtpm_store_file_create (f->path, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 
   /* a name that is taken between the look and the publishing */
   g_remove (f->path);
@@ -194,7 +194,7 @@ test_create_refuses (StateFixture *f, gconstpointer unused)
   g_assert_no_error (error);
   g_assert_true (g_file_set_contents (f->path, "precious", -1, NULL));
   g_assert_false (vtpm_state_create (store, record, f->dek[0], payload, 1, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   vtpm_store_close (store);
   g_autofree char *text = NULL;
   g_assert_true (g_file_get_contents (f->path, &text, NULL, NULL));
@@ -206,13 +206,13 @@ test_create_refuses (StateFixture *f, gconstpointer unused)
   store = vtpm_store_file_create (f->path, &error);
   g_ptr_array_set_size (record->key_slots, 0);
   g_assert_false (vtpm_state_create (store, record, f->dek[0], payload, 1, &error));
-  fixture_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   vtpm_store_close (store);
   g_autoptr (VtpmRecord) good = fixture_record (f, 1);
   payload->permanent = vtpm_blob_new (VTPM_MAX_PAYLOAD);
   store = vtpm_store_file_create (f->path, &error);
   g_assert_false (vtpm_state_create (store, good, f->dek[0], payload, 1, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FULL);
+  assert_code (&error, VTPM_ERROR_STORE_FULL);
   vtpm_store_close (store);
   g_assert_cmpuint (fixture_count_files (f), ==, 0);
 }
@@ -297,7 +297,7 @@ test_destroy (StateFixture *f, gconstpointer unused)
   g_assert_cmpint (pread (kept, left, VTPM_FILE_SIZE, 0), ==, VTPM_FILE_SIZE);
   g_assert_cmpmem (left, VTPM_FILE_SIZE, zeros, VTPM_FILE_SIZE);
   g_assert_null (vtpm_store_file_open (f->path, TRUE, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_MISSING);
+  assert_code (&error, VTPM_ERROR_STATE_MISSING);
 }
 
 static void
@@ -322,7 +322,7 @@ test_second_owner (StateFixture *f, gconstpointer unused)
   g_autoptr (GBytes) before = fixture_bytes (f);
   g_assert_null (fixture_open (f, &error));
   g_assert_nonnull (strstr (error->message, pid));
-  fixture_assert_code (&error, VTPM_ERROR_IN_USE);
+  assert_code (&error, VTPM_ERROR_IN_USE);
   g_autoptr (VtpmHeader) header = fixture_read_header (f, &error); /* reading needs no owner lock */
   g_assert_no_error (error);
   g_autoptr (GBytes) after = fixture_bytes (f);

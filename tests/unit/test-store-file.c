@@ -68,16 +68,16 @@ test_create_errors (StateFixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   vtpm_store_close (must_create (f));
   g_assert_null (vtpm_store_file_create (f->path, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_assert_null (vtpm_store_file_create (f->folder, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
   g_autofree char *below = g_build_filename (f->folder, "missing", "x", NULL);
   g_assert_null (vtpm_store_file_create (below, &error));
-  fixture_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_remove (f->path);
   g_assert_cmpint (symlink ("nowhere", f->path), ==, 0); /* a dangling link is a name too */
   g_assert_null (vtpm_store_file_create (f->path, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_EXISTS);
+  assert_code (&error, VTPM_ERROR_STATE_EXISTS);
 }
 
 static void
@@ -87,20 +87,20 @@ test_open_errors (StateFixture *f, gconstpointer unused)
   g_autoptr (GError) error = NULL;
   g_assert_null (vtpm_store_file_open (f->path, TRUE, &error));
   g_assert_nonnull (strstr (error->message, f->path));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_MISSING);
+  assert_code (&error, VTPM_ERROR_STATE_MISSING);
   for (int writable = 0; writable < 2; writable++)
     {
       g_assert_null (vtpm_store_file_open (f->folder, writable, &error));
-      fixture_assert_code (&error, VTPM_ERROR_USAGE);
+      assert_code (&error, VTPM_ERROR_USAGE);
     }
   g_assert_cmpint (mkfifo (f->path, 0600), ==, 0);
   g_assert_null (vtpm_store_file_open (f->path, FALSE, &error)); /* and does not wait for a writer */
-  fixture_assert_code (&error, VTPM_ERROR_USAGE);
+  assert_code (&error, VTPM_ERROR_USAGE);
   g_remove (f->path);
   vtpm_store_close (must_create (f));
   g_autofree char *below = g_build_filename (f->path, "x", NULL);
   g_assert_null (vtpm_store_file_open (below, TRUE, &error));
-  fixture_assert_code (&error, VTPM_ERROR_STATE_MISSING);
+  assert_code (&error, VTPM_ERROR_STATE_MISSING);
 }
 
 /* What a user without rights is told; root drops its own for this. */
@@ -120,9 +120,9 @@ test_access (StateFixture *f, gconstpointer unused)
       if (getuid () == 0 && (setgid (65534) != 0 || setuid (65534) != 0))
         _exit (1);
       g_assert_null (vtpm_store_file_open (f->path, TRUE, &error));
-      fixture_assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
+      assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
       g_assert_null (vtpm_store_file_create (other, &error));
-      fixture_assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
+      assert_code (&error, VTPM_ERROR_ACCESS_DENIED);
       _exit (0);
     }
   g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
@@ -152,7 +152,7 @@ test_bytes (StateFixture *f, gconstpointer unused)
   g_assert_true (vtpm_store_read (again, 70000, buf, 12, &got, &error));
   g_assert_cmpmem (buf, got, "durablelater", 12);
   g_assert_false (vtpm_store_write (again, 0, "x", 1, TRUE, &error)); /* opened for reading */
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
+  assert_code (&error, VTPM_ERROR_STORE_FAILED);
 }
 
 static void
@@ -185,7 +185,7 @@ test_meanwhile (StateFixture *f, gconstpointer unused)
   g_assert_cmpmem (buf, got, "first", 5);
   vtpm_store_set_meanwhile (again, count, &done);
   g_assert_false (vtpm_store_write (again, 70000, "x", 1, TRUE, &error)); /* opened for reading */
-  fixture_assert_code (&error, VTPM_ERROR_STORE_FAILED);
+  assert_code (&error, VTPM_ERROR_STORE_FAILED);
   g_assert_cmpuint (done, ==, 1);
 }
 
@@ -199,7 +199,7 @@ test_remove (StateFixture *f, gconstpointer unused)
   g_assert_cmpint (unlink (f->path), ==, 0);
   g_assert_true (g_file_set_contents (f->path, "precious", -1, NULL));
   g_assert_false (vtpm_store_remove (store, &error));
-  fixture_assert_code (&error, VTPM_ERROR_FAILED);
+  assert_code (&error, VTPM_ERROR_FAILED);
   g_assert_cmpint (access (f->path, F_OK), ==, 0);
   g_autoptr (VtpmStore) other = must_open (f, TRUE);
   g_assert_true (vtpm_store_remove (other, &error));
@@ -226,14 +226,14 @@ test_locks (StateFixture *f, gconstpointer unused)
     {
       g_assert_true (vtpm_store_lock (a, locks[i].byte, TRUE, 0, &error)); /* again is fine */
       g_assert_false (vtpm_store_lock (b, locks[i].byte, TRUE, 0, &error));
-      fixture_assert_code (&error, locks[i].held);
+      assert_code (&error, locks[i].held);
       g_assert_false (vtpm_store_lock (b, locks[i].byte, FALSE, 20, &error));
-      fixture_assert_code (&error, locks[i].held);
+      assert_code (&error, locks[i].held);
       vtpm_store_unlock (a, locks[i].byte);
       g_assert_true (vtpm_store_lock (b, locks[i].byte, FALSE, 0, &error));
       g_assert_true (vtpm_store_lock (c, locks[i].byte, FALSE, 0, &error)); /* readers share */
       g_assert_false (vtpm_store_lock (a, locks[i].byte, TRUE, 0, &error));
-      fixture_assert_code (&error, locks[i].held);
+      assert_code (&error, locks[i].held);
     }
   vtpm_store_close (g_steal_pointer (&b));
   vtpm_store_close (g_steal_pointer (&c)); /* closing lets go */
@@ -293,7 +293,7 @@ test_told_pid (StateFixture *f, gconstpointer unused)
       g_assert_false (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, &error));
       g_autofree char *pid = g_strdup_printf ("process %d;", (int) holder);
       g_assert_cmpint (strstr (error->message, pid) != NULL, ==, tell);
-      fixture_assert_code (&error, VTPM_ERROR_IN_USE);
+      assert_code (&error, VTPM_ERROR_IN_USE);
       kill (holder, SIGKILL);
       g_assert_cmpint (waitpid (holder, NULL, 0), ==, holder);
       g_assert_true (vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, &error));
@@ -316,7 +316,7 @@ test_adopt (StateFixture *f, gconstpointer unused)
   vtpm_store_close (broker);
   g_autoptr (VtpmStore) stranger = must_open (f, TRUE);
   g_assert_false (vtpm_store_lock (stranger, VTPM_LOCK_OWNER, TRUE, 0, &error)); /* still held */
-  fixture_assert_code (&error, VTPM_ERROR_IN_USE);
+  assert_code (&error, VTPM_ERROR_IN_USE);
   g_assert_true (vtpm_store_write (device, 0, "x", 1, TRUE, &error));
 }
 

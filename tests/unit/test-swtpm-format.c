@@ -13,6 +13,7 @@
 #include "base/errors.h"
 #include "src/compat/swtpm_key.h"
 #include "src/tpm/engine.h"
+#include "tests/unit/common.h"
 
 #define HEADER_SIZE 10
 #define TLV_SIZE 6
@@ -35,8 +36,8 @@ static const Sample samples[] = {
 static char *
 sample_path (const char *name)
 {
-  const char *source = g_getenv ("srcdir") ? g_getenv ("srcdir") : g_getenv ("G_TEST_SRCDIR");
-  return g_build_filename (source ? source : ".", "tests", "unit", "swtpm-state", name, NULL);
+  g_autofree char *sample = g_build_filename ("tests", "unit", "swtpm-state", name, NULL);
+  return common_source_path (sample);
 }
 
 static VtpmBlob *

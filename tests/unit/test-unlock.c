@@ -295,7 +295,7 @@ test_header_needs_every_epoch (Host *host, gconstpointer unused G_GNUC_UNUSED)
   unlock_add_plain_slot (first, &hidden, old);
   g_assert_true (vtpm_unlock_header (host->config, header, &unlocked, &error));
   g_assert_cmpuint (unlocked.n, ==, 1);
-  host_assert_code (&unlocked.older, VTPM_ERROR_KEY_CLOSED);
+  assert_code (&unlocked.older, VTPM_ERROR_KEY_CLOSED);
   vtpm_unlocked_clear (&unlocked);
   /* the newer epoch is locked: the older one is no way out */
   g_ptr_array_set_size (first->key_slots, 0);
@@ -304,7 +304,7 @@ test_header_needs_every_epoch (Host *host, gconstpointer unused G_GNUC_UNUSED)
   unlock_add_plain_slot (second, &hidden, new);
   g_assert_false (vtpm_unlock_header (host->config, header, &unlocked, &error));
   g_assert_cmpuint (unlocked.n, ==, 0);
-  host_assert_code (&error, VTPM_ERROR_KEY_CLOSED);
+  assert_code (&error, VTPM_ERROR_KEY_CLOSED);
 }
 
 static gboolean

@@ -72,5 +72,5 @@ unlock_refuses (const Host *host, GPtrArray *records, const VtpmUnlockTimes *tim
 {
   GError *error = NULL;
   g_assert_null (vtpm_unlock_epoch_within (host->config, records, 1, times, &error));
-  host_assert_code (&error, code);
+  assert_code (&error, code);
 }
