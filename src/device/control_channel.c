@@ -9,9 +9,7 @@
 #include "base/io.h"
 #include "base/log.h"
 
-#define READ_SIZE 4096
-#define BLOB_READ_SIZE (16 * 1024) /* where a request has more to come */
-#define KEEP_SIZE (16 * 1024)      /* a buffer that grew for a blob is given back beyond this */
+#define READ_SIZE (32 * 1024) /* most state blobs come in one read; what is not written to takes no memory */
 #define SEND_TIMEOUT_MS 10000
 
 struct VtpmControlChannel
@@ -151,15 +149,14 @@ make_room (VtpmControlChannel *channel)
     memmove (channel->in, channel->in + channel->start, left);
   channel->start = 0;
   channel->end = left;
-  if (left == 0 && channel->size > KEEP_SIZE)
+  if (left == 0 && channel->size > READ_SIZE) /* it grew for a large blob */
     {
       g_clear_pointer (&channel->in, g_free);
       channel->size = 0;
     }
-  gsize wanted = left ? BLOB_READ_SIZE : READ_SIZE;
-  if (channel->size - left < wanted)
+  if (channel->size - left < READ_SIZE / 2)
     {
-      channel->size = MAX (left + wanted, 2 * channel->size);
+      channel->size = MAX (READ_SIZE, 2 * channel->size);
       channel->in = g_realloc (channel->in, channel->size);
     }
 }
