@@ -117,7 +117,7 @@ vtpm_blob_free (VtpmBlob *blob)
 {
   if (!blob)
     return;
-  OPENSSL_cleanse (blob->data, blob->len);
+  explicit_bzero (blob->data, blob->len);
   g_free (blob);
 }
 
@@ -140,5 +140,6 @@ vtpm_random (void *buf, gsize len)
 void
 vtpm_wipe (void *buf, gsize len)
 {
-  OPENSSL_cleanse (buf, len);
+  if (len) /* BUF may be NULL else */
+    explicit_bzero (buf, len); /* four times as fast as OPENSSL_cleanse() */
 }
