@@ -154,44 +154,55 @@ vtpm_payload_encode_keys (const VtpmPayload *payload, GError **error)
   return piece;
 }
 
-static gsize
-part_size (const VtpmBlob *blob)
+static void
+add_piece (VtpmPayloadParts *parts, const void *data, gsize len)
 {
-  return blob ? VTPM_PART_HEADER_SIZE + blob->len : 0;
+  parts->piece[parts->n_pieces++] = (VtpmPiece){ data, len };
+  parts->len += len;
 }
 
 static void
-write_part (VtpmWriter *w, guint16 type, const VtpmBlob *blob)
+add_part (VtpmPayloadParts *parts, guint16 type, const VtpmBlob *blob, guint8 header[static VTPM_PART_HEADER_SIZE])
 {
   if (!blob)
     return;
-  write_part_header (w, type, blob->len);
-  vtpm_write_bytes (w, blob->data, blob->len);
+  VtpmWriter w = vtpm_writer (header, VTPM_PART_HEADER_SIZE);
+  write_part_header (&w, type, blob->len);
+  add_piece (parts, header, VTPM_PART_HEADER_SIZE);
+  add_piece (parts, blob->data, blob->len);
+}
+
+gboolean
+vtpm_payload_parts (const VtpmPayload *payload, VtpmPayloadParts *parts, GError **error)
+{
+  gsize keys = VTPM_PART_HEADER_SIZE + payload->former_keys->len * VTPM_FORMER_KEY_SIZE;
+  parts->n_pieces = 0;
+  parts->len = 0;
+  add_part (parts, PART_PERMANENT, payload->permanent, parts->header[0]);
+  add_part (parts, PART_VOLATILE, payload->volatile_state, parts->header[1]);
+  if (payload->unknown)
+    add_piece (parts, payload->unknown->data, payload->unknown->len);
+  if (parts->len + keys <= VTPM_MAX_PAYLOAD)
+    return TRUE;
+  vtpm_error_set (error, VTPM_FORMAT_ERROR, VTPM_ERROR_STORE_FULL,
+                  "the TPM's state of %" G_GSIZE_FORMAT
+                  " bytes is larger than a state slot holds (%d); remove NV indices or persistent keys in the guest",
+                  parts->len + keys, VTPM_MAX_PAYLOAD);
+  return FALSE;
 }
 
 VtpmBlob *
 vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error)
 {
-  gsize unknown = payload->unknown ? payload->unknown->len : 0;
-  gsize len = part_size (payload->permanent) + part_size (payload->volatile_state) + unknown;
-  gsize keys = VTPM_PART_HEADER_SIZE + payload->former_keys->len * VTPM_FORMER_KEY_SIZE;
-  if (len + keys > VTPM_MAX_PAYLOAD)
-    {
-      vtpm_error_set (
-          error, VTPM_FORMAT_ERROR, VTPM_ERROR_STORE_FULL,
-          "the TPM's state of %" G_GSIZE_FORMAT
-          " bytes is larger than a state slot holds (%d); remove NV indices or persistent keys in the guest",
-          len + keys, VTPM_MAX_PAYLOAD);
-      return NULL;
-    }
-  VtpmBlob *parts = vtpm_blob_new (len);
-  VtpmWriter w = vtpm_writer (parts->data, parts->len);
-  write_part (&w, PART_PERMANENT, payload->permanent);
-  write_part (&w, PART_VOLATILE, payload->volatile_state);
-  if (unknown)
-    vtpm_write_bytes (&w, payload->unknown->data, unknown);
+  VtpmPayloadParts parts;
+  if (!vtpm_payload_parts (payload, &parts, error))
+    return NULL;
+  VtpmBlob *whole = vtpm_blob_new (parts.len);
+  VtpmWriter w = vtpm_writer (whole->data, whole->len);
+  for (guint i = 0; i < parts.n_pieces; i++)
+    vtpm_write_bytes (&w, parts.piece[i].data, parts.piece[i].len);
   g_assert (!w.full);
-  return parts;
+  return whole;
 }
 
 gsize
@@ -230,16 +241,30 @@ decode_keys (VtpmPayload *payload, const VtpmSecret *keys, GError **error)
   return !r.bad;
 }
 
-/* Puts one part where it belongs. FALSE for a second part of a type, or a critical one not known here. */
+/* The last LEN bytes of PARTS, in its memory. */
+static VtpmBlob *
+keep_end (VtpmBlob *parts, gsize len)
+{
+  gsize before = parts->len - len;
+  memmove (parts->data, parts->data + before, len);
+  vtpm_wipe (parts->data + len, before);
+  parts->len = len;
+  return parts;
+}
+
+/* Puts one part where it belongs; *PARTS, which it is of, is taken over by the one that ends it, for mostly there is
+ * one only. FALSE for a second part of a type, or a critical one not known here. */
 static gboolean
-take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, GByteArray *unknown, GError **error)
+take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, VtpmBlob **parts, GByteArray *unknown,
+           GError **error)
 {
   VtpmBlob **place = type == PART_PERMANENT  ? &payload->permanent
                      : type == PART_VOLATILE ? &payload->volatile_state
                                              : NULL;
   if (place && !*place)
     {
-      *place = vtpm_blob_copy (data, len);
+      gboolean ends = data + len == (*parts)->data + (*parts)->len;
+      *place = ends ? keep_end (g_steal_pointer (parts), len) : vtpm_blob_copy (data, len);
       return TRUE;
     }
   if (place || type == PART_FORMER_KEYS)
@@ -267,6 +292,13 @@ take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, GB
 VtpmPayload *
 vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **error)
 {
+  return vtpm_payload_take (keys, vtpm_blob_copy (parts->data, parts->len), error);
+}
+
+VtpmPayload *
+vtpm_payload_take (const VtpmSecret *keys, VtpmBlob *taken, GError **error)
+{
+  g_autoptr (VtpmBlob) parts = taken;
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
   g_autoptr (GByteArray) unknown = g_byte_array_new ();
   if (!decode_keys (payload, keys, error))
@@ -283,7 +315,7 @@ vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts, GError **err
                           "part 0x%04x of the sealed state is cut off; restore a backup", type);
           return NULL;
         }
-      if (!take_part (payload, type, data, len, unknown, error))
+      if (!take_part (payload, type, data, len, &parts, unknown, error))
         return NULL;
     }
   if (unknown->len)

@@ -178,15 +178,35 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmPayload, vtpm_payload_free)
 #define VTPM_FORMER_KEY_SIZE (16 + 8 + VTPM_DEK_SIZE)
 #define VTPM_MAX_KEYS_PIECE (VTPM_PART_HEADER_SIZE + VTPM_MAX_FORMER_KEYS * VTPM_FORMER_KEY_SIZE)
 
+typedef struct
+{
+  const void *data;
+  gsize len;
+} VtpmPiece;
+
+/** The second piece of a payload as it stands in memory. Points into itself: not to be copied. */
+typedef struct
+{
+  guint8 header[2][VTPM_PART_HEADER_SIZE];
+  VtpmPiece piece[5];
+  guint n_pieces;
+  gsize len; /* of all */
+} VtpmPayloadParts;
+
 /** The first piece, in the secure heap. */
 VtpmSecret *vtpm_payload_encode_keys (const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The second piece. NULL (store-full) where both together pass 240 KiB. */
 VtpmBlob *vtpm_payload_encode_parts (const VtpmPayload *payload, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same, lent by PAYLOAD and in pieces, one after another. FALSE (store-full) likewise. */
+gboolean vtpm_payload_parts (const VtpmPayload *payload, VtpmPayloadParts *parts,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** How long the first piece is, told by its first VTPM_PART_HEADER_SIZE bytes; 0 when they start none. */
 gsize vtpm_payload_keys_length (const guint8 start[static VTPM_PART_HEADER_SIZE]);
 /** NULL: state-damaged, or state-newer-version for a critical part not known here. */
 VtpmPayload *vtpm_payload_decode (const VtpmSecret *keys, const VtpmBlob *parts,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same, which takes PARTS over and copies little. */
+VtpmPayload *vtpm_payload_take (const VtpmSecret *keys, VtpmBlob *parts, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 typedef enum
 {

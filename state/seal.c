@@ -93,15 +93,9 @@ vtpm_sealer_new (GError **error)
   return NULL;
 }
 
-typedef struct
-{
-  const void *data;
-  gsize len;
-} Piece;
-
 /* HMAC-SHA256 of the pieces one after another; KEY NULL: under the same key as before. */
 static gboolean
-hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const Piece *pieces, guint n,
+hmac (VtpmSealer *sealer, const guint8 *key, gsize key_len, const VtpmPiece *pieces, guint n,
       guint8 out[static VTPM_MAC_SIZE])
 {
   gsize len;
@@ -127,9 +121,9 @@ derive (VtpmSealer *sealer, const SealKey *key, gsize len, GError **error)
   if (!out)
     return NULL;
   guint8 *prk = out->data + 2 * VTPM_MAC_SIZE;
-  const Piece input = { key->dek->data, key->dek->len };
-  const Piece first[] = { { info, w.pos }, { "\1", 1 } };
-  const Piece second[] = { { out->data, VTPM_MAC_SIZE }, { info, w.pos }, { "\2", 1 } };
+  const VtpmPiece input = { key->dek->data, key->dek->len };
+  const VtpmPiece first[] = { { info, w.pos }, { "\1", 1 } };
+  const VtpmPiece second[] = { { out->data, VTPM_MAC_SIZE }, { info, w.pos }, { "\2", 1 } };
   if (!hmac (sealer, key->salt, VTPM_SALT_SIZE, &input, 1, prk)
       || !hmac (sealer, prk, VTPM_MAC_SIZE, first, 2, out->data)
       || (len > VTPM_MAC_SIZE && !hmac (sealer, NULL, 0, second, 3, out->data + VTPM_MAC_SIZE)))
@@ -154,20 +148,24 @@ start_gcm (VtpmSealer *sealer, const VtpmSecret *derived, gboolean encrypt, cons
   return crypto_failed (error, "start AES-256-GCM");
 }
 
-/* Encrypts both pieces of PAYLOAD to TO, then the tag. */
+/* Encrypts KEYS and PARTS to TO, then the tag. */
 static gboolean
 encrypt_payload (VtpmSealer *sealer, const VtpmSecret *derived, const VtpmWriter *aad, const VtpmSecret *keys,
-                 const VtpmBlob *parts, guint8 *to, GError **error)
+                 const VtpmPayloadParts *parts, guint8 *to, GError **error)
 {
   int n;
   EVP_CIPHER_CTX *context = sealer->cipher;
   if (!start_gcm (sealer, derived, TRUE, aad, error))
     return FALSE;
-  guint8 *tag = to + keys->len + parts->len;
-  if (EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) != 1
-      || EVP_CipherUpdate (context, to + keys->len, &n, parts->data, (int) parts->len) != 1
-      || EVP_CipherFinal_ex (context, tag, &n) != 1
-      || EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, tag) != 1)
+  gboolean fine = EVP_CipherUpdate (context, to, &n, keys->data, (int) keys->len) == 1;
+  to += keys->len;
+  for (guint i = 0; fine && i < parts->n_pieces; i++)
+    {
+      fine = EVP_CipherUpdate (context, to, &n, parts->piece[i].data, (int) parts->piece[i].len) == 1;
+      to += parts->piece[i].len;
+    }
+  if (!fine || EVP_CipherFinal_ex (context, to, &n) != 1
+      || EVP_CIPHER_CTX_ctrl (context, EVP_CTRL_AEAD_GET_TAG, VTPM_TAG_SIZE, to) != 1)
     return crypto_failed (error, "encrypt");
   return TRUE;
 }
@@ -232,7 +230,7 @@ decrypt_payload (VtpmSealer *sealer, const SealKey *key, const VtpmWriter *aad, 
       does_not_verify (error);
       return NULL;
     }
-  return vtpm_payload_decode (keys, parts, error);
+  return vtpm_payload_take (keys, g_steal_pointer (&parts), error);
 }
 
 static gboolean
@@ -244,7 +242,7 @@ record_mac (const VtpmSecret *dek, const VtpmRecord *record, const guint8 *body,
   g_autoptr (VtpmSecret) derived = sealer ? derive (sealer, &key, KEY_SIZE, error) : NULL;
   if (!derived)
     return FALSE;
-  const Piece input = { body, len + VTPM_SALT_SIZE }; /* the salt stands behind the body */
+  const VtpmPiece input = { body, len + VTPM_SALT_SIZE }; /* the salt stands behind the body */
   return hmac (sealer, derived->data, KEY_SIZE, &input, 1, mac) || crypto_failed (error, "compute a MAC");
 }
 
@@ -348,16 +346,16 @@ vtpm_seal_slot_with (VtpmSealer *sealer, VtpmSlotKey *taken, VtpmSlotHeader *hea
 {
   g_autoptr (VtpmSlotKey) key = taken;
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
-  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
-  if (!parts)
+  VtpmPayloadParts parts;
+  if (!keys || !vtpm_payload_parts (payload, &parts, error))
     return NULL;
-  header->length = (guint32) (keys->len + parts->len);
+  header->length = (guint32) (keys->len + parts.len);
   memcpy (header->salt, key->salt, VTPM_SALT_SIZE);
   g_autoptr (VtpmBlob) out = vtpm_blob_new (VTPM_SLOT_HEADER_SIZE + (gsize) header->length + VTPM_TAG_SIZE);
   vtpm_slot_header_encode (header, out->data);
   guint8 buf[MAX_AAD];
   VtpmWriter aad = slot_aad (header, slot, buf);
-  if (!encrypt_payload (sealer, key->derived, &aad, keys, parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
+  if (!encrypt_payload (sealer, key->derived, &aad, keys, &parts, out->data + VTPM_SLOT_HEADER_SIZE, error))
     return NULL;
   return g_steal_pointer (&out);
 }
@@ -418,14 +416,14 @@ vtpm_seal_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRe
                          const VtpmUuid *pair, guint64 generation, const VtpmPayload *payload, GError **error)
 {
   g_autoptr (VtpmSecret) keys = vtpm_payload_encode_keys (payload, error);
-  g_autoptr (VtpmBlob) parts = keys ? vtpm_payload_encode_parts (payload, error) : NULL;
-  if (!parts)
+  VtpmPayloadParts parts;
+  if (!keys || !vtpm_payload_parts (payload, &parts, error))
     return NULL;
   VtpmEnvelope envelope = { .part = part,
                             .pair = *pair,
                             .generation = generation,
                             .record_length = (guint32) g_bytes_get_size (record->bytes),
-                            .sealed_length = (guint32) (keys->len + parts->len + VTPM_TAG_SIZE) };
+                            .sealed_length = (guint32) (keys->len + parts.len + VTPM_TAG_SIZE) };
   vtpm_random (envelope.salt, VTPM_SALT_SIZE);
   gsize whole = VTPM_ENVELOPE_HEADER_SIZE + (gsize) envelope.record_length + envelope.sealed_length;
   g_autofree guint8 *out = g_malloc (whole);
@@ -436,7 +434,7 @@ vtpm_seal_envelope_with (VtpmSealer *sealer, const VtpmSecret *dek, const VtpmRe
   guint8 buf[MAX_AAD];
   VtpmWriter aad = envelope_aad (&key, &envelope, buf);
   g_autoptr (VtpmSecret) derived = derive (sealer, &key, KEY_SIZE + NONCE_SIZE, error);
-  if (!derived || !encrypt_payload (sealer, derived, &aad, keys, parts, sealed, error))
+  if (!derived || !encrypt_payload (sealer, derived, &aad, keys, &parts, sealed, error))
     return NULL;
   return g_bytes_new_take (g_steal_pointer (&out), whole);
 }

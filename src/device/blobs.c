@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/device/blobs.h"
 
+#include <string.h>
+
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "base/log.h"
@@ -139,7 +141,7 @@ check_epoch (VtpmDevice *device, const VtpmRecord *record, GError **error)
   return FALSE;
 }
 
-/* The permanent blob says whose state it is; the volatile one adds to it. */
+/* The permanent blob says whose state it is; the volatile one adds to it. RECORD NULL: the one that came before. */
 static gboolean
 accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *record, VtpmSecret *dek,
                 VtpmPayload *payload, GError **error)
@@ -162,10 +164,13 @@ accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *reco
     }
   own_payload->volatile_state = g_steal_pointer (&incoming->payload->volatile_state);
   g_clear_pointer (&incoming->payload, vtpm_payload_free);
-  g_clear_pointer (&incoming->record, vtpm_record_free);
   g_clear_pointer (&incoming->dek, vtpm_secret_free);
+  if (own_record)
+    {
+      vtpm_record_free (incoming->record);
+      incoming->record = g_steal_pointer (&own_record);
+    }
   incoming->payload = g_steal_pointer (&own_payload);
-  incoming->record = g_steal_pointer (&own_record);
   incoming->dek = g_steal_pointer (&own_dek);
   incoming->generation = envelope->generation;
   incoming->foreign = FALSE;
@@ -175,9 +180,9 @@ accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *reco
 /* The header of an swtpm's blob: version, oldest reader, its own size, flags, the whole length (swtpm_nvstore.c).
  * *WHOLE: 0 where it is none. */
 static void
-foreign_length (const GByteArray *bytes, gsize *whole)
+foreign_length (const guint8 *data, gsize len, gsize *whole)
 {
-  VtpmReader r = vtpm_reader (bytes->data, bytes->len);
+  VtpmReader r = vtpm_reader (data, len);
   guint8 version = vtpm_read_u8 (&r), oldest = vtpm_read_u8 (&r);
   guint16 size = vtpm_read_be16 (&r);
   vtpm_read_be16 (&r);
@@ -187,18 +192,17 @@ foreign_length (const GByteArray *bytes, gsize *whole)
 
 /* No envelope: what is in it is in the clear, or was encrypted by an swtpm, and is of nobody for sure. */
 static gboolean
-open_foreign (VtpmBlobs *blobs, guint index, GError **error)
+open_foreign (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError **error)
 {
   VtpmIncoming *incoming = &blobs->incoming;
   Arriving *arriving = &blobs->in[index];
   if (vtpm_device_has_state (blobs->device))
     return mismatch (error, "the state blob is one of swtpm's; such a blob is taken only where there is no TPM yet");
-  if (arriving->bytes->len > VTPM_MAX_PAYLOAD)
+  if (len > VTPM_MAX_PAYLOAD)
     return mismatch (error, "the state blob is larger than any TPM's");
-  VtpmBlob *opened = blobs->open (blobs->outside, index == 1, arriving->bytes->data, arriving->bytes->len, error);
+  VtpmBlob *opened = blobs->open (blobs->outside, index == 1, data, len, error);
   if (!opened)
     return FALSE;
-  arriving->whole = TRUE;
   arriving->pair = (VtpmUuid){ 0 };
   if (!incoming->payload)
     incoming->payload = vtpm_payload_new ();
@@ -214,39 +218,37 @@ open_foreign (VtpmBlobs *blobs, guint index, GError **error)
 }
 
 static gboolean
-same_record (const VtpmRecord *a, const VtpmRecord *b)
+is_record (const VtpmRecord *record, const VtpmEnvelope *envelope)
 {
-  return a && g_bytes_equal (a->bytes, b->bytes);
-}
-
-/* Its MAC verified before, under the DEK that find_dek() gives for it: it is this file's, or came with the blob just
- * before. */
-static gboolean
-is_known_record (const VtpmBlobs *blobs, const VtpmRecord *record)
-{
-  return same_record (blobs->record, record) || same_record (blobs->incoming.record, record);
+  gsize len;
+  const guint8 *bytes = record ? g_bytes_get_data (record->bytes, &len) : NULL;
+  return bytes && len == envelope->record_length && memcmp (bytes, envelope->record, len) == 0;
 }
 
 static gboolean
-open_arrived (VtpmBlobs *blobs, guint index, GError **error)
+open_whole (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError **error)
 {
   Arriving *arriving = &blobs->in[index];
   VtpmEnvelope envelope;
   gsize foreign;
-  foreign_length (arriving->bytes, &foreign);
+  foreign_length (data, len, &foreign);
   if (foreign)
-    return open_foreign (blobs, index, error);
-  if (!vtpm_envelope_decode (arriving->bytes->data, arriving->bytes->len, &envelope, error))
+    return open_foreign (blobs, index, data, len, error);
+  if (!vtpm_envelope_decode (data, len, &envelope, error))
     return FALSE;
   if (envelope.part != (index ? VTPM_ENVELOPE_VOLATILE : VTPM_ENVELOPE_PERMANENT))
     return mismatch (error, "the state blob is of the other type than it was sent as");
-  g_autoptr (VtpmRecord) record = vtpm_record_decode (envelope.record, envelope.record_length, error);
+  /* of one that came with the blob just before, or is this file's, the MAC was verified under the DEK that find_dek()
+   * gives for it */
+  gboolean again = is_record (blobs->incoming.record, &envelope), own = is_record (blobs->record, &envelope);
+  g_autoptr (VtpmRecord) decoded = again ? NULL : vtpm_record_decode (envelope.record, envelope.record_length, error);
+  const VtpmRecord *record = again ? blobs->incoming.record : decoded;
   if (!record || !check_version (record, error))
     return FALSE;
   g_autoptr (VtpmSecret) dek = find_dek (blobs, record, error);
   if (!dek)
     return FALSE;
-  if (!is_known_record (blobs, record) && !vtpm_seal_verify_record (dek, record))
+  if (!again && !own && !vtpm_seal_verify_record (dek, record))
     return mismatch (error, "the record in the state blob was changed without its key");
   if (!check_epoch (blobs->device, record, error))
     return FALSE;
@@ -255,42 +257,44 @@ open_arrived (VtpmBlobs *blobs, guint index, GError **error)
       = sealer ? vtpm_seal_open_envelope_with (sealer, dek, record, &envelope, error) : NULL;
   if (!payload)
     return FALSE;
-  arriving->whole = TRUE;
   arriving->pair = envelope.pair;
-  return accept_payload (blobs, &envelope, g_steal_pointer (&record), g_steal_pointer (&dek),
+  return accept_payload (blobs, &envelope, g_steal_pointer (&decoded), g_steal_pointer (&dek),
                          g_steal_pointer (&payload), error);
 }
 
-/* TRUE with *WHOLE set once the last piece is there. */
+/* How long a blob is that begins with LEN bytes at DATA; *WHOLE: 0 where that is not known yet. */
 static gboolean
-append_piece (Arriving *arriving, const guint8 *data, gsize len, gboolean *whole, GError **error)
+whole_length (const guint8 *data, gsize len, gsize *whole, GError **error)
 {
-  gsize want;
-  if (arriving->whole || !arriving->bytes)
-    {
-      g_clear_pointer (&arriving->bytes, g_byte_array_unref);
-      arriving->bytes = g_byte_array_new ();
-      arriving->whole = FALSE;
-    }
-  g_byte_array_append (arriving->bytes, data, (guint) len);
-  foreign_length (arriving->bytes, &want);
-  if (!want && !vtpm_envelope_length (arriving->bytes->data, arriving->bytes->len, &want, error))
+  foreign_length (data, len, whole);
+  if (!*whole && !vtpm_envelope_length (data, len, whole, error))
     return FALSE;
-  *whole = want && arriving->bytes->len == want;
-  if (want && arriving->bytes->len > want)
-    return mismatch (error, "the state blob is longer than its header says");
-  return TRUE;
+  return !*whole || len <= *whole || mismatch (error, "the state blob is longer than its header says");
 }
 
+/* A blob that comes in one piece is not copied. */
 static gboolean
 set_piece (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError **error)
 {
-  gboolean whole;
-  if (append_piece (&blobs->in[index], data, len, &whole, error) && (!whole || open_arrived (blobs, index, error)))
-    return TRUE;
-  g_clear_pointer (&blobs->in[index].bytes, g_byte_array_unref);
-  blobs->in[index].whole = FALSE;
-  return FALSE;
+  gsize whole;
+  Arriving *arriving = &blobs->in[index];
+  g_autoptr (GByteArray) bytes = g_steal_pointer (&arriving->bytes);
+  arriving->whole = FALSE;
+  if (bytes)
+    {
+      g_byte_array_append (bytes, data, (guint) len);
+      data = bytes->data;
+      len = bytes->len;
+    }
+  if (!whole_length (data, len, &whole, error))
+    return FALSE;
+  if (len == whole)
+    {
+      arriving->whole = open_whole (blobs, index, data, len, error);
+      return arriving->whole;
+    }
+  arriving->bytes = bytes ? g_steal_pointer (&bytes) : g_byte_array_append (g_byte_array_new (), data, (guint) len);
+  return TRUE;
 }
 
 guint32
@@ -317,14 +321,14 @@ vtpm_blobs_set (VtpmBlobs *blobs, guint32 type, const guint8 *data, gsize len)
 gboolean
 vtpm_blobs_pending (VtpmBlobs *blobs)
 {
-  return blobs->in[0].bytes || blobs->in[1].bytes;
+  return blobs->in[0].bytes || blobs->in[0].whole || blobs->in[1].bytes || blobs->in[1].whole;
 }
 
 gboolean
 vtpm_blobs_ready (VtpmBlobs *blobs, GError **error)
 {
   const Arriving *permanent = &blobs->in[0], *suspended = &blobs->in[1];
-  if (!permanent->whole || (suspended->bytes && !suspended->whole))
+  if (!permanent->whole || suspended->bytes)
     return mismatch (error, "a state blob is missing or has not come in whole; send it again");
   if (suspended->whole && !vtpm_uuid_equal (&permanent->pair, &suspended->pair))
     return mismatch (error, "permanent and volatile state blob are not of one moment; send both of one snapshot");

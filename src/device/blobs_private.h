@@ -10,8 +10,8 @@
 /* One of the two blobs on its way in. */
 typedef struct
 {
-  GByteArray *bytes; /* pieces so far; NULL before the first */
-  gboolean whole;
+  GByteArray *bytes; /* pieces so far; NULL before the first, and when it is whole */
+  gboolean whole;    /* and opened */
   VtpmUuid pair;
 } Arriving;
 

@@ -159,6 +159,28 @@ def test_pieces(place):
             usable(control, data, b"later")
 
 
+def test_anew(place):
+    """a blob that is sent anew, whole or in pieces, takes the place of the one before; the rest of one does not"""
+    device, control, data = prepared(place)
+    first = control.pair()
+    data.good(nv_write(INDEX, b"later"))
+    second = control.pair()
+    for permanent, volatile in (first, second):
+        same(control.result(STOP), 0)
+        for blob in (*first[:1], *second[:1], permanent):
+            same(control.set_blob(PERMANENT, blob), 0)
+        same(control.set_blob(VOLATILE, second[1]), 0)
+        same(control.set_blob(VOLATILE, volatile[:1000]), 0)
+        same(control.set_blob(VOLATILE, volatile[1000:]), 0)
+        same(control.init(DELETE_VOLATILE), 0)
+        same(data.nv(INDEX, 5), b"first" if permanent == first[0] else b"later")
+    same(control.result(STOP), 0)
+    for blob in (second[0], first[0][:-1] + bytes([first[0][-1] ^ 1]), b"rest"):
+        result = control.set_blob(PERMANENT, blob)
+        same(result, 0 if blob == second[0] else FAILURE)
+    usable(control, data, b"later")
+
+
 def test_wrong_type(place):
     """a blob sent as another type, a volatile one alone, and while the TPM is on: refused, and the TPM is usable"""
     device, control, data = prepared(place)

@@ -157,6 +157,29 @@ test_parts (void)
   assert_code (&error, VTPM_ERROR_STATE_NEWER_VERSION);
 }
 
+/* The part that ends what it is of has its memory, and nothing of the rest stays in it. */
+static void
+test_take (void)
+{
+  static const guint8 bytes[] = "\x23\x40\x01\0\0\0!\x03\x80\x02\0\0\0vv\x02\x80\x03\0\0\0ppp";
+  static const guint8 zeros[sizeof bytes];
+  g_autoptr (VtpmSecret) keys = keys_piece (0x8001, 0, 0);
+  VtpmBlob *parts = vtpm_blob_copy (bytes, sizeof bytes - 1);
+  const guint8 *memory = parts->data;
+  g_autoptr (VtpmPayload) payload = vtpm_payload_take (keys, parts, NULL);
+  g_assert_nonnull (payload);
+  g_assert_cmpmem (payload->unknown->data, payload->unknown->len, bytes, 7);
+  g_assert_cmpmem (payload->volatile_state->data, payload->volatile_state->len, "vv", 2);
+  g_assert_cmpmem (payload->permanent->data, payload->permanent->len, "ppp", 3);
+  g_assert_true (payload->permanent->data == memory);
+  g_assert_cmpmem (memory + 3, sizeof bytes - 1 - 3, zeros, sizeof bytes - 1 - 3);
+
+  VtpmPayloadParts pieces;
+  g_assert_true (vtpm_payload_parts (payload, &pieces, NULL));
+  g_assert_cmpuint (pieces.len, ==, sizeof bytes - 1);
+  g_assert_true (pieces.piece[1].data == memory); /* lent */
+}
+
 static void
 test_payload_round_trip (void)
 {
@@ -242,6 +265,7 @@ main (int argc, char **argv)
   g_test_add_func ("/format/slot-header", test_slot_header);
   g_test_add_func ("/format/keys-piece", test_keys_piece);
   g_test_add_func ("/format/parts", test_parts);
+  g_test_add_func ("/format/take", test_take);
   g_test_add_func ("/format/payload-round-trip", test_payload_round_trip);
   g_test_add_func ("/format/envelope", test_envelope);
   return g_test_run ();
