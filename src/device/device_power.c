@@ -224,8 +224,13 @@ vtpm_device_finish (VtpmDevice *device, GError **error)
   let_answer (device);
   gboolean fine = device->finished || !device->state || finish_locked (device, error);
   device->finished = TRUE;
-  if (fine) /* the lock on the file is free before SHUTDOWN is answered: the next start may come at once */
-    g_clear_pointer (&device->state, vtpm_state_close);
+  if (fine && device->state)
+    {
+      /* The lock on the file is free before SHUTDOWN is answered: the next start may come at once. Closing alone does
+         not free it while a broker that has had no time yet holds the same open description. */
+      vtpm_store_unlock (vtpm_state_store (device->state), VTPM_LOCK_OWNER);
+      g_clear_pointer (&device->state, vtpm_state_close);
+    }
   vtpm_device_leave (device);
   return fine;
 }
