@@ -17,3 +17,10 @@ EXTRA_DIST += qemu/windows11 qemu/windows11.xml qemu/windows/agent.ps1 qemu/wind
 # The boot chain of a Windows 11 guest, with a free medium.
 tap_cases += tests/integration/test_secure_boot.py
 EXTRA_DIST += qemu/efi_variables.py qemu/event_log.py qemu/init-windows qemu/secure_boot.py
+
+# The integration tests under Debian's 6.1 kernel, the device in its sandbox; a part of them in check.
+tap_cases += tests/integration/test_kernel.py
+EXTRA_DIST += qemu/check-kernel qemu/init-check tests/integration/kernel_part.py
+check-kernel: vtpm $(helper_PROGRAMS) $(check_PROGRAMS) $(tap_needs)
+	$(TEST_ENV) $(srcdir)/qemu/check-kernel $(addprefix $(srcdir)/,$(filter tests/integration/%,$(tap_cases)))
+.PHONY: check-kernel

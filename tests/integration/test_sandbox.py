@@ -405,4 +405,5 @@ def test_management(place):
     true(not os.path.exists(path), "it is removed")
 
 
-main(globals())
+if __name__ == "__main__":
+    main(globals())
