@@ -6,7 +6,7 @@ demo: vtpm vtpm-provider-native tests/plainstate
 	$(TEST_ENV) $(srcdir)/qemu/demo
 .PHONY: demo
 
-tap_cases += tests/integration/test_libvirt_hosts.py tests/integration/test_libvirt_docs.py
+tap_cases += tests/integration/test_libvirt_hosts.py tests/integration/test_libvirt_docs.py tests/integration/test_virt_clone.py
 EXTRA_DIST += tests/integration/libvirt_host.py tests/integration/nfs_like.c
 
 # The harness for a Windows 11 medium; see docs/windows11.md.
