@@ -16,10 +16,10 @@ libvtpm_src_a_SOURCES = \
 	src/ca/ca_store.c src/ca/ca_store.h \
 	src/ca/certificate.c src/ca/certificate.h \
 	src/ca/request.c src/ca/request.h \
-	src/client/client.c src/client/client.h \
+	src/client/client.c src/client/client.h src/client/connect.c src/client/connect.h \
 	src/compat/swtpm_export.c src/compat/swtpm_export.h \
 	src/compat/swtpm_files.c src/compat/swtpm_files.h \
-	src/compat/swtpm_format.c src/compat/swtpm_format.h \
+	src/compat/swtpm_format.c src/compat/swtpm_format.h src/compat/swtpm_image.c src/compat/swtpm_image.h \
 	src/compat/swtpm_import.c src/compat/swtpm_import.h \
 	src/compat/swtpm_key.c src/compat/swtpm_key.h \
 	src/keys/backup.c src/keys/backup.h \
@@ -84,6 +84,7 @@ vtpm_SOURCES = src/main.c \
 	src/commands/census.c src/commands/ca.c src/commands/check.c src/commands/create.c src/commands/ctl.c \
 	src/commands/export.c src/commands/import.c src/commands/list.c \
 	src/commands/destroy.c src/commands/inspect.c src/commands/inspect_certificates.c src/commands/inspect_certificates.h \
+	src/commands/inspection.c src/commands/inspection.h \
 	src/commands/clone.c src/commands/rebind.c src/commands/rebind.h src/commands/rebind_tool.c \
 	src/commands/provider.c src/commands/provider.h src/commands/provider_keys.c src/commands/provider_list.c \
 	src/commands/run.c

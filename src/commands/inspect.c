@@ -1,214 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * vtpm inspect: what can be known of a state file without a key. Nothing it shows is verified.
+ * vtpm inspect: shows what can be known of a state file without a key.
  */
 #include "src/commands/command.h"
 #include "src/commands/inspect_certificates.h"
+#include "src/commands/inspection.h"
 
 #include <stdio.h>
-#include <sys/stat.h>
 
 #include "base/errors.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "src/config.h"
-#include "state/header.h"
 #include "state/registry.h"
-#include "state/state.h"
-
-typedef struct
-{
-  VtpmErrorCode code;
-  char *text;
-} Problem;
-
-typedef struct
-{
-  const char *path;
-  guint64 size, allocated;
-  VtpmHeader *header;     /* of a damaged file, what could be read of it */
-  VtpmRegistry *registry; /* or NULL: names are not known */
-  GArray *problems;       /* of Problem */
-} View;
-
-static void
-problem_clear (gpointer problem)
-{
-  g_free (((Problem *) problem)->text);
-}
-
-static void
-view_clear (View *view)
-{
-  g_clear_pointer (&view->header, vtpm_header_free);
-  g_clear_pointer (&view->registry, vtpm_registry_free);
-  g_clear_pointer (&view->problems, g_array_unref);
-}
-
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (View, view_clear)
-
-static void problem (View *view, VtpmErrorCode code, const char *format, ...) G_GNUC_PRINTF (3, 4);
-
-static void
-problem (View *view, VtpmErrorCode code, const char *format, ...)
-{
-  va_list args;
-  va_start (args, format);
-  Problem added = { code, g_strdup_vprintf (format, args) };
-  va_end (args);
-  g_array_append_val (view->problems, added);
-}
-
-/* Up to LEN bytes of what is there; FALSE: an error of the disk. */
-static gboolean
-read_part (VtpmStore *store, guint64 offset, gsize len, GByteArray *part, GError **error)
-{
-  gsize got;
-  g_byte_array_set_size (part, (guint) len);
-  if (!vtpm_store_read (store, offset, part->data, len, &got, error))
-    return FALSE;
-  g_byte_array_set_size (part, (guint) got);
-  return TRUE;
-}
-
-/* Of a file that does not read as a whole: each part for itself, records of the first good copy. */
-static VtpmHeader *
-salvage (VtpmStore *store, GError **error)
-{
-  g_autoptr (VtpmHeader) header = g_new0 (VtpmHeader, 1);
-  g_autoptr (GByteArray) part = g_byte_array_new ();
-  for (guint c = 0; c < 2; c++)
-    {
-      g_autoptr (GPtrArray) records = NULL;
-      if (!read_part (store, VTPM_HEADER_OFFSET (c), VTPM_HEADER_AREA, part, error))
-        return NULL;
-      header->copy[c] = part->len ? vtpm_header_decode (part->data, part->len, &records) : VTPM_PART_DAMAGED;
-      if (!header->records)
-        header->records = g_steal_pointer (&records);
-    }
-  for (guint s = 0; s < 2; s++)
-    {
-      if (!read_part (store, VTPM_SLOT_OFFSET (s), VTPM_BLANK_SIZE, part, error))
-        return NULL;
-      header->slot[s] = part->len == VTPM_BLANK_SIZE
-                            ? vtpm_slot_header_decode (part->data, part->len, &header->slot_header[s])
-                            : VTPM_PART_DAMAGED;
-    }
-  if (!header->records)
-    header->records = g_ptr_array_new ();
-  return g_steal_pointer (&header);
-}
-
-static gboolean
-is_good (const VtpmHeader *header, guint slot)
-{
-  return header->slot[slot] == VTPM_PART_GOOD;
-}
-
-/* The slot with the highest (epoch, generation), as open would take it if it verifies; -1 without one. */
-static int
-newest_slot (const VtpmHeader *header)
-{
-  if (!is_good (header, 0) || !is_good (header, 1))
-    return is_good (header, 0) ? 0 : is_good (header, 1) ? 1 : -1;
-  const VtpmSlotHeader *a = &header->slot_header[0], *b = &header->slot_header[1];
-  if (a->epoch != b->epoch)
-    return a->epoch > b->epoch ? 0 : 1;
-  return b->generation > a->generation ? 1 : 0;
-}
-
-static gboolean
-read_view (View *view, VtpmStore *store, GError **error)
-{
-  struct stat info;
-  g_autoptr (GError) cause = NULL;
-  if (fstat (vtpm_store_file_fd (store), &info) == 0)
-    {
-      view->size = (guint64) info.st_size;
-      view->allocated = (guint64) info.st_blocks * 512;
-    }
-  view->header = vtpm_header_read (store, &cause);
-  if (!view->header)
-    {
-      VtpmErrorCode code = vtpm_error_code (cause);
-      gboolean of_file = code == VTPM_ERROR_STATE_TRUNCATED || code == VTPM_ERROR_STATE_DAMAGED
-                         || code == VTPM_ERROR_STATE_NEWER_VERSION;
-      view->header = of_file ? salvage (store, error) : NULL;
-      if (of_file && !view->header)
-        return FALSE;
-    }
-  if (view->header && (view->header->records->len || newest_slot (view->header) >= 0))
-    return TRUE;
-  g_propagate_error (error, g_steal_pointer (&cause));
-  return FALSE;
-}
-
-static void
-judge_header (View *view)
-{
-  const VtpmHeader *header = view->header;
-  guint64 epochs = 0;
-  for (guint c = 0; c < 2; c++)
-    if (header->copy[c] == VTPM_PART_NEWER)
-      problem (view, VTPM_ERROR_STATE_NEWER_VERSION, "header copy %c was written by a newer vtpm; use that",
-               'A' + (int) c);
-    else if (header->copy[c] != VTPM_PART_GOOD)
-      problem (view, VTPM_ERROR_STATE_DAMAGED,
-               "header copy %c is %s; the next start writes it anew from the other one, if that is good", 'A' + (int) c,
-               header->copy[c] == VTPM_PART_BLANK ? "blank" : "damaged");
-  for (guint i = 0; i < header->records->len; i++)
-    {
-      const VtpmRecord *record = header->records->pdata[i];
-      if (record->unknown_critical)
-        problem (view, VTPM_ERROR_STATE_NEWER_VERSION,
-                 "epoch %" G_GUINT64_FORMAT " has a field that only a newer vtpm knows; use that", record->epoch);
-      epochs += i == 0 || ((const VtpmRecord *) header->records->pdata[i - 1])->epoch != record->epoch;
-    }
-  if (epochs > 1)
-    problem (view, VTPM_ERROR_REKEY_PENDING,
-             "two epochs: a change of epoch is under way, or was cut short and the next start or rekey settles it");
-  else if (header->copies_differ)
-    problem (view, VTPM_ERROR_REKEY_PENDING,
-             "the header copies differ: a change of keys was cut short; the next start or rekey settles it");
-}
-
-static void
-judge_slot (View *view, guint slot)
-{
-  const VtpmHeader *header = view->header;
-  gboolean known = FALSE, named = FALSE;
-  if (header->slot[slot] == VTPM_PART_DAMAGED || header->slot[slot] == VTPM_PART_NEWER)
-    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE,
-             "state slot %u is neither blank nor readable; 'vtpm check' tells whether the other one opens", slot);
-  if (!is_good (header, slot) || header->records->len == 0)
-    return;
-  for (guint i = 0; i < header->records->len; i++)
-    {
-      const VtpmRecord *record = header->records->pdata[i];
-      known |= vtpm_uuid_equal (&record->vtpm_id, &header->slot_header[slot].vtpm_id);
-      named |= vtpm_header_slot_names (header, slot, record);
-    }
-  if (!known)
-    problem (view, VTPM_ERROR_STATE_FOREIGN_SLOT,
-             "state slot %u belongs to another vTPM; 'vtpm check' tells whether the other one opens", slot);
-  else if (!named)
-    problem (view, VTPM_ERROR_STATE_SLOT_UNREADABLE,
-             "state slot %u is of epoch %" G_GUINT64_FORMAT
-             ", which has no record; 'vtpm check' tells whether the other one opens",
-             slot, header->slot_header[slot].epoch);
-}
-
-static void
-judge (View *view)
-{
-  if (view->size < VTPM_FILE_SIZE)
-    problem (view, VTPM_ERROR_STATE_TRUNCATED,
-             "the file has %" G_GUINT64_FORMAT " bytes of %" G_GUINT64_FORMAT "; restore it from a backup", view->size,
-             (guint64) VTPM_FILE_SIZE);
-  judge_header (view);
-  judge_slot (view, 0);
-  judge_slot (view, 1);
-}
 
 static const char *
 status_name (VtpmPartStatus status)
@@ -218,7 +22,7 @@ status_name (VtpmPartStatus status)
 }
 
 static const char *
-provider_name (const View *view, const VtpmUuid *uuid)
+provider_name (const VtpmInspection *view, const VtpmUuid *uuid)
 {
   const VtpmProviderEntry *entry = view->registry ? vtpm_registry_find (view->registry, uuid, NULL) : NULL;
   return entry ? entry->name : NULL;
@@ -244,7 +48,7 @@ json_uuid (VtpmJson *json, const char *name, const VtpmUuid *uuid)
 }
 
 static void
-json_key_slots (const View *view, VtpmJson *json, const VtpmRecord *record)
+json_key_slots (const VtpmInspection *view, VtpmJson *json, const VtpmRecord *record)
 {
   vtpm_json_begin_array (json, "key_slots");
   for (guint i = 0; i < record->key_slots->len; i++)
@@ -277,7 +81,7 @@ json_parent (VtpmJson *json, const VtpmRecord *record)
 }
 
 static void
-json_record (const View *view, VtpmJson *json, const VtpmRecord *record)
+json_record (const VtpmInspection *view, VtpmJson *json, const VtpmRecord *record)
 {
   g_autofree char *version = version_text (record->library_version);
   vtpm_json_begin_object (json, NULL);
@@ -300,7 +104,7 @@ json_slot (const VtpmHeader *header, VtpmJson *json, guint slot)
 {
   vtpm_json_begin_object (json, NULL);
   vtpm_json_string (json, "status", status_name (header->slot[slot]));
-  if (is_good (header, slot))
+  if (header->slot[slot] == VTPM_PART_GOOD)
     {
       const VtpmSlotHeader *part = &header->slot_header[slot];
       json_uuid (json, "vtpm_id", &part->vtpm_id);
@@ -313,12 +117,12 @@ json_slot (const VtpmHeader *header, VtpmJson *json, guint slot)
 }
 
 static void
-json_problems (const View *view, VtpmJson *json)
+json_problems (const VtpmInspection *view, VtpmJson *json)
 {
   vtpm_json_begin_array (json, "problems");
   for (guint i = 0; i < view->problems->len; i++)
     {
-      const Problem *p = &g_array_index (view->problems, Problem, i);
+      const VtpmInspectionProblem *p = &g_array_index (view->problems, VtpmInspectionProblem, i);
       vtpm_json_begin_object (json, NULL);
       vtpm_json_string (json, "word", vtpm_error_row (p->code)->word);
       vtpm_json_string (json, "text", p->text);
@@ -328,7 +132,7 @@ json_problems (const View *view, VtpmJson *json)
 }
 
 static void
-print_json (const View *view)
+print_json (const VtpmInspection *view)
 {
   const VtpmHeader *header = view->header;
   VtpmJson json;
@@ -337,7 +141,7 @@ print_json (const View *view)
   vtpm_json_string (&json, "file", view->path);
   vtpm_json_number (&json, "file_size", view->size);
   vtpm_json_number (&json, "allocated_size", view->allocated);
-  int newest = newest_slot (header);
+  int newest = vtpm_inspection_newest_slot (header);
   vtpm_json_number (&json, "generation", newest < 0 ? 0 : header->slot_header[newest].generation);
   vtpm_json_begin_array (&json, "records");
   for (guint i = 0; i < header->records->len; i++)
@@ -393,7 +197,7 @@ print_parent (const VtpmRecord *record)
 }
 
 static void
-print_record (const View *view, const VtpmRecord *record)
+print_record (const VtpmInspection *view, const VtpmRecord *record)
 {
   char text[VTPM_UUID_TEXT_SIZE];
   g_autofree char *version = version_text (record->library_version);
@@ -425,7 +229,7 @@ print_slot (const VtpmHeader *header, guint slot)
 {
   const VtpmSlotHeader *part = &header->slot_header[slot];
   g_autofree char *label = g_strdup_printf ("State slot %u", slot);
-  if (is_good (header, slot))
+  if (header->slot[slot] == VTPM_PART_GOOD)
     line (label, "epoch %" G_GUINT64_FORMAT ", generation %" G_GUINT64_FORMAT "%s, %u bytes sealed", part->epoch,
           part->generation, part->final ? ", final" : "", part->length);
   else
@@ -433,10 +237,10 @@ print_slot (const VtpmHeader *header, guint slot)
 }
 
 static void
-print_text (const View *view)
+print_text (const VtpmInspection *view)
 {
   const VtpmHeader *header = view->header;
-  int newest = newest_slot (header);
+  int newest = vtpm_inspection_newest_slot (header);
   line ("File", "%s", view->path);
   for (guint i = 0; i < header->records->len; i++)
     print_record (view, header->records->pdata[i]);
@@ -450,7 +254,7 @@ print_text (const View *view)
   line ("Size", "%" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT " on disk", view->size, view->allocated);
   for (guint i = 0; i < view->problems->len; i++)
     {
-      const Problem *p = &g_array_index (view->problems, Problem, i);
+      const VtpmInspectionProblem *p = &g_array_index (view->problems, VtpmInspectionProblem, i);
       line ("Problem", "[%s] %s", vtpm_error_row (p->code)->word, p->text);
     }
   line ("Verified", "nothing: that needs the key, see 'vtpm check'");
@@ -459,18 +263,15 @@ print_text (const View *view)
 static gboolean
 inspect (const char *config_path, const char *path, gboolean as_json, GError **error)
 {
-  g_auto (View) view = { .path = path };
+  g_auto (VtpmInspection) view = { .path = path };
   g_autoptr (GError) broken = NULL;
-  view.problems = g_array_new (FALSE, FALSE, sizeof (Problem));
-  g_array_set_clear_func (view.problems, problem_clear);
   g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
   g_autoptr (VtpmStore) store = config ? vtpm_store_file_open (path, FALSE, error) : NULL;
-  if (!store || !read_view (&view, store, error))
+  if (!store || !vtpm_inspection_read (&view, store, error))
     return FALSE;
   view.registry = vtpm_registry_load (&config->place, &broken);
   if (!view.registry)
     vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);
-  judge (&view);
   if (as_json)
     print_json (&view);
   else

@@ -53,32 +53,26 @@ export_clear (Export *export)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Export, export_clear)
 
-static gboolean
-fail (GError **error, VtpmErrorCode code, const char *name, const char *text)
-{
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s %s", name, text);
-  return FALSE;
-}
-
 /* Nothing of swtpm's, and no other state of ours, may stand where it is to go. */
 static gboolean
 check_place (Export *export, GError **error)
 {
   struct stat state, there, folder;
   if (stat (export->how->state, &state) != 0)
-    return fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "is not there; correct the name");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_MISSING, export->how->state, "is not there; correct the name");
   if (stat (export->folder, &folder) != 0 || !S_ISDIR (folder.st_mode))
-    return fail (error, VTPM_ERROR_USAGE, export->folder,
-                 "is no folder; make it first, or give file://IMAGE for an image");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, export->folder,
+                            "is no folder; make it first, or give file://IMAGE for an image");
   gboolean taken = lstat (export->path[VTPM_SWTPM_PERMANENT], &there) == 0;
   export->in_place = taken && there.st_dev == state.st_dev && there.st_ino == state.st_ino;
   export->like = export->in_place ? state : folder;
   if (taken && !export->in_place)
-    return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_PERMANENT],
-                 "is there already and was left as it is; choose another place");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_PERMANENT],
+                            "is there already and was left as it is; choose another place");
   if (!export->is_image && lstat (export->path[VTPM_SWTPM_VOLATILE], &there) == 0)
-    return fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
-                 "is there already, the suspended state of some TPM; move it away, or choose another folder");
+    return vtpm_swtpm_fail (
+        error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
+        "is there already, the suspended state of some TPM; move it away, or choose another folder");
   return TRUE;
 }
 
@@ -103,8 +97,8 @@ read_state (Export *export, GError **error)
               "be missing",
               export->how->state);
   return payload->permanent
-         || fail (error, VTPM_ERROR_STATE_MISSING, export->how->state,
-                  "has no TPM in it yet; start its VM first, or make one with vtpm create");
+         || vtpm_swtpm_fail (error, VTPM_ERROR_STATE_MISSING, export->how->state,
+                             "has no TPM in it yet; start its VM first, or make one with vtpm create");
 }
 
 /* Opened again before it is written: what swtpm could not open would be no way back. */

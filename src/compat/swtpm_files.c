@@ -16,13 +16,6 @@
 #define MAX_ASIDE 1000
 
 static gboolean
-fail (GError **error, VtpmErrorCode code, const char *name, const char *text)
-{
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s %s", name, text);
-  return FALSE;
-}
-
-static gboolean
 fail_errno (GError **error, VtpmErrorCode otherwise, const char *what, const char *path)
 {
   VtpmErrorCode code = errno == EACCES || errno == EPERM || errno == EROFS ? VTPM_ERROR_ACCESS_DENIED : otherwise;
@@ -82,7 +75,7 @@ is_ours (const void *data, gsize len)
 static gboolean
 set_ours (GError **error, const char *path)
 {
-  return fail (error, VTPM_ERROR_USAGE, path, "is a state file of vtpm already; nothing is to be imported");
+  return vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, path, "is a state file of vtpm already; nothing is to be imported");
 }
 
 /* *BLOB stays NULL where there is no such file. */
@@ -95,13 +88,13 @@ read_part (const char *path, VtpmBlob **blob, struct stat *info, GError **error)
   if (fd < 0 || fstat (fd, info) != 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", path);
   if (!S_ISREG (info->st_mode))
-    return fail (error, VTPM_ERROR_USAGE, path, "is no regular file; is it an swtpm's?");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, path, "is no regular file; is it an swtpm's?");
   char magic[VTPM_MAGIC_SIZE];
   if (pread (fd, magic, sizeof magic, 0) == sizeof magic && is_ours (magic, sizeof magic))
     return set_ours (error, path);
   if (info->st_size > VTPM_SWTPM_MAX_BLOB)
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, path,
-                 "is too large to be the state of an swtpm; is it the right file?");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, path,
+                            "is too large to be the state of an swtpm; is it the right file?");
   g_autoptr (VtpmBlob) read = vtpm_blob_new ((gsize) info->st_size);
   ssize_t n = vtpm_read_full (fd, read->data, read->len);
   if (n < 0)
@@ -115,9 +108,10 @@ set_no_tpm (const VtpmSwtpmFiles *files, GError **error)
 {
   g_autofree char *old = g_build_filename (files->name, TPM_1_2_FILE, NULL);
   if (g_file_test (old, G_FILE_TEST_EXISTS))
-    return fail (error, VTPM_ERROR_USAGE, files->name,
-                 "has the state of a TPM 1.2, and vtpm is a TPM 2.0 only; leave that VM on swtpm");
-  return fail (error, VTPM_ERROR_STATE_MISSING, files->name, "has no state of an swtpm in it; correct the name");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, files->name,
+                            "has the state of a TPM 1.2, and vtpm is a TPM 2.0 only; leave that VM on swtpm");
+  return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_MISSING, files->name,
+                          "has no state of an swtpm in it; correct the name");
 }
 
 static gboolean
@@ -151,8 +145,8 @@ read_section (VtpmSwtpmFiles *files, guint i, const VtpmSwtpmSection *section, G
   if (n < 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", files->name);
   if ((gsize) n < part->len)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name,
-                 "became shorter while it was read; stop what writes to it, then try again");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_TRUNCATED, files->name,
+                            "became shorter while it was read; stop what writes to it, then try again");
   files->part[i] = g_steal_pointer (&part);
   return TRUE;
 }
@@ -165,7 +159,8 @@ size_of (VtpmSwtpmFiles *files, guint64 *size, GError **error)
   if (files->is_device && ioctl (files->lock, BLKGETSIZE64, size) != 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot tell the size of", files->name);
   return files->is_device || S_ISREG (files->info.st_mode)
-         || fail (error, VTPM_ERROR_USAGE, files->name, "is neither folder, file nor block device; correct the name");
+         || vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, files->name,
+                             "is neither folder, file nor block device; correct the name");
 }
 
 static gboolean
@@ -193,7 +188,8 @@ open_image (VtpmSwtpmFiles *files, GError **error)
     if (!read_section (files, i, &sections[i], error))
       return FALSE;
   return files->part[VTPM_SWTPM_PERMANENT]
-         || fail (error, VTPM_ERROR_STATE_MISSING, files->name, "is an image without a TPM in it; correct the name");
+         || vtpm_swtpm_fail (error, VTPM_ERROR_STATE_MISSING, files->name,
+                             "is an image without a TPM in it; correct the name");
 }
 
 gboolean
@@ -207,7 +203,7 @@ vtpm_swtpm_files_open (const char *name, VtpmSwtpmFiles *files, GError **error)
   gboolean is_part = !is_folder && g_str_equal (base, VTPM_SWTPM_PERMANENT_FILE);
   files->name = is_part ? g_path_get_dirname (name) : g_strdup (name);
   if (!is_folder && !g_file_test (name, G_FILE_TEST_EXISTS))
-    return fail (error, VTPM_ERROR_STATE_MISSING, name, "is not there; correct the name");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_MISSING, name, "is not there; correct the name");
   return is_folder || is_part ? open_folder (files, error) : open_image (files, error);
 }
 
@@ -285,6 +281,7 @@ vtpm_swtpm_write_file (const char *path, const VtpmBlob *blob, const struct stat
     unlink (temporary);
   errno = saved;
   if (!done && errno == EEXIST)
-    return fail (error, VTPM_ERROR_STATE_EXISTS, path, "is there already and was left as it is; choose another folder");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_EXISTS, path,
+                            "is there already and was left as it is; choose another folder");
   return done || fail_errno (error, VTPM_ERROR_STORE_FAILED, "cannot write", path);
 }

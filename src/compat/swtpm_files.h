@@ -7,7 +7,7 @@
 
 #include <sys/stat.h>
 
-#include "src/compat/swtpm_format.h"
+#include "src/compat/swtpm_image.h"
 
 typedef struct
 {

@@ -35,17 +35,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EVP_CIPHER_CTX, EVP_CIPHER_CTX_free)
 #define BLOCK_SIZE 16
 #define MAX_KEY_SIZE 32
 
-#define IMAGE_MAGIC "nilmptws" /* 0x737774706d6c696e, little-endian */
-#define IMAGE_VERSION 1
-#define IMAGE_SECTIONS 15
-#define IMAGE_UNIT 1024 /* a part has room to the next multiple */
-
 /* NV_HEADER of libtpms (NVMarshal.c): version, magic; what a right key gives even where the rest is damaged. */
 #define PERSISTENT_ALL_MAGIC 0xab364723u
 #define VOLATILE_STATE_MAGIC 0x45637889u
 
-static gboolean
-fail (GError **error, VtpmErrorCode code, const char *name, const char *text)
+gboolean
+vtpm_swtpm_fail (GError **error, VtpmErrorCode code, const char *name, const char *text)
 {
   vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s %s", name, text);
   return FALSE;
@@ -72,17 +67,21 @@ read_header (const void *data, gsize len, const char *name, guint8 *version, gui
   *flags = vtpm_read_be16 (&r);
   guint32 total = vtpm_read_be32 (&r);
   if (r.bad)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "ends before its header does; restore it from a backup");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_TRUNCATED, name,
+                            "ends before its header does; restore it from a backup");
   if (oldest > OUR_VERSION)
-    return fail (error, VTPM_ERROR_STATE_NEWER_VERSION, name,
-                 "was written by an swtpm that is newer than any known here; use a newer vtpm");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_NEWER_VERSION, name,
+                            "was written by an swtpm that is newer than any known here; use a newer vtpm");
   if (oldest == 0 || oldest > *version || size != HEADER_SIZE)
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
-                 "does not read as the state of an swtpm; name its folder or image, or restore it from a backup");
+    return vtpm_swtpm_fail (
+        error, VTPM_ERROR_STATE_DAMAGED, name,
+        "does not read as the state of an swtpm; name its folder or image, or restore it from a backup");
   if (total > len)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "is shorter than its header says; restore it from a backup");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_TRUNCATED, name,
+                            "is shorter than its header says; restore it from a backup");
   if (total < len)
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, name, "is longer than its header says; restore it from a backup");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, name,
+                            "is longer than its header says; restore it from a backup");
   return TRUE;
 }
 
@@ -93,8 +92,8 @@ vtpm_swtpm_read_header (const void *data, gsize len, const char *name, VtpmSwtpm
   if (!read_header (data, len, name, &header->version, &flags, error))
     return FALSE;
   if (flags & FLAGS_MIGRATION)
-    return fail (error, VTPM_ERROR_BLOB_MISMATCH, name,
-                 "is what an swtpm sends in a migration, not what it keeps; name its folder or image");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_BLOB_MISMATCH, name,
+                            "is what an swtpm sends in a migration, not what it keeps; name its folder or image");
   header->encrypted = (flags & FLAG_ENCRYPTED) != 0;
   header->key_size = !header->encrypted || header->version == 1 ? 0 : flags & FLAG_256_BIT_KEY ? 32 : 16;
   return TRUE;
@@ -108,7 +107,7 @@ vtpm_swtpm_read_migration (const void *data, gsize len, const char *name, VtpmSw
   if (!read_header (data, len, name, &version, &flags, error))
     return FALSE;
   if (!(flags & FLAG_MIGRATION) || version != OUR_VERSION)
-    return fail (error, VTPM_ERROR_BLOB_MISMATCH, name, "is not what an swtpm sends in a migration");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_BLOB_MISMATCH, name, "is not what an swtpm sends in a migration");
   header->migration_key_size = !(flags & FLAG_MIGRATION_ENCRYPTED) ? 0 : flags & FLAG_256_BIT_MIGRATION_KEY ? 32 : 16;
   header->key_size = !(flags & FLAG_ENCRYPTED) ? 0 : flags & FLAG_256_BIT_KEY ? 32 : 16;
   return TRUE;
@@ -184,12 +183,14 @@ static VtpmBlob *
 unfit (gboolean right_key, const char *name, GError **error)
 {
   if (right_key)
-    fail (error, VTPM_ERROR_STATE_DAMAGED, name,
-          "was changed after its swtpm wrote it: the key is right, but it does not verify; restore it from a backup");
+    vtpm_swtpm_fail (
+        error, VTPM_ERROR_STATE_DAMAGED, name,
+        "was changed after its swtpm wrote it: the key is right, but it does not verify; restore it from a backup");
   else
-    fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name,
-          "does not open with this key or passphrase; give the one that its swtpm was started with (its kdf= and mode= "
-          "too), or if it was that one, restore the state from a backup");
+    vtpm_swtpm_fail (
+        error, VTPM_ERROR_WRONG_PASSPHRASE, name,
+        "does not open with this key or passphrase; give the one that its swtpm was started with (its kdf= and mode= "
+        "too), or if it was that one, restore the state from a backup");
   return NULL;
 }
 
@@ -207,7 +208,8 @@ decrypt_1 (const guint8 *data, gsize len, const VtpmSecret *key, const char *nam
   guint8 hash[EVP_MAX_MD_SIZE];
   if (len == 0 || len % BLOCK_SIZE != 0)
     {
-      fail (error, VTPM_ERROR_STATE_DAMAGED, name, "is not whole blocks of ciphertext; restore it from a backup");
+      vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, name,
+                       "is not whole blocks of ciphertext; restore it from a backup");
       return NULL;
     }
   g_autoptr (VtpmBlob) plain = run_cipher (key, zeros, data, len, FALSE, error);
@@ -255,7 +257,8 @@ decrypt_2 (const Sealing *how, const guint8 *data, gsize len, const VtpmSecret *
       || !find_tlv (data, len, how->ivec, &iv) || sealed.size == 0 || sealed.size % BLOCK_SIZE != 0
       || told.size != HASH_SIZE || (iv.size != 0 && iv.size != key->len))
     {
-      fail (error, VTPM_ERROR_STATE_DAMAGED, name, "is not put together as an swtpm does it; restore it from a backup");
+      vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, name,
+                       "is not put together as an swtpm does it; restore it from a backup");
       return NULL;
     }
   if (iv.size)
@@ -275,15 +278,17 @@ static gboolean
 key_fits (const VtpmSwtpmHeader *header, const VtpmSecret *key, const char *name, GError **error)
 {
   if (header->encrypted && !key)
-    return fail (error, VTPM_ERROR_KEY_CLOSED, name,
-                 "is encrypted; give the key or passphrase that its swtpm was started with (--key)");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_KEY_CLOSED, name,
+                            "is encrypted; give the key or passphrase that its swtpm was started with (--key)");
   if (!header->encrypted && key)
-    return fail (error, VTPM_ERROR_USAGE, name,
-                 "is not encrypted, and a key was given: is it the state that is meant? If it is, leave --key out");
+    return vtpm_swtpm_fail (
+        error, VTPM_ERROR_USAGE, name,
+        "is not encrypted, and a key was given: is it the state that is meant? If it is, leave --key out");
   if (key && ((key->len != 16 && key->len != 32) || (header->key_size && header->key_size != key->len)))
-    return fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name,
-                 header->key_size == 32 ? "was encrypted with a key of 256 bits, the one given is of another size"
-                                        : "was encrypted with a key of 128 bits, the one given is of another size");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name,
+                            header->key_size == 32
+                                ? "was encrypted with a key of 256 bits, the one given is of another size"
+                                : "was encrypted with a key of 128 bits, the one given is of another size");
   return TRUE;
 }
 
@@ -295,7 +300,7 @@ plain_data (const guint8 *data, gsize len, guint8 version, const char *name, GEr
     value.size = 0;
   if (value.size > 0)
     return vtpm_blob_copy (value.data, value.size);
-  fail (error, VTPM_ERROR_STATE_DAMAGED, name, "has no TPM in it; restore it from a backup");
+  vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, name, "has no TPM in it; restore it from a backup");
   return NULL;
 }
 
@@ -323,7 +328,7 @@ open_way (const guint8 *body, gsize len, const VtpmSwtpmMigration *header, const
     return decrypt_2 (&on_the_way, body, len, key, name, error);
   if (find_tlv (body, len, TAG_MIGRATION_DATA, &value) && value.size > 0)
     return vtpm_blob_copy (value.data, value.size);
-  fail (error, VTPM_ERROR_STATE_DAMAGED, name, "has no TPM in it; send it again");
+  vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, name, "has no TPM in it; send it again");
   return NULL;
 }
 
@@ -333,9 +338,9 @@ way_key_fits (gsize size, const VtpmSecret *key, const char *name, GError **erro
   if (size == 0 || (key && key->len == size))
     return TRUE;
   if (key)
-    return fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name, "was encrypted with a key of another size");
-  return fail (error, VTPM_ERROR_KEY_CLOSED, name,
-               "is encrypted; start with the keys that its swtpm was started with (--migration-key, --key)");
+    return vtpm_swtpm_fail (error, VTPM_ERROR_WRONG_PASSPHRASE, name, "was encrypted with a key of another size");
+  return vtpm_swtpm_fail (error, VTPM_ERROR_KEY_CLOSED, name,
+                          "is encrypted; start with the keys that its swtpm was started with (--migration-key, --key)");
 }
 
 VtpmBlob *
@@ -407,86 +412,4 @@ vtpm_swtpm_make (const VtpmBlob *state, const VtpmSecret *key, GError **error)
   write_tlv (&w, TAG_IVEC, ivec, key->len);
   g_assert (!w.full);
   return blob;
-}
-
-gboolean
-vtpm_swtpm_is_image (const void *data, gsize len)
-{
-  return len >= strlen (IMAGE_MAGIC) && memcmp (data, IMAGE_MAGIC, strlen (IMAGE_MAGIC)) == 0;
-}
-
-static gboolean
-check_section (VtpmSwtpmSection *section, guint64 size, const char *name, GError **error)
-{
-  if (section->offset == 0 || section->length == 0)
-    {
-      *section = (VtpmSwtpmSection){ 0 };
-      return TRUE;
-    }
-  if (section->offset < VTPM_SWTPM_IMAGE_HEADER_SIZE || section->length > VTPM_SWTPM_MAX_BLOB)
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
-                 "has a header that cannot be: a part lies in it, or is too long; restore it from a backup");
-  if ((guint64) section->offset + section->length > size)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "ends before its parts do; restore it from a backup");
-  return TRUE;
-}
-
-gboolean
-vtpm_swtpm_read_image (const void *data, gsize len, guint64 size, const char *name,
-                       VtpmSwtpmSection sections[static VTPM_SWTPM_N_PARTS], GError **error)
-{
-  VtpmReader r = vtpm_reader (data, len);
-  vtpm_read_bytes (&r, strlen (IMAGE_MAGIC));
-  guint8 version = vtpm_read_u8 (&r);
-  vtpm_read_u8 (&r);
-  guint16 header_size = vtpm_read_le16 (&r);
-  for (guint i = 0; i < IMAGE_SECTIONS; i++)
-    {
-      guint32 offset = vtpm_read_le32 (&r);
-      guint32 length = vtpm_read_le32 (&r);
-      vtpm_read_le32 (&r); /* what is kept free for it */
-      if (i < VTPM_SWTPM_N_PARTS)
-        sections[i] = (VtpmSwtpmSection){ offset, length };
-    }
-  if (!vtpm_swtpm_is_image (data, len))
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
-                 "does not read as the state of an swtpm; name its folder or image, or restore it from a backup");
-  if (r.bad)
-    return fail (error, VTPM_ERROR_STATE_TRUNCATED, name, "ends before its header does; restore it from a backup");
-  if (version > IMAGE_VERSION)
-    return fail (error, VTPM_ERROR_STATE_NEWER_VERSION, name,
-                 "was written by an swtpm that is newer than any known here; use a newer vtpm");
-  if (header_size != VTPM_SWTPM_IMAGE_HEADER_SIZE)
-    return fail (error, VTPM_ERROR_STATE_DAMAGED, name,
-                 "has a header of another length than any swtpm writes; restore it from a backup");
-  for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
-    if (!check_section (&sections[i], size, name, error))
-      return FALSE;
-  return TRUE;
-}
-
-VtpmBlob *
-vtpm_swtpm_make_image (VtpmBlob *const parts[static VTPM_SWTPM_N_PARTS])
-{
-  gsize room[IMAGE_SECTIONS] = { 0 }, size = VTPM_SWTPM_IMAGE_HEADER_SIZE;
-  for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
-    size += room[i] = parts[i] ? (parts[i]->len + IMAGE_UNIT - 1) / IMAGE_UNIT * IMAGE_UNIT : 0;
-  VtpmBlob *image = vtpm_blob_new (size);
-  memset (image->data, 0, size);
-  VtpmWriter w = vtpm_writer (image->data, VTPM_SWTPM_IMAGE_HEADER_SIZE);
-  vtpm_write_bytes (&w, IMAGE_MAGIC, strlen (IMAGE_MAGIC));
-  vtpm_write_u8 (&w, IMAGE_VERSION);
-  vtpm_write_u8 (&w, 0);
-  vtpm_write_le16 (&w, VTPM_SWTPM_IMAGE_HEADER_SIZE);
-  gsize offset = VTPM_SWTPM_IMAGE_HEADER_SIZE;
-  for (guint i = 0; i < IMAGE_SECTIONS; offset += room[i++])
-    {
-      vtpm_write_le32 (&w, room[i] ? (guint32) offset : 0);
-      vtpm_write_le32 (&w, room[i] ? (guint32) parts[i]->len : 0);
-      vtpm_write_le32 (&w, (guint32) room[i]);
-      if (room[i])
-        memcpy (image->data + offset, parts[i]->data, parts[i]->len);
-    }
-  g_assert (!w.full);
-  return image;
 }

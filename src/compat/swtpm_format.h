@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * How swtpm keeps its state: bytes <-> blobs. Pure: no I/O. A blob is a header of ten bytes and TLVs, big-endian;
- * in a folder each is a file, in an image ("file://") a section. Facts from swtpm 0.7.1 to 0.10: swtpm_nvstore.c,
- * tlv.h, swtpm_aes.c, swtpm_nvstore_linear.h.
+ * in a folder each is a file, in an image a section (swtpm_image.h). Facts from swtpm 0.7.1 to 0.10: swtpm_nvstore.c,
+ * tlv.h, swtpm_aes.c.
  */
 #pragma once
 
 #include <glib.h>
 
+#include "base/errors.h"
 #include "base/secret.h"
 
 #define VTPM_SWTPM_PERMANENT_FILE "tpm2-00.permall"
@@ -66,27 +67,8 @@ VtpmBlob *vtpm_swtpm_open_migration (const void *data, gsize len, const VtpmSecr
 /** The blob (version 2) of STATE, with KEY of 16 or 32 bytes encrypted; NULL: in the clear. NULL: failed. */
 VtpmBlob *vtpm_swtpm_make (const VtpmBlob *state, const VtpmSecret *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-#define VTPM_SWTPM_IMAGE_HEADER_SIZE 192
-
-/** Where a part lies in an image; length 0: it is not there. */
-typedef struct
-{
-  guint32 offset;
-  guint32 length;
-} VtpmSwtpmSection;
-
-/** Whether DATA (LEN at least 8) begins an image. */
-gboolean vtpm_swtpm_is_image (const void *data, gsize len);
-/**
- * Reads the header of an image of SIZE bytes: DATA are its first VTPM_SWTPM_IMAGE_HEADER_SIZE or more. Every section
- * given lies within SIZE and is at most VTPM_SWTPM_MAX_BLOB long. FALSE: state-truncated, state-damaged,
- * state-newer-version.
- */
-gboolean vtpm_swtpm_read_image (const void *data, gsize len, guint64 size, const char *name,
-                                VtpmSwtpmSection sections[static VTPM_SWTPM_N_PARTS],
-                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** An image of the blobs that are not NULL, as swtpm would have made one. */
-VtpmBlob *vtpm_swtpm_make_image (VtpmBlob *const parts[static VTPM_SWTPM_N_PARTS]);
-
 GQuark vtpm_swtpm_error_quark (void);
 #define VTPM_SWTPM_ERROR (vtpm_swtpm_error_quark ())
+
+/** Sets "NAME TEXT"; always FALSE. */
+gboolean vtpm_swtpm_fail (GError **error, VtpmErrorCode code, const char *name, const char *text);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/compat/swtpm_format.h"
+#include "src/compat/swtpm_image.h"
 
 int LLVMFuzzerTestOneInput (const guint8 *data, gsize size);
 

@@ -3,7 +3,7 @@
  * What swtpm wrote is read: by samples that Debian's swtpm 0.7.1 made (swtpm-state/: for each way to give a key a TPM
  * of its own), whole, cut at every byte, with every bit turned; and blobs of version 1, which no swtpm of today writes.
  */
-#include "src/compat/swtpm_format.h"
+#include "src/compat/swtpm_image.h"
 
 #include <string.h>
 #include <unistd.h>
