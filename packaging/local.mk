@@ -11,3 +11,7 @@ deb:
 if !SANITIZERS
 tap_needs += deb
 endif
+
+# The units, under systemd as the first process of a guest.
+tap_cases += tests/integration/test_systemd.py
+EXTRA_DIST += tests/integration/systemd_guest.py qemu/init-systemd
