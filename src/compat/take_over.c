@@ -2,6 +2,7 @@
 #include "src/compat/take_over.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,15 +23,20 @@ vtpm_compat_has_mark (const VtpmCompatPlace *place)
   return place->mark && lstat (place->mark, &info) == 0;
 }
 
+/* That it is there is what counts: a power cut may take what stands in it, so only the folder is synced. */
 gboolean
 vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
 {
   static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
                              "one only in a folder without this mark.\n";
-  if (!place->mark || vtpm_compat_has_mark (place)
-      || vtpm_replace_file (place->mark, text, sizeof text - 1, MARK_MODE, (gid_t) -1))
+  if (!place->mark || vtpm_compat_has_mark (place))
+    return TRUE;
+  vtpm_autofd int fd = open (place->mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MARK_MODE);
+  if (fd >= 0 && vtpm_write_full (fd, text, sizeof text - 1) && vtpm_sync_folder_of (place->mark))
     return TRUE;
   vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", place->mark);
+  if (fd >= 0)
+    unlink (place->mark);
   return FALSE;
 }
 
