@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/der.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define OID 0x06

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/cursor.h"
 #include "base/io.h"

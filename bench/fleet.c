@@ -6,7 +6,6 @@
  *   fleet make STATE FOLDER COUNT              fills FOLDER with copies of STATE
  *   fleet loop FOLDER KEY-STORE AUDIT-LOG JOBS  prints the seconds that it took
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <stdio.h>

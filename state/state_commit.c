@@ -6,7 +6,6 @@
 
 #include <string.h>
 
-#include "base/errors.h"
 #include "state/seal.h"
 
 /* BYTES and behind them zeros over what SLOT holds of another epoch, so that one write does both; a hole stays a hole.

@@ -5,8 +5,6 @@
  */
 #include "state/state_private.h"
 
-#include <string.h>
-
 #include "base/errors.h"
 #include "base/log.h"
 #include "state/seal.h"

@@ -2,7 +2,6 @@
 #include "src/ca/ca_client.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>

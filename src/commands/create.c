@@ -9,7 +9,6 @@
 
 #include "base/errors.h"
 #include "base/harden.h"
-#include "base/io.h"
 #include "src/asker.h"
 #include "src/ca/ca_store.h"
 #include "src/commands/command.h"

@@ -5,7 +5,6 @@
 #include "src/commands/command.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "base/errors.h"
 #include "base/json.h"

@@ -5,7 +5,6 @@
 #include "src/commands/provider.h"
 
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/errors.h"

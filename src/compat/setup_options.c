@@ -5,7 +5,6 @@
 #include <getopt.h>
 #include <string.h>
 
-#include "base/errors.h"
 #include "base/io.h"
 #include "src/tpm/key_kinds.h"
 

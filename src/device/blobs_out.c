@@ -4,7 +4,6 @@
  */
 #include "src/device/blobs_private.h"
 
-#include "base/errors.h"
 #include "base/log.h"
 
 static void

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/errors.h"
-#include "base/io.h"
 #include "base/log.h"
 
 /* Bits of GET_CAPABILITY (tpm_ioctl.h): all commands up to GET_INFO, the TCG command header, LOCK_STORAGE. */

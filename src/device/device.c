@@ -4,11 +4,9 @@
  */
 #include "src/device/device_private.h"
 
-#include <errno.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "src/tpm/tpm_commands.h"

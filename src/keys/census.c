@@ -10,8 +10,6 @@
 #include "src/keys/walk.h"
 #include "state/header.h"
 
-G_DEFINE_QUARK (vtpm_census_error_quark, vtpm_census_error)
-
 typedef struct
 {
   VtpmCensus *census;
@@ -258,18 +256,6 @@ vtpm_census_free (VtpmCensus *census)
   g_ptr_array_unref (census->keys);
   g_ptr_array_unref (census->unreadable);
   g_free (census);
-}
-
-const VtpmCensusKey *
-vtpm_census_find (const VtpmCensus *census, const VtpmUuid *provider, guint32 key_version)
-{
-  for (guint i = 0; i < census->keys->len; i++)
-    {
-      const VtpmCensusKey *key = census->keys->pdata[i];
-      if (vtpm_uuid_equal (&key->provider, provider) && (key_version == 0 || key->key_version == key_version))
-        return key;
-    }
-  return NULL;
 }
 
 const char *

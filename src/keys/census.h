@@ -49,11 +49,5 @@ VtpmCensus *vtpm_census_take (const char *const *paths, gboolean images, GError 
 void vtpm_census_free (VtpmCensus *census);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCensus, vtpm_census_free)
 
-/** The entry of (PROVIDER, KEY_VERSION); KEY_VERSION 0: any with a use. NULL: nobody needs it. */
-const VtpmCensusKey *vtpm_census_find (const VtpmCensus *census, const VtpmUuid *provider, guint32 key_version);
-
 /** What a census can never see, in sentences for the administrator. */
 const char *vtpm_census_blind_spots (gboolean images);
-
-GQuark vtpm_census_error_quark (void);
-#define VTPM_CENSUS_ERROR (vtpm_census_error_quark ())

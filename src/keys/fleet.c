@@ -10,7 +10,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "base/errors.h"
 #include "base/io.h"
 #include "src/keys/glance.h"
 #include "src/keys/walk.h"

@@ -7,7 +7,6 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/vfs.h>
-#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/io.h"

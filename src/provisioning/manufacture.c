@@ -2,7 +2,6 @@
 #include "src/provisioning/manufacture.h"
 
 #include "src/provisioning/endorsement.h"
-#include "src/provisioning/nv.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"

@@ -2,7 +2,6 @@
 #include "src/tpm/tpm_provision_commands.h"
 
 #include "src/tpm/key_kinds.h"
-#include "src/tpm/tpm_commands.h"
 
 #define ST_NO_SESSIONS 0x8001
 #define ST_SESSIONS 0x8002

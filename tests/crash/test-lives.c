@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/errors.h"
 #include "state/seal.h"
 #include "state/state.h"
 #include "tests/crash/disk.h"

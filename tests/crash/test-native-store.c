@@ -5,12 +5,10 @@
  * change works. What is on the disk after a power cut follows from the order of the calls, which is
  * checked: contents, sync, name, sync of the folder, and only then the old bytes go.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>

@@ -4,7 +4,6 @@
  * vTPM moves or goes back, the tool drops what is not needed. And what came in of a newer epoch. At every cut, also
  * after a write that failed, what was acknowledged opens.
  */
-#include "base/errors.h"
 #include "state/seal.h"
 #include "tests/crash/world.h"
 

@@ -4,7 +4,6 @@
  * the TPM over (copy) or put another in its place (replace, reidentify), a clone that is absent or finished, and a file
  * set aside before anything in it is changed. VTPM_TEST_CRASH_SUBSETS as for test-crash.
  */
-#include <string.h>
 
 #include "src/provisioning/rebind.h"
 #include "state/state.h"

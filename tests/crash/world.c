@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/errors.h"
 #include "state/seal.h"
 
 static const guint8 wrapped[700] = { 1, 2, 3 };

@@ -4,7 +4,6 @@
  * byte chooses; what reads must be written the same and read again.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "src/ca/request.h"
 #include "src/provisioning/public_part.h"

@@ -4,7 +4,6 @@
  * the request anew, and reads the input as a device's reply. Input: the number (its place in the list of commands in
  * one byte, what is changed in it in two), then the structure.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 

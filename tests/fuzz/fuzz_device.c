@@ -6,8 +6,6 @@
  */
 #include "tests/fuzz/fuzz_tpm.h"
 
-#include <string.h>
-
 #include "base/cursor.h"
 #include "src/tpm/tpm_commands.h"
 

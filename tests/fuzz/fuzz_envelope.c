@@ -8,8 +8,6 @@
  */
 #include "tests/fuzz/fuzz_tpm.h"
 
-#include <string.h>
-
 #include "base/cursor.h"
 #include "state/seal.h"
 

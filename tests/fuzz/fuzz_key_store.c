@@ -5,7 +5,6 @@
  * stands encrypted and signed in a PKCS#12 file (2).
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include <openssl/pkcs12.h>
 

@@ -6,11 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/io.h"
-#include "base/log.h"
 #include "src/tpm/tpm_commands.h"
 #include "state/header.h"
 #include "state/seal.h"

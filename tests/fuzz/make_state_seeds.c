@@ -4,7 +4,6 @@
  * one small vTPM that is also the example of docs/state-format.md, under the same DEK; only
  * the salts differ from run to run.
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/cursor.h"

@@ -15,6 +15,8 @@ typedef struct
   VtpmSecret *dek;
 } CensusFixture;
 
+/** The entry of (PROVIDER, KEY_VERSION); KEY_VERSION 0: any with a use. NULL: nobody needs it. */
+const VtpmCensusKey *census_find (const VtpmCensus *census, const VtpmUuid *provider, guint32 key_version);
 void census_set_up (CensusFixture *f, gconstpointer unused);
 char *census_in_folder (const CensusFixture *f, const char *name);
 void census_tear_down (CensusFixture *f, gconstpointer unused);

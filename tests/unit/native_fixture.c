@@ -2,9 +2,7 @@
 #include "tests/unit/native_fixture.h"
 
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/io.h"
 

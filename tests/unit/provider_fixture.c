@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "tests/unit/provider_fixture.h"
 
-#include <glib/gstdio.h>
-
 #include "base/io.h"
 
 void

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "tests/unit/registry_fixture.h"
 
-#include <glib/gstdio.h>
 #include <string.h>
-#include <unistd.h>
 
 void
 registry_set_up (RegistryHost *f, gconstpointer data)

@@ -4,18 +4,13 @@
  */
 #include "tests/unit/census_fixture.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cursor.h"
-#include "base/errors.h"
 #include "base/io.h"
 #include "state/seal.h"
-#include "state/store.h"
 
 #define MIB (1024 * 1024)
 

@@ -4,7 +4,6 @@
  */
 #include "tests/unit/census_fixture.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -49,8 +48,8 @@ test_states (CensusFixture *f, gconstpointer unused G_GNUC_UNUSED)
   g_assert_cmpuint (first->epoch, ==, 3);
   g_assert_cmpint (first->what, ==, VTPM_CENSUS_STATE);
   g_assert_true (vtpm_uuid_equal (&first->vtpm_id, &two->vtpm_id));
-  g_assert_nonnull (vtpm_census_find (census, &f->site, 0));
-  g_assert_null (vtpm_census_find (census, &f->site, 1));
+  g_assert_nonnull (census_find (census, &f->site, 0));
+  g_assert_null (census_find (census, &f->site, 1));
 }
 
 static void
@@ -67,7 +66,7 @@ test_two_records (CensusFixture *f, gconstpointer unused G_GNUC_UNUSED)
   census_assert_found (census, 2, 0, 0, 0);
   g_assert_cmpuint (census_count_uses (census, &f->kms, 1), ==, 2); /* each file once */
   g_assert_cmpuint (census_count_uses (census, &f->site, 1), ==, 2);
-  const VtpmCensusKey *key = vtpm_census_find (census, &f->kms, 1);
+  const VtpmCensusKey *key = census_find (census, &f->kms, 1);
   g_assert_cmpuint (((const VtpmCensusUse *) key->uses->pdata[0])->n_slots, ==, 1);
 }
 

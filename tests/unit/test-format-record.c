@@ -5,8 +5,6 @@
  */
 #include "state/format.h"
 
-#include <string.h>
-
 #include "base/cursor.h"
 #include "base/errors.h"
 #include "tests/unit/common.h"

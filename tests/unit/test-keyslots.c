@@ -5,9 +5,7 @@
  */
 #include "state/keyslots.h"
 
-#include <glib/gstdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/errors.h"
 #include "state/base64.h"

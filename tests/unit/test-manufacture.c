@@ -6,7 +6,6 @@
 
 #include <string.h>
 
-#include "src/provisioning/nv.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"

@@ -3,9 +3,7 @@
  * The native provider's key store sealed with a passphrase, and key versions that are destroyed:
  * no key is had without the passphrase, and none stays behind where it was.
  */
-#include <errno.h>
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>

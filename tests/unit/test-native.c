@@ -2,7 +2,6 @@
  *
  * The native key provider: what it wraps only it unwraps, and its key store under every damage.
  */
-#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>

@@ -4,17 +4,14 @@
  */
 #include "state/place.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/errors.h"
 #include "base/io.h"
-#include "base/secret.h"
 #include "tests/unit/common.h"
 
 typedef struct

@@ -4,8 +4,6 @@
  */
 #include "src/provisioning/public_part.h"
 
-#include <string.h>
-
 #include "base/errors.h"
 
 static VtpmPublicPart *

@@ -5,7 +5,6 @@
 #include "src/broker/reader.h"
 
 #include <fcntl.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "base/io.h"

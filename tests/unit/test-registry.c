@@ -5,7 +5,6 @@
  */
 #include "tests/unit/registry_fixture.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -14,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/errors.h"
-#include "base/io.h"
 #include "base/secret.h"
 
 static mode_t

@@ -3,7 +3,6 @@
  * State files with bytes changed, swapped, cut off or taken from elsewhere: what opens, what
  * is told, and that nothing is changed by looking.
  */
-#include <string.h>
 #include <unistd.h>
 
 #include "base/cursor.h"

@@ -3,7 +3,6 @@
  * Changes of epoch: former keys, what becomes of old ciphertext, and when none may begin.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "tests/unit/state_fixture.h"
 

@@ -12,7 +12,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/io.h"
 #include "tests/unit/state_fixture.h"
 
 static VtpmStore *
