@@ -20,7 +20,7 @@ EXTRA_DIST += qemu/efi_variables.py qemu/event_log.py qemu/init-windows qemu/sec
 
 # The integration tests under Debian's 6.1 kernel, the device in its sandbox; a part of them in check.
 tap_cases += tests/integration/test_kernel.py
-EXTRA_DIST += qemu/check-kernel qemu/init-check tests/integration/kernel_part.py
+EXTRA_DIST += qemu/check-kernel qemu/init-check tests/integration/kernel_part.py tests/integration/kernel_qemu.py
 check-kernel: vtpm $(helper_PROGRAMS) $(check_PROGRAMS) $(tap_needs)
-	$(TEST_ENV) $(srcdir)/qemu/check-kernel $(addprefix $(srcdir)/,$(filter tests/integration/%,$(tap_cases)))
+	$(TEST_ENV) $(srcdir)/qemu/check-kernel $(addprefix $(srcdir)/,$(filter tests/integration/%,$(tap_cases)) tests/integration/kernel_qemu.py)
 .PHONY: check-kernel
