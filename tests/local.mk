@@ -148,3 +148,11 @@ fuzz: vtpm $(helper_PROGRAMS)
 	VTPM_FUZZ_SECONDS=$${VTPM_FUZZ_SECONDS:-60} $(srcdir)/tests/fuzz-run
 	$(TEST_ENV) VTPM_SOAK_COMMANDS=$${VTPM_SOAK_COMMANDS:-200000} $(srcdir)/tests/integration/test_soak.py
 .PHONY: fuzz
+
+# Some of them again, built for aarch64 and in the kernel of an emulated machine; see qemu/aarch64.
+aarch64_cases = $(patsubst %,tests/integration/test_%.py,sandbox attack start data control control_clients ctl life blobs \
+	incoming store rubbish soak)
+aarch64:
+	$(srcdir)/qemu/aarch64 aarch64 $(plain_tests) $(state_tests) $(src_tests) $(aarch64_cases)
+.PHONY: aarch64
+EXTRA_DIST += qemu/aarch64
