@@ -8,7 +8,6 @@
 
 #include "base/errors.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "src/config.h"
 #include "src/keys/census.h"
@@ -24,7 +23,7 @@ typedef struct
 static const VtpmProviderEntry *
 entry_of (const View *view, const VtpmCensusKey *key)
 {
-  return view->registry ? vtpm_registry_find (view->registry, &key->provider, NULL) : NULL;
+  return vtpm_command_entry (view->registry, &key->provider);
 }
 
 static const char *
@@ -154,7 +153,6 @@ print_text (const View *view)
 static gboolean
 take (const char *config_path, char **dirs, gboolean as_json, View *view, GError **error)
 {
-  g_autoptr (GError) broken = NULL;
   g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
   if (!config)
     return FALSE;
@@ -162,11 +160,9 @@ take (const char *config_path, char **dirs, gboolean as_json, View *view, GError
   if (!paths)
     return FALSE;
   g_autoptr (VtpmCensus) census = vtpm_census_take ((const char *const *) paths, view->images, error);
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, &broken);
   if (!census)
     return FALSE;
-  if (!registry)
-    vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);
+  g_autoptr (VtpmRegistry) registry = vtpm_command_registry (config);
   view->census = census;
   view->registry = registry;
   if (as_json)

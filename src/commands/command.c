@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "base/text.h"
 
 G_DEFINE_QUARK (vtpm_command_error_quark, vtpm_command_error)
@@ -57,4 +58,20 @@ vtpm_command_state_dirs (const VtpmConfig *config, char **dirs, GError **error)
   vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
                   "where are the state files? Name the folders, or set state-dirs= in vtpm.conf");
   return NULL;
+}
+
+VtpmRegistry *
+vtpm_command_registry (const VtpmConfig *config)
+{
+  g_autoptr (GError) broken = NULL;
+  VtpmRegistry *registry = vtpm_registry_load (&config->place, &broken);
+  if (!registry)
+    vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);
+  return registry;
+}
+
+const VtpmProviderEntry *
+vtpm_command_entry (const VtpmRegistry *registry, const VtpmUuid *uuid)
+{
+  return registry ? vtpm_registry_find (registry, uuid, NULL) : NULL;
 }

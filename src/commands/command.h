@@ -6,6 +6,7 @@
 #pragma once
 
 #include "src/config.h"
+#include "state/registry.h"
 
 typedef struct
 {
@@ -46,6 +47,11 @@ gboolean vtpm_command_parse (const GOptionEntry *entries, const char *arguments,
 /** The folders that hold state files: DIRS, or where it is empty those of vtpm.conf. NULL: usage (none at all). Not
  * owned. */
 char **vtpm_command_state_dirs (const VtpmConfig *config, char **dirs, GError **error);
+
+/** The list of key providers, for their names. NULL: it does not read, and a warning says so. */
+VtpmRegistry *vtpm_command_registry (const VtpmConfig *config);
+/** What REGISTRY, which may be NULL, has of the provider UUID. NULL: nothing. */
+const VtpmProviderEntry *vtpm_command_entry (const VtpmRegistry *registry, const VtpmUuid *uuid);
 
 GQuark vtpm_command_error_quark (void);
 #define VTPM_COMMAND_ERROR (vtpm_command_error_quark ())

@@ -10,7 +10,6 @@
 
 #include "base/errors.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "src/config.h"
 #include "state/registry.h"
 
@@ -24,7 +23,7 @@ status_name (VtpmPartStatus status)
 static const char *
 provider_name (const VtpmInspection *view, const VtpmUuid *uuid)
 {
-  const VtpmProviderEntry *entry = view->registry ? vtpm_registry_find (view->registry, uuid, NULL) : NULL;
+  const VtpmProviderEntry *entry = vtpm_command_entry (view->registry, uuid);
   return entry ? entry->name : NULL;
 }
 
@@ -264,14 +263,11 @@ static gboolean
 inspect (const char *config_path, const char *path, gboolean as_json, GError **error)
 {
   g_auto (VtpmInspection) view = { .path = path };
-  g_autoptr (GError) broken = NULL;
   g_autoptr (VtpmConfig) config = vtpm_config_load (config_path, error);
   g_autoptr (VtpmStore) store = config ? vtpm_store_file_open (path, FALSE, error) : NULL;
   if (!store || !vtpm_inspection_read (&view, store, error))
     return FALSE;
-  view.registry = vtpm_registry_load (&config->place, &broken);
-  if (!view.registry)
-    vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);
+  view.registry = vtpm_command_registry (config);
   if (as_json)
     print_json (&view);
   else

@@ -15,7 +15,7 @@
 static const char *
 name_of (const VtpmRegistry *registry, const VtpmUuid *uuid)
 {
-  const VtpmProviderEntry *entry = registry ? vtpm_registry_find (registry, uuid, NULL) : NULL;
+  const VtpmProviderEntry *entry = vtpm_command_entry (registry, uuid);
   return entry ? entry->name : NULL;
 }
 
@@ -23,9 +23,12 @@ static void
 print_slot (const VtpmRegistry *registry, guint number, const VtpmKeySlot *slot)
 {
   char uuid[VTPM_UUID_TEXT_SIZE];
-  const VtpmProviderEntry *entry = registry ? vtpm_registry_find (registry, &slot->provider, NULL) : NULL;
+  const VtpmProviderEntry *entry = vtpm_command_entry (registry, &slot->provider);
   g_autofree char *key_id = vtpm_text_show (slot->key_id, -1, NULL);
-  printf ("%u  %s (%s), key version %u (%s)%s\n", number, entry ? entry->name : "not known on this host",
+  printf ("%u  %s (%s), key version %u (%s)%s\n", number,
+          entry      ? entry->name
+          : registry ? "not known on this host"
+                     : "name not read",
           vtpm_uuid_format (&slot->provider, uuid), slot->key_version, key_id,
           entry && vtpm_provider_entry_closed (entry, slot->key_version) ? ", which is closed" : "");
 }
@@ -92,7 +95,7 @@ list (const char *config_path, const char *path, gboolean as_json, GError **erro
   g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
   if (!header)
     return FALSE;
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
+  g_autoptr (VtpmRegistry) registry = vtpm_command_registry (config);
   if (as_json)
     print_json (registry, path, header->records);
   for (guint i = 0; i < header->records->len && !as_json; i++)

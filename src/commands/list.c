@@ -9,7 +9,6 @@
 
 #include "base/errors.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "src/config.h"
 #include "src/provisioning/lineage.h"
@@ -98,7 +97,7 @@ text_of_lineage (const View *view G_GNUC_UNUSED, const VtpmListed *file)
 static const char *
 provider_name (const View *view, const VtpmUuid *uuid, char text[static VTPM_UUID_TEXT_SIZE])
 {
-  const VtpmProviderEntry *entry = view->registry ? vtpm_registry_find (view->registry, uuid, NULL) : NULL;
+  const VtpmProviderEntry *entry = vtpm_command_entry (view->registry, uuid);
   return entry ? entry->name : vtpm_uuid_format (uuid, text);
 }
 
@@ -374,16 +373,13 @@ print_table (const View *view)
 static gboolean
 take (const Arguments *a, char **dirs, View *view, GError **error)
 {
-  g_autoptr (GError) broken = NULL;
   g_autoptr (VtpmConfig) config = vtpm_config_load (a->config, error);
   if (!config)
     return FALSE;
   char **paths = vtpm_command_state_dirs (config, dirs, error);
   if (!paths)
     return FALSE;
-  view->registry = vtpm_registry_load (&config->place, &broken);
-  if (!view->registry)
-    vtpm_log (VTPM_LOG_WARNING, "the names of key providers are not shown: %s", broken->message);
+  view->registry = vtpm_command_registry (config);
   view->listing = vtpm_listing_take ((const char *const *) paths, error);
   return view->listing != NULL;
 }

@@ -32,6 +32,11 @@ def test_list(place):
         os.rename(place.data_dir, place.data_dir + ".gone")
         listed = json.loads(keys(place, "list", "state.vtpm", "--json").stdout)
         contains(keys(place, "list", "state.vtpm").stdout, "not known on this host")
+        os.rename(place.data_dir + ".gone", place.data_dir)
+        write_file(os.path.join(place.data_dir, "providers.conf"), "nonsense", "w")
+        broken = keys(place, "list", "state.vtpm")
+        contains(broken.stdout, "name not read")
+        contains(broken.stderr, "the names of key providers are not shown", "[state-damaged]", "providers.conf")
     record = listed["records"][0]
     same((listed["file"], record["epoch"], [s["provider_name"] for s in record["key_slots"]]),
          ("state.vtpm", 1, [None, None]))
