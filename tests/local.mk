@@ -131,7 +131,7 @@ tap_cases += \
 	tests/integration/test_swtpm_state_keys.py \
 	tests/integration/test_swtpm_state_refused.py \
 	tests/integration/test_tpm2_tools.py
-EXTRA_DIST += tests/integration/certificates.py tests/integration/clones.py tests/integration/command_host.py \
+EXTRA_DIST += tests/integration/blobs.py tests/integration/certificates.py tests/integration/clones.py tests/integration/command_host.py \
 	tests/integration/control_bytes.py tests/integration/device.py tests/integration/failing_store.c \
 	tests/integration/helpers tests/integration/hostile.py tests/integration/keyhost.py tests/integration/killed.py \
 	tests/integration/overlay.py tests/integration/package.py tests/integration/providers.py \

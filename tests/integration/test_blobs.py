@@ -9,25 +9,12 @@ import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from blobs import FAILURE, INDEX, prepared  # noqa: E402
 from device import (BAD_ORDINAL, BAD_PARAMETER, DELETE_VOLATILE, INIT, KEY_NOT_FOUND, NO_SUCH_BLOB,  # noqa: E402
                     PERMANENT, SAVESTATE, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, main,
                     read_file, same, true, wait_until)
-from tpm_bytes import (RC_INITIALIZE, create_primary_rsa, flush, get_random, nv_define, nv_write,  # noqa: E402
-                       pcr_extend, rc_of, startup, words)
-
-INDEX = 0x01500001
-FAILURE = 0x101  # of INIT: every word that has no code of its own
-
-
-def prepared(place, *args):
-    """A device with an index that holds 'first' and PCR 16 extended once."""
-    place.create("state.vtpm", *args)
-    device = place.start()
-    control, data = device.powered()
-    data.good(nv_define(INDEX, 5))
-    data.good(nv_write(INDEX, b"first"))
-    data.good(pcr_extend(16, b"\1" * 32))
-    return device, control, data
+from tpm_bytes import (RC_INITIALIZE, create_primary_rsa, flush, get_random, nv_write, pcr_extend, rc_of,  # noqa: E402
+                       startup, words)
 
 
 def usable(control, data, value=b"first"):

@@ -9,23 +9,10 @@ import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from blobs import FAILURE, INDEX, prepared  # noqa: E402
 from device import (DELETE_VOLATILE, GET_CAPABILITY, KEY_NOT_FOUND, PERMANENT, SET_STATEBLOB, SHUTDOWN,  # noqa: E402
                     STOP, VOLATILE, contains, main, read_file, same, true, wait_until)
-from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, words  # noqa: E402
-
-INDEX = 0x01500001
-FAILURE = 0x101  # of INIT: every word that has no code of its own
-
-
-def prepared(place, *args):
-    """A device with an index that holds 'first' and PCR 16 extended once."""
-    place.create("state.vtpm", *args)
-    device = place.start()
-    control, data = device.powered()
-    data.good(nv_define(INDEX, 5))
-    data.good(nv_write(INDEX, b"first"))
-    data.good(pcr_extend(16, b"\1" * 32))
-    return device, control, data
+from tpm_bytes import get_random, nv_write, words  # noqa: E402
 
 
 def outgoing(place, *args):

@@ -14,6 +14,14 @@ assert_code (GError **error, VtpmErrorCode code)
   g_clear_error (error);
 }
 
+VtpmUuid
+common_uuid (const char *text)
+{
+  VtpmUuid uuid;
+  g_assert_true (vtpm_uuid_parse (text, &uuid));
+  return uuid;
+}
+
 char *
 common_folder (void)
 {

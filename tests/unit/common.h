@@ -5,10 +5,14 @@
 #pragma once
 
 #include "base/errors.h"
+#include "base/uuid.h"
 #include "state/place.h"
 
 /** *ERROR is of CODE and says its word; it is cleared. */
 void assert_code (GError **error, VtpmErrorCode code);
+
+/** TEXT, which is a UUID. */
+VtpmUuid common_uuid (const char *text);
 
 /** A new folder of the test's own: absolute, without links, 0700. */
 char *common_folder (void);

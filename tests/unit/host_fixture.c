@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/secret.h"
 #include "src/broker/unlock.h"
+#include "src/provisioning/create.h"
 #include "state/registry.h"
 
 static const char fake[] = "#!/bin/sh\n"
@@ -67,6 +68,15 @@ host_tear_down (Host *host, gconstpointer unused G_GNUC_UNUSED)
   common_folder_free (host->folder);
   g_free (host->path);
   vtpm_config_free (host->config);
+}
+
+void
+host_create (const Host *host)
+{
+  GError *error = NULL;
+  gboolean made = vtpm_create (host->config, host->path, &(VtpmCreateOptions){ 0 }, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_true (made);
 }
 
 VtpmUuid

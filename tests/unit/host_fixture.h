@@ -20,6 +20,9 @@ typedef struct
 void host_set_up (Host *host, gconstpointer unused);
 void host_tear_down (Host *host, gconstpointer unused);
 
+/** Makes the state file, of no VM, with the default provider. */
+void host_create (const Host *host);
+
 /**
  * Adds the fake provider NAME. MODE: plain (wraps and unwraps), hang, silent (not even a greeting),
  * slow (0.3 s), garbage, no-wrap, no-unwrap, ask (for the PIN 1234), ask-hang (after it was told), ask-for-ever, or a

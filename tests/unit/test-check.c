@@ -15,15 +15,6 @@
 #include "src/tpm/engine.h"
 #include "tests/unit/host_fixture.h"
 
-static void
-create (const Host *host)
-{
-  GError *error = NULL;
-  gboolean made = vtpm_create (host->config, host->path, &(VtpmCreateOptions){ 0 }, NULL, &error);
-  g_assert_no_error (error);
-  g_assert_true (made);
-}
-
 /* Runs the command on the file, or on its header only; standard error goes to *SAID. */
 static int
 check (const Host *host, gboolean header_only, char **said)
@@ -85,7 +76,7 @@ write_at (const Host *host, guint64 offset, const void *data, gsize len)
 static void
 test_newer_library (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  create (host);
+  host_create (host);
   change_record (host, vtpm_engine_version () - 1);
   expect (host, 0, NULL);
   change_record (host, vtpm_engine_version () + 1);
@@ -98,7 +89,7 @@ test_newer_library (Host *host, gconstpointer unused G_GNUC_UNUSED)
 static void
 test_copies_differ (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  create (host);
+  host_create (host);
   g_autoptr (GBytes) old = host_bytes (host->path);
   change_record (host, vtpm_engine_version () - 1);
   write_at (host, VTPM_HEADER_OFFSET (1), (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_HEADER_OFFSET (1),
@@ -110,7 +101,7 @@ static void
 test_tpm_that_is_none (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  create (host);
+  host_create (host);
   VtpmState *state = host_open_owner (host);
   vtpm_state_take (state, vtpm_blob_new (1000), NULL);
   g_assert_true (vtpm_state_commit_final (state, &error));
@@ -122,7 +113,7 @@ static void
 test_one_bad_key_slot (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  create (host);
+  host_create (host);
   host_add_fake (host, "kms", "plain");
   VtpmState *state = host_open_owner (host);
   g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));

@@ -12,18 +12,10 @@
 #define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
 #define UUID_B "00112233-4455-6677-8899-aabbccddeeff"
 
-static VtpmUuid
-uuid_of (const char *text)
-{
-  VtpmUuid uuid;
-  g_assert_true (vtpm_uuid_parse (text, &uuid));
-  return uuid;
-}
-
 static void
 test_table (void)
 {
-  VtpmUuid a = uuid_of (UUID_A), b = uuid_of (UUID_B);
+  VtpmUuid a = common_uuid (UUID_A), b = common_uuid (UUID_B);
   g_autoptr (VtpmRecord) record = vtpm_record_new ();
   g_assert_cmpint (vtpm_identity_of (record, &a), ==, VTPM_IDENTITY_BIND);
   g_assert_cmpint (vtpm_identity_of (record, NULL), ==, VTPM_IDENTITY_RUN);
@@ -37,7 +29,7 @@ test_table (void)
 static void
 test_other (void)
 {
-  VtpmUuid a = uuid_of (UUID_A), b = uuid_of (UUID_B);
+  VtpmUuid a = common_uuid (UUID_A), b = common_uuid (UUID_B);
   g_autoptr (VtpmRecord) record = vtpm_record_new ();
   record->has_vm_uuid = TRUE;
   record->vm_uuid = a;
@@ -96,7 +88,7 @@ test_bind (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   g_auto (VtpmReading) before = { 0 }, after = { 0 };
   GError *error = NULL;
-  VtpmUuid native = host_native (host), kms = host_add_fake (host, "kms", "plain"), vm = uuid_of (UUID_A);
+  VtpmUuid native = host_native (host), kms = host_add_fake (host, "kms", "plain"), vm = common_uuid (UUID_A);
   create_unbound (host, "kms");
   add_slot (host, "native");
   add_slot (host, "kms"); /* twice the same provider: one slot is enough afterwards */
@@ -130,7 +122,7 @@ static void
 test_bind_needs_every_provider (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid vm = uuid_of (UUID_A), kms;
+  VtpmUuid vm = common_uuid (UUID_A), kms;
   char kms_text[VTPM_UUID_TEXT_SIZE];
   host_native (host);
   kms = host_add_fake (host, "kms", "plain");
@@ -159,7 +151,7 @@ static void
 test_bind_makes_no_provider (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid vm = uuid_of (UUID_B);
+  VtpmUuid vm = common_uuid (UUID_B);
   create_unbound (host, NULL);
   VtpmState *state = host_open_owner (host);
   g_autofree char *list = g_build_filename (host->config->place.data_dir, "providers.conf", NULL);

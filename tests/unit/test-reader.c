@@ -15,15 +15,6 @@
 #define ROUNDS 40 /* of the one test that needs the scheduler's favour once */
 
 static void
-create (const Host *host)
-{
-  GError *error = NULL;
-  gboolean made = vtpm_create (host->config, host->path, &(VtpmCreateOptions){ 0 }, NULL, &error);
-  g_assert_no_error (error);
-  g_assert_true (made);
-}
-
-static void
 commit (VtpmState *state)
 {
   GError *error = NULL;
@@ -60,7 +51,7 @@ break_slot (const Host *host, guint slot)
 static void
 test_sound (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  create (host);
+  host_create (host);
   g_autoptr (VtpmState) owner = host_open_owner (host);
   commit (owner);
   g_autoptr (GBytes) before = host_bytes (host->path);
@@ -75,7 +66,7 @@ test_sound (Host *host, gconstpointer unused G_GNUC_UNUSED)
 static void
 test_damaged_at_rest (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  create (host);
+  host_create (host);
   break_slot (host, 0);
   g_autoptr (GBytes) before = host_bytes (host->path);
   g_auto (VtpmReading) reading = { 0 };
@@ -89,7 +80,7 @@ test_damaged_at_rest (Host *host, gconstpointer unused G_GNUC_UNUSED)
 static void
 test_damaged_beside_an_owner (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
-  create (host);
+  host_create (host);
   g_autoptr (VtpmState) owner = host_open_owner (host);
   break_slot (host, 1);
   g_auto (VtpmReading) reading = { 0 };
@@ -121,7 +112,7 @@ static void
 test_busy (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  create (host);
+  host_create (host);
   g_autoptr (GBytes) early = image_at (host, 4), later = image_at (host, 8);
   g_autoptr (VtpmStore) owner = vtpm_store_file_open (host->path, TRUE, &error);
   g_assert_true (vtpm_store_lock (owner, VTPM_LOCK_OWNER, TRUE, 0, &error));

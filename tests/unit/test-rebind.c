@@ -16,20 +16,12 @@
 
 static const VtpmPolicy policies[] = { VTPM_POLICY_COPY, VTPM_POLICY_REPLACE, VTPM_POLICY_REIDENTIFY };
 
-static VtpmUuid
-uuid_of (const char *text)
-{
-  VtpmUuid uuid;
-  g_assert_true (vtpm_uuid_parse (text, &uuid));
-  return uuid;
-}
-
 /* Of VM A, epoch 2: its former key must not travel on. */
 static void
 make_source (const Host *host, const char *provider)
 {
   GError *error = NULL;
-  VtpmUuid a = uuid_of (UUID_A);
+  VtpmUuid a = common_uuid (UUID_A);
   VtpmCreateOptions options = { .policy = VTPM_POLICY_COPY, .provider = provider };
   g_assert_true (vtpm_create (host->config, host->path, &options, NULL, &error));
   VtpmState *state = host_open_owner (host);
@@ -48,7 +40,7 @@ static void
 check_rebound (const VtpmState *before, const VtpmState *after, VtpmPolicy policy)
 {
   const VtpmRecord *old = vtpm_state_record (before), *new = vtpm_state_record (after);
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   g_assert_cmpuint (new->epoch, ==, old->epoch + 1);
   g_assert_cmpuint (new->sequence, ==, 1);
   g_assert_cmpuint (vtpm_state_generation (after), ==, vtpm_state_generation (before) + 1);
@@ -72,7 +64,7 @@ test_in_place (Host *host, gconstpointer data)
   VtpmPolicy policy = policies[GPOINTER_TO_UINT (data)];
   g_auto (VtpmReading) before = { 0 }, after = { 0 };
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   VtpmRebind how = { .policy = policy, .vm_uuid = &b };
   host_native (host);
   make_source (host, NULL);
@@ -96,7 +88,7 @@ test_clone (Host *host, gconstpointer data)
   VtpmPolicy policy = policies[GPOINTER_TO_UINT (data)];
   g_auto (VtpmReading) before = { 0 }, after = { 0 };
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   VtpmRebind how = { .policy = policy, .vm_uuid = &b };
   g_autofree char *path = g_strconcat (host->path, ".clone", NULL);
   host_native (host);
@@ -121,7 +113,7 @@ static void
 test_vm_stays (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid a = uuid_of (UUID_A);
+  VtpmUuid a = common_uuid (UUID_A);
   const VtpmRebind how = { .policy = VTPM_POLICY_REPLACE };
   VtpmCreateOptions options = { 0 };
   make_source (host, NULL);
@@ -142,7 +134,7 @@ static void
 test_provider_fails (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   const char *const providers[] = { "kms", NULL };
   const VtpmRebind how = { .policy = VTPM_POLICY_REPLACE, .vm_uuid = &b, .providers = providers };
   host_native (host);
@@ -173,7 +165,7 @@ static void
 test_left_out (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   const VtpmRebind how = { .policy = VTPM_POLICY_COPY, .vm_uuid = &b };
   host_native (host);
   host_add_fake (host, "kms", "plain");
@@ -192,7 +184,7 @@ static void
 test_aside (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   VtpmRebind how = { .policy = VTPM_POLICY_COPY, .vm_uuid = &b };
   make_source (host, NULL);
   VtpmState *state = host_open_owner (host);
@@ -228,7 +220,7 @@ static void
 test_aside_once (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   const VtpmRebind how = { .policy = VTPM_POLICY_REPLACE, .vm_uuid = &b };
   g_autofree char *first = NULL, *second = NULL, *third = NULL;
   make_source (host, NULL);
@@ -264,7 +256,7 @@ static void
 test_aside_sealed_anew (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   const VtpmRebind how = { .policy = VTPM_POLICY_REIDENTIFY, .vm_uuid = &b };
   g_autofree char *aside = NULL, *kept = NULL;
   make_source (host, NULL);
@@ -287,7 +279,7 @@ static void
 test_suspended (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   GError *error = NULL;
-  VtpmUuid b = uuid_of (UUID_B);
+  VtpmUuid b = common_uuid (UUID_B);
   VtpmRebind how = { .policy = VTPM_POLICY_REIDENTIFY, .vm_uuid = &b };
   make_source (host, NULL);
   VtpmState *state = host_open_owner (host);
