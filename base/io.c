@@ -50,13 +50,14 @@ vtpm_detach_stdio (int null)
     dup2 (null, fd);
 }
 
-ssize_t
-vtpm_read_full (int fd, void *buf, gsize len)
+/* From *OFFSET on; NULL: from where FD stands. */
+static ssize_t
+read_full (int fd, char *buf, gsize len, const guint64 *offset)
 {
   gsize got = 0;
   while (got < len)
     {
-      ssize_t n = read (fd, (char *) buf + got, len - got);
+      ssize_t n = offset ? pread (fd, buf + got, len - got, (off_t) (*offset + got)) : read (fd, buf + got, len - got);
       if (n < 0 && errno == EINTR)
         continue;
       if (n < 0)
@@ -69,21 +70,15 @@ vtpm_read_full (int fd, void *buf, gsize len)
 }
 
 ssize_t
+vtpm_read_full (int fd, void *buf, gsize len)
+{
+  return read_full (fd, buf, len, NULL);
+}
+
+ssize_t
 vtpm_pread_full (int fd, void *buf, gsize len, guint64 offset)
 {
-  gsize got = 0;
-  while (got < len)
-    {
-      ssize_t n = pread (fd, (char *) buf + got, len - got, (off_t) (offset + got));
-      if (n < 0 && errno == EINTR)
-        continue;
-      if (n < 0)
-        return -1;
-      if (n == 0)
-        break;
-      got += (gsize) n;
-    }
-  return (ssize_t) got;
+  return read_full (fd, buf, len, &offset);
 }
 
 gboolean
