@@ -26,8 +26,10 @@ static const char *const help_texts[] = {
                          "--server type=unixio,path=PATH[,mode=0MODE][,uid=N][,gid=N][,disconnect]\n"
                          "-p|--port N, -f|--fd N data channel\n"
                          "-t|--terminate         end when the data channel's client goes\n",
-  [VTPM_COMPAT_CHARDEV] = "Usage: swtpm chardev --vtpm-proxy [options]\n\n" LIKE_SWTPM
-                          "--vtpm-proxy           the kernel makes a device /dev/tpmN; its name is printed\n",
+  [VTPM_COMPAT_CHARDEV] = "Usage: swtpm chardev --vtpm-proxy | --chardev FILE | --fd N [options]\n\n" LIKE_SWTPM
+                          "--vtpm-proxy           the kernel makes a device /dev/tpmN; its name is printed\n"
+                          "-c|--chardev FILE, -f|--fd N\n"
+                          "                       commands come from a device that another program has made\n",
   [VTPM_COMPAT_CUSE] = "Usage: swtpm cuse --name NAME [options]\n\n" LIKE_SWTPM
                        "-n|--name NAME         makes the device /dev/NAME, and goes into the background\n"
                        "-M|--maj N, -m|--min N its device number\n",
@@ -111,7 +113,7 @@ check (const VtpmCompatSocket *socket, GError **error)
       || server->data.kind != VTPM_ENDPOINT_NONE)
     return TRUE;
   return usage (error, socket->interface == VTPM_COMPAT_SOCKET    ? "--ctrl or --server is missing"
-                       : socket->interface == VTPM_COMPAT_CHARDEV ? "--vtpm-proxy is missing"
+                       : socket->interface == VTPM_COMPAT_CHARDEV ? "--vtpm-proxy is missing (or --chardev, or --fd)"
                                                                   : "--name is missing");
 }
 

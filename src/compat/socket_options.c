@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/compat/socket_options.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -336,12 +338,17 @@ static const char *const short_options[] = {
   [VTPM_COMPAT_SOCKET] = "p:f:tdr:R:h", [VTPM_COMPAT_CHARDEV] = "c:f:dr:R:h", [VTPM_COMPAT_CUSE] = "n:M:m:r:R:h"
 };
 
-/* swtpm reads commands from a device that another program has made; ours are made here. */
+/* Of a device that another program has made, TEXT by OPTION. That of vtpm-proxy is of no kind that stat knows. */
 static gboolean
-no_transport (GError **error)
+take_given (const char *option, const char *text, int fd, VtpmFrontendSpec *node, GError **error)
 {
-  return vtpm_compat_usage (error, COMMAND,
-                            "commands from another program's device are not offered: give --vtpm-proxy");
+  struct stat info;
+  node->kind = VTPM_FRONTEND_GIVEN;
+  node->fd = fd;
+  if (fd < 0 || fstat (fd, &info) != 0)
+    return vtpm_compat_usage (error, COMMAND, "%s: %s: %s", option, text, g_strerror (errno));
+  gboolean other = S_ISREG (info.st_mode) || S_ISDIR (info.st_mode) || S_ISBLK (info.st_mode);
+  return !other || vtpm_compat_usage (error, COMMAND, "%s: %s is no character device", option, text);
 }
 
 static gboolean
@@ -376,6 +383,16 @@ keep (char **text, const char *value)
   return TRUE;
 }
 
+/* Of swtpm socket a connection, of swtpm chardev a device. */
+static gboolean
+take_fd (const char *text, VtpmCompatSocket *socket, GError **error)
+{
+  int fd = -1;
+  if (socket->interface == VTPM_COMPAT_SOCKET)
+    return parse_data_fd (text, socket, error);
+  return parse_fd ("--fd", text, &fd, error) && take_given ("--fd", text, fd, &socket->server.node, error);
+}
+
 static gboolean
 take_option (int option, const char *argument, VtpmCompatSocket *socket, GError **error)
 {
@@ -385,9 +402,9 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case 'p':
       return parse_port (argument, socket, error);
     case 'f':
-      return socket->interface == VTPM_COMPAT_SOCKET ? parse_data_fd (argument, socket, error) : no_transport (error);
+      return take_fd (argument, socket, error);
     case 'c':
-      return no_transport (error);
+      return take_given ("--chardev", argument, open (argument, O_RDWR | O_CLOEXEC | O_NOCTTY), &server->node, error);
     case 'n':
       return parse_node (argument, socket, error);
     case 'M':

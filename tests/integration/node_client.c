@@ -8,12 +8,14 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/vtpm_proxy.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -305,6 +307,19 @@ test_time (void)
   close (fd);
 }
 
+/* Has vtpm-proxy make a TPM device, and becomes the shell command $SERVE, whose descriptor 9 serves that. */
+static void
+test_give (void)
+{
+  struct vtpm_proxy_new_dev made = { .flags = VTPM_PROXY_FLAG_TPM2 };
+  SAME (ioctl (open_device (O_CLOEXEC), VTPM_PROXY_IOC_NEW_DEV, &made), 0);
+  SAME (dup2 ((int) made.fd, 9), 9);
+  close ((int) made.fd);
+  alarm (0);
+  execl ("/bin/sh", "sh", "-c", getenv ("SERVE"), NULL);
+  check (__LINE__, "exec", errno, 0);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -312,9 +327,11 @@ main (int argc, char **argv)
   {
     const char *name;
     void (*run) (void);
-  } tests[] = { { "files", test_files },           { "many", test_many },       { "ioctls", test_ioctls },
-                { "bad-ioctls", test_bad_ioctls }, { "waiting", test_waiting }, { "interrupt", test_interrupt },
-                { "cancel", test_cancel },         { "hold", test_hold },       { "time", test_time } };
+  } tests[] = { { "files", test_files },     { "many", test_many },
+                { "ioctls", test_ioctls },   { "bad-ioctls", test_bad_ioctls },
+                { "waiting", test_waiting }, { "interrupt", test_interrupt },
+                { "cancel", test_cancel },   { "hold", test_hold },
+                { "time", test_time },       { "give", test_give } };
   alarm (60);
   device = argc == 3 ? argv[2] : "";
   for (size_t i = 0; argc == 3 && i < sizeof tests / sizeof *tests; i++)

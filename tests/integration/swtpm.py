@@ -61,12 +61,12 @@ def ioctl(place, *args, **options):
 
 
 class Served:
-    """One `swtpm socket`, ours unless PROGRAM says else."""
+    """One `swtpm socket`, or another INTERFACE; ours unless PROGRAM says else."""
 
     def __init__(self, place, folder, *args, program=SWTPM, ctrl="c", wait=True, pass_fds=(), env=None, tpm2=True,
-                 preexec=None, state=None):
+                 preexec=None, state=None, interface="socket"):
         self.ctrl = ctrl
-        line = [program, "socket", *(("--tpm2",) if tpm2 else ()),
+        line = [program, interface, *(("--tpm2",) if tpm2 else ()),
                 "--tpmstate", state or "dir=%s,mode=0600" % folder,
                 *(("--ctrl", "type=unixio,path=%s,mode=0600" % ctrl) if ctrl else ()), *args]
 

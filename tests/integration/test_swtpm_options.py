@@ -8,13 +8,14 @@ import socket
 import stat
 import sys
 import time
+import tty
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, Control, Tpm, closed, contains, gone, lacks, main,
+from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, VTPM, Control, Tpm, closed, contains, gone, lacks, main,
                     need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
 from swtpm import STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
-from tpm_bytes import (RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
+from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
                        words)  # noqa: E402
 
 INDEX = 0x01500010
@@ -274,12 +275,11 @@ def test_refused(place):
 
 
 def test_devices(place):
-    """swtpm chardev and cuse: their options, what is missing, and what is not offered; devices are made in a guest, see
-    test_cuse.py"""
+    """swtpm chardev and cuse: their options, and what is missing; devices are made in a guest, see test_cuse.py"""
     good = ("--tpm2", "--tpmstate", "dir=" + folder_of("d"))
     for args, piece in ((("chardev", *good), "--vtpm-proxy is missing"), (("cuse", *good), "--name is missing"),
-                        (("chardev", *good, "--chardev", "/dev/null"), "not offered"),
-                        (("chardev", *good, "--fd", "7"), "not offered"),
+                        (("chardev", *good, "--chardev", "/dev/none"), "/dev/none"),
+                        (("chardev", *good, "--chardev", VTPM), "is no character device"), (("chardev", *good, "--fd", "77"), "77"),
                         (("chardev", *good, "--vtpm-proxy", "--server", "port=1"), "--server"),
                         (("chardev", *good, "--vtpm-proxy", "--terminate"), "--terminate"),
                         (("chardev", "--vtpm-proxy", *good[1:]), "TPM 1.2"),
@@ -300,6 +300,33 @@ def test_devices(place):
         if not os.path.exists(node):
             contains(run(place, SWTPM, interface, *good, *options[interface], status=1).stderr, "modprobe " + module)
             same(os.listdir(folder_of("d")), [])
+
+
+def test_given_device(place):
+    """swtpm chardev --chardev and --fd: the commands of a device that another program has made, which sets the locality where
+    it is told that it may; it ends in order, and with the device"""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for fd, device, close, more, result in ((master, slave, lambda: os.close(master), (), 0x143),
+                                            (ours.fileno(), theirs.fileno(), ours.close,
+                                             ("--locality", "allow-set-locality"), 0)):
+        for ends in ("term", "closed"):
+            copy = os.dup(device)
+            args = ("--fd", str(copy)) if device != slave else ("--chardev", os.ttyname(slave))
+            served = Served(place, folder_of("device-%d" % device), *args, *more, "--flags", "startup-clear", "--log",
+                            "file=log", interface="chardev", ctrl=None, pass_fds=(copy,))
+            for command, length, code in ((get_random(8), 20, 0), (b"\x80\1\0", 10, RC_COMMAND_SIZE),
+                                          (tpm_command(0x20001000, b"\2"), 10, result)):
+                os.write(fd, command)
+                answer = os.read(fd, 4096)
+                same((len(answer), rc_of(answer)), (length, code), "%s, %s" % (args, command.hex()))
+            if ends == "term":
+                served.process.terminate()
+                served.ends(0)
+        close()
+        served.ends(1)
+        contains(read_file("log").decode(), "the TPM device was closed")
 
 
 def test_words(place):

@@ -32,7 +32,9 @@ vtpm_frontend_parse_cuse (const char *text, VtpmFrontendSpec *spec, GError **err
 VtpmFrontend *
 vtpm_frontend_open (const VtpmFrontendSpec *spec, char **module_dirs, GError **error)
 {
-  return spec->kind == VTPM_FRONTEND_CUSE ? vtpm_cuse_open (spec, module_dirs, error) : vtpm_proxy_open (error);
+  return spec->kind == VTPM_FRONTEND_CUSE    ? vtpm_cuse_open (spec, module_dirs, error)
+         : spec->kind == VTPM_FRONTEND_GIVEN ? vtpm_proxy_adopt (spec->fd)
+                                             : vtpm_proxy_open (error);
 }
 
 void

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A device node that guests or programs use as their TPM, beside or instead of sockets: /dev/NAME by CUSE, or the
- * kernel's /dev/tpmN by its vtpm-proxy. Control thread only; commands run in the data channel's.
+ * A device node that guests or programs use as their TPM, beside or instead of sockets: /dev/NAME by CUSE, the
+ * kernel's /dev/tpmN by its vtpm-proxy, or one that another program has made. Control thread only; commands run in the
+ * data channel's.
  */
 #pragma once
 
@@ -13,7 +14,8 @@ typedef enum
 {
   VTPM_FRONTEND_NONE,
   VTPM_FRONTEND_CUSE,
-  VTPM_FRONTEND_PROXY
+  VTPM_FRONTEND_PROXY,
+  VTPM_FRONTEND_GIVEN
 } VtpmFrontendKind;
 
 typedef struct
@@ -22,6 +24,7 @@ typedef struct
   char *name;         /* CUSE: of the node below /dev */
   guint major, minor; /* CUSE: its device number; major 0: the kernel chooses */
   VtpmAccess access;
+  int fd; /* GIVEN: the device where commands come from and answers go to; the front end's */
 } VtpmFrontendSpec;
 
 /** Parses NAME[,mode=OCTAL][,uid=N][,gid=N]. FALSE: usage. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What frontend.c and the two kinds of device nodes share.
+ * What frontend.c and the kinds of device nodes share.
  */
 #pragma once
 
@@ -32,3 +32,4 @@ struct VtpmFrontend
 VtpmFrontend *vtpm_cuse_open (const VtpmFrontendSpec *spec, char **module_dirs,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 VtpmFrontend *vtpm_proxy_open (GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmFrontend *vtpm_proxy_adopt (int fd);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A /dev/tpmN of the kernel's, for containers: its driver vtpm-proxy gives us the commands (Linux,
- * Documentation/security/tpm/tpm_vtpm_proxy.rst). Our descriptor carries one command and its answer at a time.
+ * Documentation/security/tpm/tpm_vtpm_proxy.rst). Our descriptor carries one command and its answer at a time. So does
+ * that of a device which another program has made, by the same driver or not.
  */
 #include "src/device/frontends/frontend_private.h"
 
@@ -45,8 +46,10 @@ set_locality (VtpmFrontend *frontend, const guint8 *command, gsize len)
   answer_code (frontend, set ? VTPM_RC_SUCCESS : VTPM_RC_LOCALITY);
 }
 
+/* OWN: it is the driver's, made by us. Of what another has made the data channel looks for locality commands, if it is
+ * told to. */
 static void
-serve (VtpmFrontend *frontend)
+take (VtpmFrontend *frontend, gboolean own)
 {
   guint8 command[VTPM_ENGINE_MAX_BUFFER];
   struct pollfd entry = { .fd = frontend->fd, .events = POLLIN };
@@ -54,17 +57,30 @@ serve (VtpmFrontend *frontend)
     return;
   ssize_t n = read (frontend->fd, command, sizeof command);
   gsize len = vtpm_command_length (command, (gsize) MAX (n, 0));
-  if (n < 0 && errno != EINTR)
+  if (n == 0 || (n < 0 && errno != EINTR))
     {
-      vtpm_log (VTPM_LOG_ERROR, "the kernel closed its TPM device: %s; its log may say why", g_strerror (errno));
+      vtpm_log (VTPM_LOG_ERROR, "the TPM device was closed: %s; its maker's log may say why (%s)",
+                n == 0 ? "no more commands" : g_strerror (errno), own ? "the kernel's" : "another program's");
       frontend->state = VTPM_CHANNEL_LOST;
     }
-  else if (n >= 0 && len == 0)
+  else if (n > 0 && len == 0)
     answer_code (frontend, VTPM_RC_COMMAND_SIZE);
-  else if (n >= 0 && vtpm_tpm_code (command) == TPM2_CC_SET_LOCALITY)
+  else if (n > 0 && own && vtpm_tpm_code (command) == TPM2_CC_SET_LOCALITY)
     set_locality (frontend, command, len);
-  else if (n >= 0)
+  else if (n > 0)
     vtpm_command_link_send (&frontend->link, command, len);
+}
+
+static void
+serve (VtpmFrontend *frontend)
+{
+  take (frontend, TRUE);
+}
+
+static void
+serve_given (VtpmFrontend *frontend)
+{
+  take (frontend, FALSE);
 }
 
 static void
@@ -78,6 +94,18 @@ proxy_free (VtpmFrontend *frontend)
  * before it 120 s (drivers/char/tpm/tpm2-cmd.c): it is not read until the TPM is on. */
 static const VtpmFrontendOperations operations
     = { .needs_power = TRUE, .serve = serve, .answered = answer, .free = proxy_free };
+static const VtpmFrontendOperations given
+    = { .needs_power = TRUE, .serve = serve_given, .answered = answer, .free = proxy_free };
+
+VtpmFrontend *
+vtpm_proxy_adopt (int fd)
+{
+  VtpmFrontend *frontend = g_new0 (VtpmFrontend, 1);
+  frontend->operations = &given;
+  frontend->link = (VtpmCommandLink) VTPM_COMMAND_LINK_INIT;
+  frontend->fd = fd;
+  return frontend;
+}
 
 static VtpmFrontend *
 failed (int cause, GError **error)
@@ -100,10 +128,8 @@ vtpm_proxy_open (GError **error)
   vtpm_autofd int control = open (CONTROL_NODE, O_RDWR | O_CLOEXEC);
   if (control < 0 || ioctl (control, VTPM_PROXY_IOC_NEW_DEV, &device) != 0)
     return failed (errno, error);
-  VtpmFrontend *frontend = g_new0 (VtpmFrontend, 1);
+  VtpmFrontend *frontend = vtpm_proxy_adopt ((int) device.fd);
   frontend->operations = &operations;
-  frontend->link = (VtpmCommandLink) VTPM_COMMAND_LINK_INIT;
-  frontend->fd = (int) device.fd;
   frontend->notice = g_strdup_printf ("/dev/tpm%u %u:%u", device.tpm_num, device.major, device.minor);
   fcntl (frontend->fd, F_SETFD, FD_CLOEXEC);
   return frontend;
