@@ -192,7 +192,8 @@ finish (Import *import)
 {
   g_autoptr (GError) error = NULL;
   if (import->done->aside_volatile && unlink (import->files.path[VTPM_SWTPM_VOLATILE]) != 0)
-    vtpm_log (VTPM_LOG_WARNING, "%s is kept as %s, but its old name cannot be removed: %s",
+    vtpm_log (VTPM_LOG_WARNING,
+              "%s is kept as %s, but its old name cannot be removed: %s; remove that before swtpm runs there again",
               import->files.path[VTPM_SWTPM_VOLATILE], import->done->aside_volatile, g_strerror (errno));
   if (!import->files.is_device && !vtpm_swtpm_sync_folder (import->files.path[VTPM_SWTPM_PERMANENT], &error))
     vtpm_log (VTPM_LOG_WARNING, "%s", error->message);

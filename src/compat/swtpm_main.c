@@ -44,7 +44,7 @@ main (int argc, char **argv)
       return 0;
     }
   if (*name)
-    fprintf (stderr, "swtpm: [usage] '%s' is not an interface that is offered\n", name);
+    fprintf (stderr, "swtpm: [usage] '%s' is not an interface that is offered; 'swtpm --help' lists them\n", name);
   print_help (stderr);
   return 1;
 }

@@ -132,6 +132,7 @@ vtpm_native_overwrite_leftovers (const VtpmNative *native)
       vtpm_autofd int fd = vtpm_native_open_to_overwrite (left);
       vtpm_native_overwrite (fd, 1);
       if (unlink (left) != 0)
-        vtpm_log (VTPM_LOG_WARNING, "cannot remove %s, which holds keys: %s", left, g_strerror (errno));
+        vtpm_log (VTPM_LOG_WARNING, "cannot remove %s, which holds keys: %s; remove it yourself", left,
+                  g_strerror (errno));
     }
 }
