@@ -2,6 +2,7 @@
 #include "src/device/control_channel.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,7 +10,8 @@
 #include "base/io.h"
 #include "base/log.h"
 
-#define READ_SIZE (32 * 1024) /* most state blobs come in one read; what is not written to takes no memory */
+#define READ_SIZE (16 * 1024) /* most state blobs come in one read */
+#define TRIM_SIZE (64 * 1024) /* the C library would keep up to 1 MiB of a buffer that grew beyond this */
 #define SEND_TIMEOUT_MS 10000
 
 struct VtpmControlChannel
@@ -152,6 +154,8 @@ make_room (VtpmControlChannel *channel)
   if (left == 0 && channel->size > READ_SIZE) /* it grew for a large blob */
     {
       g_clear_pointer (&channel->in, g_free);
+      if (channel->size > TRIM_SIZE)
+        malloc_trim (0);
       channel->size = 0;
     }
   if (channel->size - left < READ_SIZE / 2)
