@@ -219,7 +219,8 @@ serve (VtpmDataChannel *channel, Connection *connection)
           connection->end -= connection->start;
           connection->start = 0;
         }
-      ssize_t n = read (connection->fd, connection->in + connection->end, BUFFER_SIZE - connection->end);
+      /* for a socket the kernel has less to do than in read(2) */
+      ssize_t n = recv (connection->fd, connection->in + connection->end, BUFFER_SIZE - connection->end, 0);
       if (n < 0 && errno == EINTR)
         continue;
       if (n <= 0)

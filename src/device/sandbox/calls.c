@@ -32,7 +32,8 @@
 
 static const VtpmFilterRule calls[] = {
   /* a command and its commit */
-  ANY (read, "commands, requests, the signal descriptor, events; CUSE requests"),
+  ANY (recvfrom, "commands; requests without waiting"),
+  ANY (read, "requests, the signal descriptor, events; CUSE requests"),
   ANY (write, "answers, log lines, events; the proxy's answers"),
   ANY (futex, "the device's locks; threads that wait for each other"),
 #ifdef SYS_poll
@@ -61,7 +62,6 @@ static const VtpmFilterRule calls[] = {
   ANY (readv, "libfuse"),
   ANY (writev, "libfuse's answers"),
   ANY (recvmsg, "SET_DATAFD's descriptor; the state file from the broker"),
-  ANY (recvfrom, "requests without waiting"),
   ANY (accept4, "the next client of a socket that listens"),
   ANY (listen, "the management socket that the broker made: who connects sees who called this"),
   ANY (shutdown, "a client that is broken off"),
