@@ -87,7 +87,8 @@ pid_t vtpm_store_file_owner (VtpmStore *store);
 gboolean vtpm_store_file_mark (VtpmStore *store, guint64 generation, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes the marks of this process away. */
 void vtpm_store_file_unmark (VtpmStore *store);
-/** Another process that has marked GENERATION. 0: none; -1: as above. */
+/** Another process that has marked GENERATION. 0: none; -1: as above. Tried, not asked, for over NFS version 3 no lock
+ * of another host is told of: STORE is writable, and the caller holds the owner lock. */
 pid_t vtpm_store_file_marked_by (VtpmStore *store, guint64 generation);
 
 GQuark vtpm_store_error_quark (void);

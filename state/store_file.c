@@ -394,8 +394,17 @@ vtpm_store_file_unmark (VtpmStore *store)
 pid_t
 vtpm_store_file_marked_by (VtpmStore *store, guint64 generation)
 {
-  struct flock lock = lock_of (F_WRLCK, mark_of (generation));
-  if (fcntl (file_store (store)->fd, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK)
-    return 0; /* where there are no such locks there are no marks */
-  return lock.l_pid > 0 ? lock.l_pid : -1;
+  struct flock lock = lock_of (F_WRLCK, mark_of (generation)), told = lock;
+  gboolean free = fcntl (file_store (store)->fd, F_OFD_SETLK, &lock) == 0;
+  gboolean marked = !free && (errno == EAGAIN || errno == EACCES); /* else there are no such locks, and no marks */
+  if (free)
+    {
+      lock.l_type = F_UNLCK;
+      fcntl (file_store (store)->fd, F_OFD_SETLK, &lock);
+    }
+  if (!marked)
+    return 0;
+  if (fcntl (file_store (store)->fd, F_GETLK, &told) != 0 || told.l_type == F_UNLCK || told.l_pid <= 0)
+    return -1;
+  return told.l_pid;
 }
