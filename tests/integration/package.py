@@ -11,6 +11,13 @@ from overlay import Overlay, Unavailable
 BUILD_LIMIT = 600
 
 
+def make_deb(**variables):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VTPM_"))}
+    return subprocess.run(["make", "-s", "deb"], cwd=os.path.dirname(VTPM),
+                          env=dict(env, MAKEFLAGS="-j%d" % os.cpu_count(), **variables), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BUILD_LIMIT, check=False)
+
+
 @functools.lru_cache
 def build():
     """Makes it where it is not made yet; returns its path."""
@@ -19,10 +26,7 @@ def build():
         raise Skip("what takes long is left out")
     if not os.path.exists(os.path.join(folder, "Makefile")):
         raise Skip("%s is no build folder" % folder)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VTPM_"))}
-    done = subprocess.run(["make", "-s", "deb"], cwd=folder, env=dict(env, MAKEFLAGS="-j%d" % os.cpu_count()),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=BUILD_LIMIT, check=False)
+    done = make_deb()
     found = [name for name in os.listdir(os.path.join(folder, "deb")) if name.endswith(".deb")]
     if done.returncode != 0 or len(found) != 1:
         raise AssertionError("make deb: status %d, left %r\n%s" % (done.returncode, found, done.stdout[-4000:]))

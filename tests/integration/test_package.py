@@ -9,7 +9,7 @@ import stat
 import subprocess
 
 from device import Skip, contains, lacks, main, need_root, same, true
-from package import build, copy_of_host
+from package import build, copy_of_host, make_deb
 
 NAMES = ("swtpm", "swtpm_setup", "swtpm_ioctl")
 PROFILE = "/etc/apparmor.d/usr.bin.swtpm"
@@ -140,11 +140,16 @@ def read(host, path):
 
 
 def test_build(_place):
-    """make deb: the programs for the places of a host, what it depends on, its manual; a second run gives the same"""
+    """make deb: the programs for the places of a host, what it depends on, its manual, whom it is from; made anew it is the
+    same"""
     package = build()
     with open(package, "rb") as file:
         first = file.read()
-    os.unlink(package)
+    for address, status in (("nobody", 2), ("security@example.com", 0)):
+        done = make_deb(DEBFULLNAME="Example Hosting", DEBEMAIL=address)
+        same(done.returncode, status, done.stdout)
+    same(subprocess.run(["dpkg-deb", "-f", package, "Maintainer"], check=True, timeout=60, stdout=subprocess.PIPE,
+                        text=True).stdout, "Example Hosting <security@example.com>\n")
     build.__wrapped__()
     with open(package, "rb") as file:
         true(file.read() == first, "two builds differ")
