@@ -1,5 +1,5 @@
 tap_cases += tests/integration/test_guest.py tests/integration/test_windows_list.py
-EXTRA_DIST += qemu/canary.py qemu/clones.py qemu/demo qemu/fetch-kernel qemu/guest.py qemu/init qemu/init-apparmor qemu/init-nodes qemu/initramfs qemu/libvirt.py qemu/libvirt_story.py qemu/libvirt-emulator.xml qemu/libvirt-external.xml qemu/medium.py qemu/nodes.py qemu/scenario.py qemu/tpms.py
+EXTRA_DIST += qemu/canary.py qemu/clones.py qemu/debs.py qemu/demo qemu/fetch-kernel qemu/guest.py qemu/init qemu/init-apparmor qemu/init-nodes qemu/initramfs qemu/libvirt.py qemu/libvirt_story.py qemu/libvirt-emulator.xml qemu/libvirt-external.xml qemu/medium.py qemu/nodes.py qemu/scenario.py qemu/tpms.py
 
 # Two boots of a real virtual machine; see qemu/demo.
 demo: vtpm vtpm-provider-native tests/plainstate

@@ -11,14 +11,12 @@ is in shim. Nothing of the host is changed: the packages are downloaded and unpa
   medium.make_variables(path, enrolled=True)                    firmware's variables, raw
   [QEMU, *medium.machine(variables)]                            q35 with SMM and that firmware; no disk, TPM or -kernel
 """
-import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 
+import debs
 from guest import QEMU, accelerator
-from tpms import GuestError
 
 # The build with SMM, which alone keeps a guest's kernel from writing the variables (OVMF's README, "SMM support").
 CODE = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd"
@@ -51,37 +49,9 @@ def missing():
     return None
 
 
-def _run(*command, cwd=None, limit=120):
-    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, check=False)
-    if done.returncode != 0:
-        raise GuestError(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
-
-
 def fetch(cache):
     """Downloads and unpacks shim and GRUB where that is not done yet; returns the folder that has both."""
-    folder = os.path.join(os.path.abspath(cache), "loaders")
-    os.makedirs(folder, exist_ok=True)
-    # tests that run side by side share one cache
-    with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all(os.path.exists(os.path.join(folder, name)) for _, _, name in LOADERS):
-            _download(folder)
-    return folder
-
-
-def _download(folder):
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        # the sandbox user of apt could not write into a folder of ours
-        _run("apt-get", "-q", "-o", f"APT::Sandbox::User={_user()}", "download", *(package for package, _, _ in LOADERS), cwd=work,
-             limit=300)
-        for name in os.listdir(work):
-            _run("dpkg", "-x", name, "unpacked", cwd=work)
-        for _, source, name in LOADERS:
-            os.replace(os.path.join(work, "unpacked", source), os.path.join(folder, name))
-
-
-def _user():
-    return subprocess.run(["id", "-un"], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    return debs.fetch(cache, "loaders", LOADERS)
 
 
 def make_disk(path, kernel, initramfs, cmdline, loaders):
@@ -103,12 +73,12 @@ def make_iso(path, kernel, initramfs, cmdline, loaders, files=None):
         for name, source in (files or {}).items():
             os.makedirs(os.path.dirname(os.path.join(tree, name)), exist_ok=True)
             shutil.copyfile(source, os.path.join(tree, name))
-        _run("xorriso", "-as", "mkisofs", "-quiet", "-J", "-R", "-V", "FREE_MEDIUM", "-e", "efi.img", "-no-emul-boot", "-o", path, tree)
+        debs.run("xorriso", "-as", "mkisofs", "-quiet", "-J", "-R", "-V", "FREE_MEDIUM", "-e", "efi.img", "-no-emul-boot", "-o", path, tree)
 
 
 def put(disk, name, source):
     """Replaces one file of a disk of make_disk()."""
-    _run("mcopy", "-o", "-i", disk, source, f"::{name}")
+    debs.run("mcopy", "-o", "-i", disk, source, f"::{name}")
 
 
 def _make_tree(work, kernel, initramfs, cmdline, loaders):
@@ -126,8 +96,8 @@ def _make_fat(path, tree):
     size = sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(tree) for name in names)
     with open(path, "wb") as file:
         file.truncate((size // MIB + 4) * MIB)
-    _run("mkfs.vfat", "-n", "FREE", path)
-    _run("mcopy", "-s", "-i", path, *(os.path.join(tree, name) for name in sorted(os.listdir(tree))), "::")
+    debs.run("mkfs.vfat", "-n", "FREE", path)
+    debs.run("mcopy", "-s", "-i", path, *(os.path.join(tree, name) for name in sorted(os.listdir(tree))), "::")
 
 
 def make_variables(path, enrolled=True):
