@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""In place of the programs that boot guests, for where that takes too long (qemu/check-kernel): QEMU and its firmware
-alone, as far as what they ask of a TPM goes. No guest beyond that."""
+"""QEMU and its firmware, as far as what they ask of a TPM goes, with no guest beyond: for an emulated guest, in which
+one of its own takes hours (qemu/check-kernel)."""
 import os
 import socket
 import subprocess
