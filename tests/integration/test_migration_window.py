@@ -279,6 +279,11 @@ def test_saved_onwards(place):
 ELSEWHERE_PIDS = ("unshare", "--pid", "--fork", "--kill-child")
 
 
+def exchange(device, request):
+    device.sendall(request)
+    return device.recv(4096)
+
+
 class Between:
     """A management socket between a tool and the TPM. What is to happen meanwhile is done before the tool has its answer:
     to the question for the status, after which it writes to the header, or to the handing over of the key (or where it
@@ -304,14 +309,11 @@ class Between:
     def pass_on(self, tool, device):
         request = tool.recv(500)
         word = "status" if request.startswith(b"status") else "rekey"
-        if word == "status":  # as it stands when it asks
-            device.sendall(request)
+        answer = exchange(device, request) if word == "status" else None  # as it stands when it asks
         act = self.meanwhile.pop(word, None)
         if act:
             act()
-        if word == "rekey":
-            device.sendall(request)
-        tool.sendall(device.recv(4096))
+        tool.sendall(answer or exchange(device, request))
 
     def rekey(self):
         process = subprocess.Popen([*ELSEWHERE_PIDS, *self.window.argv(REFUSED["deep rekey"]), "--manage",
