@@ -252,10 +252,10 @@ keep_end (VtpmBlob *parts, gsize len)
   return parts;
 }
 
-/* Puts one part where it belongs; *PARTS, which it is of, is taken over by the one that ends it, for mostly there is
- * one only. FALSE for a second part of a type, or a critical one not known here. */
+/* Puts one part where it belongs. LAST is what all parts are in, which the last of them takes over, for mostly it is
+ * the only one; NULL: more follow. FALSE for a second part of a type, or a critical one not known here. */
 static gboolean
-take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, VtpmBlob **parts, GByteArray *unknown,
+take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, VtpmBlob **last, GByteArray *unknown,
            GError **error)
 {
   VtpmBlob **place = type == PART_PERMANENT  ? &payload->permanent
@@ -263,8 +263,7 @@ take_part (VtpmPayload *payload, guint16 type, const guint8 *data, gsize len, Vt
                                              : NULL;
   if (place && !*place)
     {
-      gboolean ends = data + len == (*parts)->data + (*parts)->len;
-      *place = ends ? keep_end (g_steal_pointer (parts), len) : vtpm_blob_copy (data, len);
+      *place = last ? keep_end (g_steal_pointer (last), len) : vtpm_blob_copy (data, len);
       return TRUE;
     }
   if (place || type == PART_FORMER_KEYS)
@@ -304,7 +303,7 @@ vtpm_payload_take (const VtpmSecret *keys, VtpmBlob *taken, GError **error)
   if (!decode_keys (payload, keys, error))
     return NULL;
   VtpmReader r = vtpm_reader (parts->data, parts->len);
-  while (vtpm_reader_left (&r) > 0)
+  while (parts && vtpm_reader_left (&r) > 0)
     {
       guint16 type = vtpm_read_le16 (&r);
       guint32 len = vtpm_read_le32 (&r);
@@ -315,7 +314,8 @@ vtpm_payload_take (const VtpmSecret *keys, VtpmBlob *taken, GError **error)
                           "part 0x%04x of the sealed state is cut off; restore a backup", type);
           return NULL;
         }
-      if (!take_part (payload, type, data, len, &parts, unknown, error))
+      gboolean more = vtpm_reader_left (&r) > 0;
+      if (!take_part (payload, type, data, len, more ? NULL : &parts, unknown, error))
         return NULL;
     }
   if (unknown->len)

@@ -72,7 +72,7 @@ def test_list(place):
 
 
 def test_list_many(place):
-    """10,000 state files are listed in a second of this machine, in order"""
+    """10,000 state files are listed in a second of this machine, in order (in ten where it is emulated)"""
     place.create("a.vtpm", "--ek", "rsa2048,ecc_nist_p384")
     header = read_file("a.vtpm")[:16384].rstrip(b"\0")
     for folder in range(100):
@@ -92,7 +92,7 @@ def test_list_many(place):
     same(paths, sorted(paths))
     same({line.split()[3] for line in lines}, {"9999"})
     took = usage.ru_utime + usage.ru_stime  # not the time that others had the processor
-    true(took < 1, "%.2f s" % took)
+    true(took < (10 if "VTPM_TEST_EMULATED" in os.environ else 1), "%.2f s" % took)
     return "%.2f s" % took
 
 
