@@ -31,6 +31,8 @@ OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 QEMU = "qemu-system-x86_64"
 STAGE_LIMIT = 180
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+SERIAL_BUFFER = 8 << 20
 PROGRAMS = (QEMU, "qemu-img", "tpm2", "cpio", "apt-get", "dpkg")
 
 
@@ -67,6 +69,18 @@ def accelerator():
     except OSError:
         return "tcg"
     return "kvm"
+
+
+def serial_line():
+    """Our end and QEMU's. QEMU writes the guest's bytes one by one, each of which takes almost a KiB of a socket's buffer,
+    and drops them after a few tries where that is full (hw/char/serial.c, MAX_XMIT_RETRY): a reader that waits for a
+    processor would miss some of a screen. So it is made as large as this user may."""
+    ours, theirs = socket.socketpair()
+    try:
+        theirs.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SERIAL_BUFFER)
+    except PermissionError:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SERIAL_BUFFER)
+    return ours, theirs
 
 
 class Qmp:
@@ -166,7 +180,7 @@ class Guest:
         if not os.path.exists(self.variables):
             self._make_variables()
         self.tpm_process = TpmProcess(self.tpm, self.folder, self.label, incoming=self.incoming is not None)
-        self.serial, serial_theirs = socket.socketpair()
+        self.serial, serial_theirs = serial_line()
         qmp_ours, qmp_theirs = socket.socketpair()
         self.qmp = Qmp(qmp_ours)
         theirs = (serial_theirs.fileno(), qmp_theirs.fileno())

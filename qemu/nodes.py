@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 
-from guest import PROGRAMS, QEMU, Guest, GuestError, Qmp, accelerator, die_with_parent
+from guest import PROGRAMS, QEMU, Guest, GuestError, Qmp, accelerator, die_with_parent, serial_line
 from tpms import last_lines
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -28,7 +28,7 @@ class NodeGuest(Guest):
         self.initramfs, self.say = initramfs, say
 
     def _start(self):
-        self.serial, serial_theirs = socket.socketpair()
+        self.serial, serial_theirs = serial_line()
         qmp_ours, qmp_theirs = socket.socketpair()
         self.qmp = Qmp(qmp_ours)
         theirs = (serial_theirs.fileno(), qmp_theirs.fileno())
