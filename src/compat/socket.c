@@ -206,6 +206,8 @@ static int
 serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
 {
   const VtpmCompatPlace *place = &socket->place;
+  if (!vtpm_compat_complete_mark (place, error))
+    return -1;
   /* swtpm makes a TPM where there is none. Where setup has been there was one: another would be a loss unseen. */
   gboolean make = !vtpm_compat_has_mark (place);
   Start start = { socket, config };

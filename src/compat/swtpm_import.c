@@ -16,8 +16,6 @@
 #include "src/tpm/engine.h"
 #include "state/audit.h"
 
-#define ASIDE "swtpm"
-
 typedef struct
 {
   const VtpmConfig *config;
@@ -169,9 +167,9 @@ name_aside (Import *import, GError **error)
   if (files->is_device)
     return TRUE;
   if (suspended && files->part[VTPM_SWTPM_VOLATILE]
-      && !(import->done->aside_volatile = vtpm_swtpm_name_aside (suspended, ASIDE, error)))
+      && !(import->done->aside_volatile = vtpm_swtpm_name_aside (suspended, VTPM_SWTPM_ASIDE, error)))
     return FALSE;
-  import->done->aside = vtpm_swtpm_name_aside (permanent, ASIDE, error);
+  import->done->aside = vtpm_swtpm_name_aside (permanent, VTPM_SWTPM_ASIDE, error);
   return import->done->aside && vtpm_swtpm_sync_folder (permanent, error);
 }
 

@@ -9,6 +9,9 @@
 #include "src/compat/swtpm_key.h"
 #include "src/provisioning/create.h"
 
+#define VTPM_SWTPM_ASIDE                                                                                               \
+  "swtpm" /* what the name of SOURCE's file ends with when it is kept (vtpm_swtpm_name_aside()) */
+
 typedef struct
 {
   const char *source;            /* a folder or image, as vtpm_swtpm_files_open() takes it */

@@ -29,15 +29,25 @@ vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
 {
   static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
                              "one only in a folder without this mark.\n";
-  if (!place->mark || vtpm_compat_has_mark (place))
+  if (!place->mark)
     return TRUE;
   vtpm_autofd int fd = open (place->mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MARK_MODE);
+  if (fd < 0 && errno == EEXIST)
+    return TRUE;
   if (fd >= 0 && vtpm_write_full (fd, text, sizeof text - 1) && vtpm_sync_folder_of (place->mark))
     return TRUE;
   vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", place->mark);
   if (fd >= 0)
     unlink (place->mark);
   return FALSE;
+}
+
+gboolean
+vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
+{
+  struct stat info;
+  g_autofree char *kept = g_strconcat (place->path, "." VTPM_SWTPM_ASIDE, NULL);
+  return lstat (kept, &info) != 0 || vtpm_compat_make_mark (place, error);
 }
 
 gboolean

@@ -13,6 +13,8 @@
 gboolean vtpm_compat_has_mark (const VtpmCompatPlace *place);
 /** Leaves the mark, durably. FALSE: failed. */
 gboolean vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same where swtpm's file was kept: the start that took it over may have ended before its mark. */
+gboolean vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Where swtpm's state is found it becomes ours, so that the VM finds its TPM as it was; KEY (or NULL) opens it, and

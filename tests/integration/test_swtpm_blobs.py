@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """State blobs that an swtpm sends: a VM that runs on it is migrated to us, or restored here. They come from Debian's."""
+import contextlib
 import json
 import os
 import shutil
@@ -199,6 +200,12 @@ def awaits(place, folder):
     return place.inspect(os.path.join(folder, STATE))["records"][0]["awaits_incoming"]
 
 
+def cut_short(folder):
+    """As the folder is where the start that took it over ended before it had left its mark."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, MARK))
+
+
 def test_saved_before_the_switch(place):
     """a VM that was saved on swtpm goes on from its blobs, though its file was taken over first: at that start, or at a
     later one if that ended before; the original is kept, and once a guest has had the TPM no blob takes its place"""
@@ -215,6 +222,7 @@ def test_saved_before_the_switch(place):
         same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
         ends.process.kill()
         ends.process.wait(10)
+        cut_short(folder)
         line, fds = given()
         finds_all(place, folder, blobs, pcr, *line, fds=fds)
         true(not awaits(place, folder), "a guest has had it")
@@ -253,6 +261,26 @@ def test_started_after_the_switch(place):
     nothing_came(place, folder, blobs, FAILURE, "[blob-mismatch]")
     cold(place, folder)
     same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
+
+
+def test_lost_after_the_switch(place):
+    """a state that was taken over and is gone is state-missing, never a new TPM; also where that start ended early"""
+    sent(place, "lost")
+    folder, original = theirs_for("lost", 1)
+    served = Served(place, folder, ctrl="takes")
+    wait_for_ours(folder)
+    served.process.kill()
+    served.process.wait(10)
+    for end in (lambda folder: None, cut_short):
+        end(folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, STATE))
+        served = Served(place, folder, ctrl="lost")
+        with served.control() as control:
+            same(control.init(), FAILURE)
+        served.ends(1, "[state-missing]")
+        true(not os.path.exists(os.path.join(folder, STATE)), "a new TPM was made")
+        same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
 
 
 def test_run(place):
