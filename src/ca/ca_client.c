@@ -153,8 +153,7 @@ fail_talk (const VtpmCaClient *client, GError **error)
   return FALSE;
 }
 
-/* Tells all that is asked, and that no more comes. Until a whole certificate is there, or TO_THE_END of what it says.
- */
+/* Tells all that is asked and that no more comes, until a whole certificate is there, or TO_THE_END of the answer. */
 static gboolean
 talk (VtpmCaClient *client, gboolean to_the_end, GError **error)
 {

@@ -240,11 +240,7 @@ vtpm_swtpm_name_aside (const char *path, const char *suffix, GError **error)
 gboolean
 vtpm_swtpm_sync_folder (const char *path, GError **error)
 {
-  g_autofree char *folder = g_path_get_dirname (path);
-  vtpm_autofd int fd = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd >= 0 && fsync (fd) == 0)
-    return TRUE;
-  return fail_errno (error, VTPM_ERROR_STORE_FAILED, "cannot sync the folder", folder);
+  return vtpm_sync_folder_of (path) || fail_errno (error, VTPM_ERROR_STORE_FAILED, "cannot sync the folder of", path);
 }
 
 /* Without a name, so that a kill leaves nothing; or with a temporary one where the file system has no such files. */
