@@ -58,8 +58,8 @@ class Packaged:
             raise lv.GuestError(f"virsh {' '.join(args)}: {done.stderr.strip()}")
         return done
 
-    def log(self, name):
-        return self.shell(f"tail -n 30 /var/log/swtpm/libvirt/qemu/{name}-swtpm.log").stdout
+    def logs(self, name):
+        return self.shell(f"tail -n 30 /var/log/swtpm/libvirt/qemu/{name}-swtpm.log; tail -n 10 /var/log/libvirt/qemu/{name}.log").stdout
 
     def end(self):
         self.daemon.kill()
@@ -149,7 +149,7 @@ def test_page(place):
             units = "".join(at.shell("cat /usr/lib/systemd/system/vtpm@.*").stdout)
             contains(units, "/run/vtpm-vms/%i.sock", "/var/lib/vtpm-vms/%i.vtpm", "/etc/vtpm/%i.env")
         except Exception:
-            print("# --- the TPM's log\n# " + at.log("web").replace("\n", "\n# "))
+            print("# --- the logs of TPM and QEMU\n# " + at.logs("web").replace("\n", "\n# "))
             raise
         finally:
             at.end()
