@@ -164,10 +164,19 @@ on_data_event (VtpmServer *server)
     vtpm_server_end (server);
 }
 
+/* When a start that failed ends by itself. A client that was not told yet is waited for as long as it is connected: QEMU
+ * asks for the TPM of a saved guest only when the guest's memory is loaded, however long that takes. */
+static gint64
+leave_at_ms (const VtpmServer *server)
+{
+  gboolean tells = server->stays && server->client && !server->told;
+  return server->key == VTPM_KEY_FAILED && !tells ? server->leave_at_ms : G_MAXINT64;
+}
+
 static int
 poll_timeout (const VtpmServer *server)
 {
-  gint64 until = server->key == VTPM_KEY_FAILED ? server->leave_at_ms : G_MAXINT64;
+  gint64 until = leave_at_ms (server);
   if (server->cancelling)
     return CANCEL_TICK_MS;
   if (server->control.waiting)
@@ -245,7 +254,7 @@ poll_once (VtpmServer *server)
     on_data_listener (server);
   if (polled[P_MANAGE].revents && !server->ended)
     vtpm_management_serve (server->management);
-  if (server->key == VTPM_KEY_FAILED && !server->ended && vtpm_now_ms () >= server->leave_at_ms)
+  if (!server->ended && vtpm_now_ms () >= leave_at_ms (server))
     vtpm_server_end (server);
 }
 

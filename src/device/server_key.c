@@ -17,9 +17,9 @@ fail (VtpmServer *server, GError *cause)
   options->started (options->started_data, cause);
   vtpm_log (VTPM_LOG_ERROR, "%s", cause->message);
   vtpm_fd_clear (&server->broker.fd);
-  gboolean stay = !options->leave_on_failure
+  server->stays = !options->leave_on_failure
                   && (options->stay_on_failure || server->asking || server->client || server->node.waiting);
-  server->leave_at_ms = vtpm_now_ms () + (stay ? options->config->init_wait_ms : 0);
+  server->leave_at_ms = vtpm_now_ms () + (server->stays ? options->config->init_wait_ms : 0);
 }
 
 /* Hooks of the control commands. */

@@ -45,8 +45,9 @@ struct VtpmServer
   VtpmKeyStatus key;
   gboolean asking;    /* the broker got as far as the providers */
   GError *failure;    /* with VTPM_KEY_FAILED */
-  gint64 leave_at_ms; /* with VTPM_KEY_FAILED: when to end */
-  gboolean told;      /* with VTPM_KEY_FAILED: a client was */
+  gboolean stays;     /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
+  gint64 leave_at_ms;
+  gboolean told;
   gboolean cancelling;
   gboolean ended;
   int exit_status;

@@ -110,6 +110,27 @@ def test_provider_fails(place):
         same(read_file("state.vtpm"), before)
 
 
+def test_provider_fails_long_before(place):
+    """a client that asks INIT long after the provider failed, as QEMU does when it loads a big guest, is told all the same"""
+    slow_state(place)
+    place.configure("init-wait=0.3\n")
+    place.gate("error wrong-passphrase try again")
+    device = place.start()
+    control = device.control()
+    wait_until(lambda: "wrong-passphrase" in device.errors(), "the failure is told")
+    time.sleep(1)
+    same(control.call(GET_CAPABILITY, reply=8)[0], 0)
+    same(control.init(), 0x21)
+    control.close()
+    device.ends(4, "[wrong-passphrase]")
+    device = place.start()
+    control = device.control()
+    wait_until(lambda: "wrong-passphrase" in device.errors(), "the failure is told")
+    time.sleep(1)
+    control.close()  # without having asked
+    device.ends(4, "[wrong-passphrase]")
+
+
 def test_provider_fails_alone(place):
     """a provider that fails and nobody connects: it ends after init-wait; with --init at once; SIGTERM ends it too"""
     slow_state(place)
