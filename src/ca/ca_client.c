@@ -20,6 +20,7 @@
 #define MAX_OUTPUT (256 * 1024)
 
 #define END_OF_CERTIFICATE "-----END CERTIFICATE-----"
+#define SUBJECT_PUBLIC_KEY 6 /* behind version, serial number, signature, issuer, validity, subject */
 
 struct VtpmCaClient
 {
@@ -237,20 +238,58 @@ vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error
   return !client->program || start (client, argv, error) ? conclude (client, error) : NULL;
 }
 
-/* Whether DER is one certificate for the key that REQUEST sent. */
 static gboolean
-is_answer (GBytes *der, const VtpmCaRequest *request)
+is_certificate (GBytes *der)
 {
-  gsize len;
-  const unsigned char *start = g_bytes_get_data (der, &len), *bytes = start;
-  unsigned char *key = NULL;
-  X509 *certificate = d2i_X509 (NULL, &bytes, (long) len);
-  int key_len = certificate ? i2d_X509_PUBKEY (X509_get_X509_PUBKEY (certificate), &key) : 0;
-  gboolean same = key_len > 0 && bytes == start + len && (gsize) key_len == g_bytes_get_size (request->public_key)
-                  && memcmp (key, g_bytes_get_data (request->public_key, NULL), (gsize) key_len) == 0;
-  OPENSSL_free (key);
+  const unsigned char *bytes = g_bytes_get_data (der, NULL);
+  X509 *certificate = d2i_X509 (NULL, &bytes, (long) g_bytes_get_size (der));
   X509_free (certificate);
+  return certificate != NULL;
+}
+
+/* The values in the SEQUENCE that DER is, to be freed; NULL: it is none, or something follows it. */
+static ASN1_SEQUENCE_ANY *
+open_sequence (const unsigned char *der, gsize len)
+{
+  const unsigned char *bytes = der;
+  ASN1_SEQUENCE_ANY *values = d2i_ASN1_SEQUENCE_ANY (NULL, &bytes, (long) len);
+  if (values && bytes == der + len)
+    return values;
+  sk_ASN1_TYPE_pop_free (values, ASN1_TYPE_free);
+  return NULL;
+}
+
+static const ASN1_STRING *
+sequence_at (const ASN1_SEQUENCE_ANY *values, int at)
+{
+  const ASN1_TYPE *value = at < sk_ASN1_TYPE_num (values) ? sk_ASN1_TYPE_value (values, at) : NULL;
+  return value && ASN1_TYPE_get (value) == V_ASN1_SEQUENCE ? value->value.sequence : NULL;
+}
+
+/* Whether DER is a certificate (RFC 5280, 4.1: of version 3) of PUBLIC_KEY. OpenSSL's X509 would set up decoders for that
+ * key, which takes half a millisecond and nobody needs. */
+static gboolean
+is_of_key (GBytes *der, GBytes *public_key)
+{
+  ASN1_SEQUENCE_ANY *whole = open_sequence (g_bytes_get_data (der, NULL), g_bytes_get_size (der));
+  const ASN1_STRING *tbs = sequence_at (whole, 0);
+  ASN1_SEQUENCE_ANY *fields
+      = tbs ? open_sequence (ASN1_STRING_get0_data (tbs), (gsize) ASN1_STRING_length (tbs)) : NULL;
+  const ASN1_STRING *key = sequence_at (fields, SUBJECT_PUBLIC_KEY);
+  gboolean same = key && (gsize) ASN1_STRING_length (key) == g_bytes_get_size (public_key)
+                  && memcmp (ASN1_STRING_get0_data (key), g_bytes_get_data (public_key, NULL),
+                             g_bytes_get_size (public_key))
+                         == 0;
+  sk_ASN1_TYPE_pop_free (fields, ASN1_TYPE_free);
+  sk_ASN1_TYPE_pop_free (whole, ASN1_TYPE_free);
   return same;
+}
+
+/* Whether DER is one certificate for the key that REQUEST sent. What a site's program says is read to its last field. */
+static gboolean
+is_answer (const VtpmCaClient *client, GBytes *der, const VtpmCaRequest *request)
+{
+  return is_of_key (der, request->public_key) && (!client->program || is_certificate (der));
 }
 
 void
@@ -284,7 +323,7 @@ vtpm_ca_client_answer (VtpmCaClient *client, GError **error)
     return NULL;
   const char *rest = output;
   g_autoptr (GBytes) der = vtpm_pem_parse (&rest, "CERTIFICATE");
-  if (der && is_answer (der, request))
+  if (der && is_answer (client, der, request))
     {
       g_string_erase (client->output, 0, rest - output);
       return g_steal_pointer (&der);

@@ -181,12 +181,13 @@ is_public_key (GBytes *public_key, const char *kind)
   gsize len;
   const unsigned char *start = g_bytes_get_data (public_key, &len), *bytes = start;
   unsigned char *der = NULL;
-  EVP_PKEY *key = d2i_PUBKEY (NULL, &bytes, (long) len);
-  int der_len = key ? i2d_PUBKEY (key, &der) : 0;
+  X509_PUBKEY *parsed = d2i_X509_PUBKEY (NULL, &bytes, (long) len);
+  EVP_PKEY *key = parsed ? X509_PUBKEY_get0 (parsed) : NULL;
+  int der_len = key ? i2d_X509_PUBKEY (parsed, &der) : 0;
   gboolean same = der_len > 0 && (gsize) der_len == len && memcmp (der, start, len) == 0
                   && EVP_PKEY_is_a (key, g_str_has_prefix (kind, "rsa") ? "RSA" : "EC");
   OPENSSL_free (der);
-  EVP_PKEY_free (key);
+  X509_PUBKEY_free (parsed);
   return same;
 }
 

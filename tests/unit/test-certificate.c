@@ -154,10 +154,19 @@ static void
 test_request_key (void)
 {
   static const guint8 extensions[] = { 0xa3, 2, 0x30, 0 };
-  g_autoptr (VtpmCaRequest) more = new_request (FALSE), other = new_request (FALSE), bad = new_request (FALSE);
+  static const guint8 endless[] = { 0x30, 0x80 }, end[] = { 0, 0 };
+  g_autoptr (VtpmCaRequest) more = new_request (FALSE), other = new_request (FALSE), bad = new_request (FALSE),
+                            ber = new_request (FALSE);
   gsize len;
   const guint8 *key = g_bytes_get_data (more->public_key, &len);
   g_autoptr (GByteArray) bytes = g_byte_array_new ();
+  g_assert_cmphex (key[1], <, 0x80);
+  g_byte_array_append (bytes, endless, sizeof endless);
+  g_byte_array_append (bytes, key + 2, (guint) len - 2);
+  g_byte_array_append (bytes, end, sizeof end);
+  g_bytes_unref (ber->public_key);
+  ber->public_key = g_bytes_new (bytes->data, bytes->len);
+  g_byte_array_set_size (bytes, 0);
   g_byte_array_append (bytes, key, (guint) len);
   bytes->data[len - 1] ^= 1; /* no point of the curve */
   g_bytes_unref (bad->public_key);
@@ -171,6 +180,7 @@ test_request_key (void)
   refuses_key (more);
   refuses_key (other);
   refuses_key (bad);
+  refuses_key (ber);
 }
 
 static X509 *
