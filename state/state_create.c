@@ -31,9 +31,10 @@ write_new_slots (VtpmStore *store, const VtpmRecord *record, const VtpmSecret *d
       if (!bytes || !write_part (store, VTPM_SLOT_OFFSET (slot), bytes->data, bytes->len, error))
         return FALSE;
     }
-  return vtpm_store_sync (store, error);
+  return TRUE;
 }
 
+/* One sync is enough: nobody finds the file before it has its name. */
 gboolean
 vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, const VtpmPayload *payload,
                    guint64 generation, GError **error)
