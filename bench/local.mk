@@ -11,9 +11,13 @@ bench_nodes_LDADD =
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
 EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run bench/nodes-run
-CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
+CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so
 
-bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes
+# preloaded, so no part of libtool's or automake's world
+bench/same-random.so: bench/same_random.c
+	$(AM_V_CCLD)$(CC) -D_GNU_SOURCE $(CFLAGS) -shared -fPIC -o $@ $(srcdir)/bench/same_random.c
+
+bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
 	$(srcdir)/bench/clone-run
@@ -25,4 +29,4 @@ bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench
 	$(srcdir)/bench/blob-run
 .PHONY: bench
 EXTRA_DIST += bench/rekey-run bench/sandbox-run bench/blob-run
-EXTRA_DIST += bench/libvirt-run
+EXTRA_DIST += bench/libvirt-run bench/same_random.c
