@@ -25,6 +25,6 @@ VtpmAuthority *vtpm_authority_open (const VtpmPlace *place, const char *name, GE
 void vtpm_authority_free (VtpmAuthority *authority);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmAuthority, vtpm_authority_free)
 
-/** The certificate that REQUEST asks for, DER. From any thread. */
+/** The certificate that REQUEST asks for, DER. */
 GBytes *vtpm_authority_issue (VtpmAuthority *authority, const VtpmCaRequest *request,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * vtpm-ca-local: the process that holds a certificate authority's key. It makes the authority, or reads requests on
- * stdin and writes certificates on stdout, each as soon as it can, and ends with its input. Requests that come together
- * are worked on at once.
+ * stdin and writes certificates on stdout, each as soon as it can, and ends with its input.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,8 +13,6 @@
 #include "base/io.h"
 #include "src/ca/authority.h"
 #include "src/ca/ca_store.h"
-
-#define AT_ONCE 4
 
 /* What was read, and how much of it nobody has worked on yet. */
 typedef struct
@@ -67,62 +64,11 @@ take_request (Input *input)
   return text;
 }
 
-typedef struct
-{
-  VtpmAuthority *authority;
-  char *text;          /* one request, or empty lines */
-  GBytes *certificate; /* or NULL */
-  GError *error;
-  GThread *thread; /* or NULL */
-} Work;
-
-static void
-work_clear (Work *work)
-{
-  g_clear_pointer (&work->text, g_free);
-  g_clear_pointer (&work->certificate, g_bytes_unref);
-  g_clear_error (&work->error);
-}
-
-static gpointer
-issue (gpointer data)
-{
-  Work *work = data;
-  const char *text = work->text;
-  g_autoptr (VtpmCaRequest) request = vtpm_ca_request_parse (&text, &work->error);
-  if (request)
-    work->certificate = vtpm_authority_issue (work->authority, request, &work->error);
-  return NULL;
-}
-
-static void
-issue_all (Work *work, guint n)
-{
-  for (guint i = 1; i < n; i++)
-    work[i].thread = g_thread_try_new ("issue", issue, &work[i], NULL);
-  for (guint i = 0; i < n; i++)
-    if (!work[i].thread)
-      issue (&work[i]);
-  for (guint i = 1; i < n; i++)
-    if (work[i].thread)
-      g_thread_join (work[i].thread);
-}
-
 static gboolean
-write_certificates (Work *work, guint n, GError **error)
+write_certificate (GBytes *certificate, GError **error)
 {
   g_autoptr (GString) out = g_string_new (NULL);
-  for (guint i = 0; i < n; i++)
-    {
-      if (work[i].error)
-        {
-          g_propagate_error (error, g_steal_pointer (&work[i].error));
-          return FALSE;
-        }
-      if (work[i].certificate)
-        vtpm_pem_format (out, "CERTIFICATE", g_bytes_get_data (work[i].certificate, NULL),
-                         g_bytes_get_size (work[i].certificate));
-    }
+  vtpm_pem_format (out, "CERTIFICATE", g_bytes_get_data (certificate, NULL), g_bytes_get_size (certificate));
   if (vtpm_write_full (STDOUT_FILENO, out->str, out->len))
     return TRUE;
   vtpm_error_set_errno (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED, errno,
@@ -130,18 +76,17 @@ write_certificates (Work *work, guint n, GError **error)
   return FALSE;
 }
 
-/* Those requests that are there. *N: how many. */
+/* TEXT: one request, or empty lines. */
 static gboolean
-issue_some (VtpmAuthority *authority, Input *input, guint *n, GError **error)
+issue (VtpmAuthority *authority, const char *text, GError **error)
 {
-  Work work[AT_ONCE] = { 0 };
-  for (*n = 0; *n < AT_ONCE && (work[*n].text = take_request (input)); (*n)++)
-    work[*n].authority = authority;
-  issue_all (work, *n);
-  gboolean written = write_certificates (work, *n, error);
-  for (guint i = 0; i < *n; i++)
-    work_clear (&work[i]);
-  return written;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmCaRequest) request = vtpm_ca_request_parse (&text, &cause);
+  g_autoptr (GBytes) certificate = request ? vtpm_authority_issue (authority, request, &cause) : NULL;
+  if (!cause)
+    return !certificate || write_certificate (certificate, error);
+  g_propagate_error (error, g_steal_pointer (&cause));
+  return FALSE;
 }
 
 /* The first one that asks for the default authority makes it, and says so before anything else: the audit log is the
@@ -162,11 +107,15 @@ sign (const VtpmPlace *place, const char *name, GError **error)
     return FALSE;
   g_autoptr (VtpmAuthority) authority = vtpm_authority_open (place, name, error);
   g_auto (Input) input = { .left = g_string_new (NULL) };
-  guint n = 0;
   gboolean good = authority != NULL;
-  while (good && (n > 0 || !input.end))
-    good = (n > 0 || read_some (&input, error)) && issue_some (authority, &input, &n, error);
-  return good;
+  while (good)
+    {
+      g_autofree char *text = take_request (&input);
+      if (!text && input.end)
+        return TRUE;
+      good = text ? issue (authority, text, error) : read_some (&input, error);
+    }
+  return FALSE;
 }
 
 static gboolean

@@ -10,13 +10,13 @@
 #include "base/errors.h"
 #include "src/ca/ca_store.h"
 
-#define CURVE "P-384"
+/* Not weaker than any key that is certified; and OpenSSL signs with it in a third of the time that P-384 takes. */
+#define CURVE "P-521"
 
 struct VtpmSigner
 {
   EVP_PKEY *key;        /* of a token: the public half only */
   VtpmPkcs11Key *token; /* or NULL */
-  GMutex one_at_a_time; /* a token's session takes no more */
   GBytes *public_key;
   const EVP_MD *md;
   const char *signature; /* OID */
@@ -69,7 +69,6 @@ finish (EVP_PKEY *key, VtpmPkcs11Key *token, GError **error)
 {
   g_autoptr (VtpmSigner) signer = g_new0 (VtpmSigner, 1);
   unsigned char *der = NULL;
-  g_mutex_init (&signer->one_at_a_time);
   signer->key = key;
   signer->token = token;
   int len = i2d_PUBKEY (key, &der);
@@ -122,7 +121,6 @@ vtpm_signer_free (VtpmSigner *signer)
     return;
   EVP_PKEY_free (signer->key);
   vtpm_pkcs11_key_free (signer->token);
-  g_mutex_clear (&signer->one_at_a_time);
   g_clear_pointer (&signer->public_key, g_bytes_unref);
   g_free (signer);
 }
@@ -183,9 +181,5 @@ vtpm_signer_sign (VtpmSigner *signer, const void *data, gsize len, GError **erro
       fail (error, "hash the certificate");
       return NULL;
     }
-  g_mutex_lock (&signer->one_at_a_time);
-  GBytes *signature
-      = vtpm_pkcs11_key_sign (signer->token, EVP_PKEY_is_a (signer->key, "RSA"), digest, digest_len, error);
-  g_mutex_unlock (&signer->one_at_a_time);
-  return signature;
+  return vtpm_pkcs11_key_sign (signer->token, EVP_PKEY_is_a (signer->key, "RSA"), digest, digest_len, error);
 }

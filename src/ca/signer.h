@@ -26,7 +26,7 @@ VtpmSecret *vtpm_signer_private_text (const VtpmSigner *signer, GError **error) 
 GBytes *vtpm_signer_public_key (const VtpmSigner *signer);
 /** Fills ISSUER's algorithm. */
 void vtpm_signer_set_algorithm (const VtpmSigner *signer, VtpmIssuer *issuer);
-/** The signature over DATA as a certificate holds it. From any thread. */
+/** The signature over DATA as a certificate holds it. */
 GBytes *vtpm_signer_sign (VtpmSigner *signer, const void *data, gsize len, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* src/ca/pkcs11_key.c */
