@@ -15,6 +15,7 @@
 #include "base/harden.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/provisioning/create.h"
 #include "src/tpm/engine.h"
 #include "state/seal.h"
 
@@ -113,7 +114,7 @@ start_broker (const VtpmBrokerOptions *options, const VtpmServerOptions *server,
     {
       close (ends[0]);
       close_endpoints (server);
-      if (!vtpm_secret_init (NULL))
+      if (!vtpm_secret_init_threads (options->create ? VTPM_CREATE_THREADS : 0, NULL))
         _exit (1);
       vtpm_broker_run (options, ends[1]);
     }

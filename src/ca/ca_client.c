@@ -101,7 +101,8 @@ vtpm_ca_client_free (VtpmCaClient *client)
 {
   if (!client)
     return;
-  vtpm_helper_end (&client->process, 0, NULL);
+  gboolean answered = client->asked->len == 0; /* then it ends by itself */
+  vtpm_helper_end (&client->process, answered ? GRACE_MS : 0, NULL);
   g_ptr_array_unref (client->asked);
   g_string_free (client->input, TRUE);
   g_string_free (client->output, TRUE);
@@ -266,8 +267,8 @@ sequence_at (const ASN1_SEQUENCE_ANY *values, int at)
   return value && ASN1_TYPE_get (value) == V_ASN1_SEQUENCE ? value->value.sequence : NULL;
 }
 
-/* Whether DER is a certificate (RFC 5280, 4.1: of version 3) of PUBLIC_KEY. OpenSSL's X509 would set up decoders for that
- * key, which takes half a millisecond and nobody needs. */
+/* Whether DER is a certificate (RFC 5280, 4.1: of version 3) of PUBLIC_KEY. OpenSSL's X509 would set up decoders for
+ * that key, which takes half a millisecond and nobody needs. */
 static gboolean
 is_of_key (GBytes *der, GBytes *public_key)
 {
@@ -276,16 +277,17 @@ is_of_key (GBytes *der, GBytes *public_key)
   ASN1_SEQUENCE_ANY *fields
       = tbs ? open_sequence (ASN1_STRING_get0_data (tbs), (gsize) ASN1_STRING_length (tbs)) : NULL;
   const ASN1_STRING *key = sequence_at (fields, SUBJECT_PUBLIC_KEY);
-  gboolean same = key && (gsize) ASN1_STRING_length (key) == g_bytes_get_size (public_key)
-                  && memcmp (ASN1_STRING_get0_data (key), g_bytes_get_data (public_key, NULL),
-                             g_bytes_get_size (public_key))
-                         == 0;
+  gboolean same
+      = key && (gsize) ASN1_STRING_length (key) == g_bytes_get_size (public_key)
+        && memcmp (ASN1_STRING_get0_data (key), g_bytes_get_data (public_key, NULL), g_bytes_get_size (public_key))
+               == 0;
   sk_ASN1_TYPE_pop_free (fields, ASN1_TYPE_free);
   sk_ASN1_TYPE_pop_free (whole, ASN1_TYPE_free);
   return same;
 }
 
-/* Whether DER is one certificate for the key that REQUEST sent. What a site's program says is read to its last field. */
+/* Whether DER is one certificate for the key that REQUEST sent. What a site's program says is read to its last field.
+ */
 static gboolean
 is_answer (const VtpmCaClient *client, GBytes *der, const VtpmCaRequest *request)
 {
@@ -335,12 +337,6 @@ vtpm_ca_client_answer (VtpmCaClient *client, GError **error)
     fail (error, client, VTPM_ERROR_FAILED,
           "answered without a certificate (PEM) for each request; see what its program prints");
   return NULL;
-}
-
-gboolean
-vtpm_ca_client_finish (VtpmCaClient *client, GError **error)
-{
-  return client->program || conclude (client, error);
 }
 
 gboolean

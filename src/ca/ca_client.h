@@ -16,13 +16,13 @@ typedef struct VtpmCaClient VtpmCaClient;
  * request. NULL: usage, failed.
  */
 VtpmCaClient *vtpm_ca_client_open (const VtpmPlace *place, const char *ca, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Ends what still runs. NULL is allowed. */
+/** Ends what still runs, and waits for the end of a program that has answered all. NULL is allowed. */
 void vtpm_ca_client_free (VtpmCaClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCaClient, vtpm_ca_client_free)
 
 /**
  * Asks for a certificate for each of REQUESTS (of VtpmCaRequest; taken over) and does not wait: an authority of this
- * host works on them meanwhile, on those of one call at once.
+ * host works on them meanwhile.
  */
 void vtpm_ca_client_ask (VtpmCaClient *client, GPtrArray *requests);
 /**
@@ -30,8 +30,6 @@ void vtpm_ca_client_ask (VtpmCaClient *client, GPtrArray *requests);
  * answer nothing more is asked. NULL: the authority's word, failed, provider-timeout after 60 s.
  */
 GBytes *vtpm_ca_client_answer (VtpmCaClient *client, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Behind the last answer: whether the authority ends as it should. FALSE: as above. */
-gboolean vtpm_ca_client_finish (VtpmCaClient *client, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** What the authority answers to INPUT, text to text; for 'vtpm ca issue'. CLIENT's, until it is used again. */
 const char *vtpm_ca_client_exchange (VtpmCaClient *client, const char *input, GError **error) G_GNUC_WARN_UNUSED_RESULT;

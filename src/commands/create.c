@@ -117,7 +117,7 @@ create (const char *config_path, const char *path, const VtpmCreateOptions *opti
         const VtpmAskerOptions *secrets, GError **error)
 {
   vtpm_harden_no_dump ();
-  if (!vtpm_secret_init (error))
+  if (!vtpm_secret_init_threads (VTPM_CREATE_THREADS, error))
     return FALSE;
   g_autoptr (VtpmAsker) asker = vtpm_asker_new (secrets, error);
   g_autoptr (VtpmConfig) config = asker ? vtpm_config_load (config_path, error) : NULL;

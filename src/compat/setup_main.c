@@ -203,8 +203,9 @@ run (const VtpmCompatSetup *setup, GError **error)
     return FALSE;
   vtpm_harden_no_dump ();
   signal (SIGPIPE, SIG_IGN);
-  g_autoptr (VtpmConfig) config
-      = vtpm_secret_init (error) ? vtpm_config_load (vtpm_compat_config_file (), error) : NULL;
+  g_autoptr (VtpmConfig) config = vtpm_secret_init_threads (VTPM_CREATE_THREADS, error)
+                                      ? vtpm_config_load (vtpm_compat_config_file (), error)
+                                      : NULL;
   if (!config)
     return FALSE;
   if (setup->key && !vtpm_compat_key_check (setup->key, error))

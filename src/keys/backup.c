@@ -76,10 +76,10 @@ vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots)
 gboolean
 vtpm_backup_allows_create (const VtpmPlace *place, const char *name, GError **error)
 {
-  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (place, NULL);
-  const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, NULL) : NULL;
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (place, error);
+  const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, error) : NULL;
   if (!entry)
-    return TRUE; /* the caller will say why */
+    return FALSE;
   VtpmBackup backup = vtpm_provider_entry_backup (entry);
   if (!entry->require_backup || backup == VTPM_BACKUP_NOT_OURS || backup == VTPM_BACKUP_ACTIVE)
     {

@@ -12,8 +12,8 @@
 void vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry);
 /** Likewise for every provider that KEY_SLOTS (of VtpmKeySlot) name and this host knows. */
 void vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots);
-/** Before a vTPM is made under the provider NAME (NULL: the default). FALSE: not-backed-up (it asks for a backup and
- * has none that is active); what it does not know it lets pass. */
+/** Before a vTPM is made under the provider NAME (NULL: the default). FALSE: provider-unknown, usage, not-backed-up (it
+ * asks for a backup and has none that is active). */
 gboolean vtpm_backup_allows_create (const VtpmPlace *place, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_backup_error_quark (void);

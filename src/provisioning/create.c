@@ -89,14 +89,70 @@ first_record (const VtpmCreateOptions *options)
 
 /* Its certificates go into the public part of RECORD. */
 static VtpmPayload *
-new_tpm (const VtpmConfig *config, const VtpmManufacture *how, VtpmRecord *record, GError **error)
+new_tpm (const VtpmConfig *config, const VtpmManufacture *how, VtpmRecord *record, VtpmCaClient **leaving,
+         GError **error)
 {
-  VtpmBlob *permanent = vtpm_manufacture (config, how, &record->vtpm_id, &record->public_part, error);
+  VtpmBlob *permanent = vtpm_manufacture (config, how, &record->vtpm_id, &record->public_part, leaving, error);
   if (!permanent)
     return NULL;
   VtpmPayload *payload = vtpm_payload_new ();
   payload->permanent = permanent;
   return payload;
+}
+
+typedef struct
+{
+  const VtpmConfig *config;
+  const VtpmCreateOptions *options;
+  VtpmRecord *record; /* whose key slots these are */
+  const VtpmSecret *dek;
+  GError *error;
+} KeySlots;
+
+static gpointer
+add_key_slots (gpointer data)
+{
+  KeySlots *slots = data;
+  const VtpmCreateOptions *options = slots->options;
+  if (vtpm_create_add_key_slot (slots->config, options->provider, slots->record, slots->dek, &slots->error)
+      && options->escrow)
+    (void) !vtpm_create_add_key_slot (slots->config, options->escrow, slots->record, slots->dek, &slots->error);
+  return NULL;
+}
+
+/* The keys of a TPM take long to make, and a provider may be far away: both at once. */
+static VtpmPayload *
+new_tpm_and_key_slots (KeySlots *slots, VtpmCaClient **leaving, GError **error)
+{
+  g_autoptr (GError) cause = NULL;
+  GThread *beside = g_thread_try_new ("wrap", add_key_slots, slots, NULL);
+  g_autoptr (VtpmPayload) payload
+      = new_tpm (slots->config, slots->options->manufacture, slots->record, leaving, &cause);
+  if (beside)
+    g_thread_join (beside);
+  else
+    add_key_slots (slots);
+  if (!slots->error)
+    slots->error = g_steal_pointer (&cause);
+  if (!slots->error)
+    return g_steal_pointer (&payload);
+  g_propagate_error (error, g_steal_pointer (&slots->error));
+  return NULL;
+}
+
+/* The TPM that is there already. */
+static const VtpmPayload *
+given_tpm_and_key_slots (KeySlots *slots, GError **error)
+{
+  const VtpmCreateOptions *options = slots->options;
+  add_key_slots (slots);
+  if (slots->error)
+    {
+      g_propagate_error (error, g_steal_pointer (&slots->error));
+      return NULL;
+    }
+  slots->record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
+  return options->payload;
 }
 
 static gboolean
@@ -107,16 +163,12 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
       || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
-  if (!dek || !vtpm_create_add_key_slot (config, options->provider, record, dek, error))
+  KeySlots slots = { .config = config, .options = options, .record = record, .dek = dek };
+  if (!dek)
     return FALSE;
-  if (options->escrow && !vtpm_create_add_key_slot (config, options->escrow, record, dek, error))
-    return FALSE;
-  if (options->payload)
-    {
-      record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
-      return vtpm_state_create (store, record, dek, options->payload, 1, error);
-    }
-  g_autoptr (VtpmPayload) payload = new_tpm (config, options->manufacture, record, error);
+  g_autoptr (VtpmCaClient) leaving = NULL; /* until the file is written it has gone */
+  g_autoptr (VtpmPayload) made = options->payload ? NULL : new_tpm_and_key_slots (&slots, &leaving, error);
+  const VtpmPayload *payload = options->payload ? given_tpm_and_key_slots (&slots, error) : made;
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
 }
 

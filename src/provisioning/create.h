@@ -8,6 +8,8 @@
 #include "src/provisioning/manufacture.h"
 #include "state/state.h"
 
+#define VTPM_CREATE_THREADS 1 /* vtpm_create()'s beside its caller's, for vtpm_secret_init_threads() */
+
 typedef struct
 {
   gboolean has_vm_uuid;
@@ -22,10 +24,10 @@ typedef struct
 } VtpmCreateOptions;
 
 /**
- * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened
- * here): only for a process that runs no TPM. With KEEP the store, holding the owner lock, is
- * given back; else it is closed. FALSE: state-exists, a provider's or certificate authority's word, store-full, usage,
- * failed; nothing is left behind.
+ * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened here): only for a process
+ * that runs no TPM. Providers are asked in a thread of their own while the TPM's keys are made; CONFIG's asker too.
+ * With KEEP the store, holding the owner lock, is given back; else it is closed. FALSE: state-exists, a provider's or
+ * certificate authority's word, store-full, usage, failed; no file is left behind.
  */
 gboolean vtpm_create (const VtpmConfig *config, const char *path, const VtpmCreateOptions *options, VtpmStore **keep,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -136,10 +136,17 @@ vtpm_tpm_has_kind (const VtpmKeyKind *kind, GError **error)
   return FALSE;
 }
 
-static gboolean
-wants_certificates (const VtpmManufacture *how)
+gboolean
+vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca, GError **error)
 {
-  return how->ca && !g_str_equal (how->ca, VTPM_CA_NONE);
+  *ca = NULL;
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    if (how->endorsement_keys & 1u << i && !vtpm_tpm_has_kind (&vtpm_key_kinds[i], error))
+      return FALSE;
+  if (!how->endorsement_keys || !how->ca || g_str_equal (how->ca, VTPM_CA_NONE))
+    return TRUE;
+  *ca = vtpm_ca_client_open (&config->place, how->ca, error);
+  return *ca != NULL;
 }
 
 static int
@@ -199,11 +206,11 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
   return requests || !ca;
 }
 
-/* The search for the primes of an RSA key takes most of the time: certificates of the others are signed meanwhile. */
+/* RSA keys first: their certificates are signed while the others are made. */
 static gboolean
 make_keys (const VtpmManufacture *how, const VtpmUuid *vtpm_id, VtpmPublicPart *part, VtpmCaClient *ca, GError **error)
 {
-  for (int rsa = 0; rsa < 2; rsa++)
+  for (int rsa = 1; rsa >= 0; rsa--)
     for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
       if (how->endorsement_keys & 1u << i && (vtpm_key_kinds[i].type == ALG_RSA) == rsa
           && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, ca, error))
@@ -231,7 +238,7 @@ store_certificates (const VtpmManufacture *how, VtpmCaClient *ca, VtpmPublicPart
           && !store_certificate (ca, VTPM_NV_PLATFORM_CERTIFICATE, &part->platform_certificate, error))
         return FALSE;
     }
-  return vtpm_ca_client_finish (ca, error);
+  return TRUE;
 }
 
 static int
@@ -275,17 +282,11 @@ vtpm_tpm_is_endorsement (guint32 handle)
 }
 
 VtpmPublicPart *
-vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
-                            GError **error)
+vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GError **error)
 {
-  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
-    if (how->endorsement_keys & 1u << i && !vtpm_tpm_has_kind (&vtpm_key_kinds[i], error))
-      return NULL;
-  /* it gets ready while keys are made here */
-  g_autoptr (VtpmCaClient) ca = wants_certificates (how) ? vtpm_ca_client_open (&config->place, how->ca, error) : NULL;
   g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();
-  if ((wants_certificates (how) && !ca) || !vtpm_nv_clear_certificates (error)
-      || !make_keys (how, vtpm_id, part, ca, error) || (ca && !store_certificates (how, ca, part, error)))
+  if (!vtpm_nv_clear_certificates (error) || !make_keys (how, vtpm_id, part, ca, error)
+      || (ca && !store_certificates (how, ca, part, error)))
     return NULL;
   g_ptr_array_sort (part->keys, compare);
   return g_steal_pointer (&part);

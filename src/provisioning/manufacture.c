@@ -81,15 +81,14 @@ make_storage_key (int kind, GError **error)
 }
 
 static gboolean
-provision (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id, GBytes **public_part,
-           GError **error)
+provision (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
 {
   g_autoptr (VtpmPublicPart) part = NULL;
   if (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error))
     return FALSE;
   if (how->endorsement_keys)
     {
-      part = vtpm_provision_endorsement (config, how, vtpm_id, error);
+      part = vtpm_provision_endorsement (how, ca, vtpm_id, error);
       if (!part)
         return FALSE;
       *public_part = vtpm_public_part_encode (part);
@@ -100,12 +99,13 @@ provision (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid 
 
 static VtpmBlob *
 provision_cold (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
-                const VtpmBlob *permanent, GBytes **public_part, GError **error)
+                const VtpmBlob *permanent, GBytes **public_part, VtpmCaClient **ca, GError **error)
 {
   if (!vtpm_engine_power_on (permanent, NULL, error))
     return NULL;
   VtpmBlob *done = NULL;
-  if (vtpm_tpm_start (error) && provision (config, how, vtpm_id, public_part, error) && vtpm_tpm_stop (error))
+  if (vtpm_tpm_start (error) && vtpm_provision_authority (config, how, ca, error)
+      && provision (how, *ca, vtpm_id, public_part, error) && vtpm_tpm_stop (error))
     done = vtpm_engine_take_stored ();
   vtpm_engine_power_off ();
   return done;
@@ -113,14 +113,18 @@ provision_cold (const VtpmConfig *config, const VtpmManufacture *how, const Vtpm
 
 VtpmBlob *
 vtpm_manufacture (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id, GBytes **public_part,
-                  GError **error)
+                  VtpmCaClient **leaving, GError **error)
 {
   *public_part = NULL;
+  *leaving = NULL;
   g_autoptr (VtpmBlob) permanent = vtpm_engine_open (error) ? vtpm_engine_manufacture (error) : NULL;
   if (!permanent || !how)
     return g_steal_pointer (&permanent);
-  VtpmBlob *done = provision_cold (config, how, vtpm_id, permanent, public_part, error);
+  VtpmBlob *done = provision_cold (config, how, vtpm_id, permanent, public_part, leaving, error);
   if (!done)
-    g_clear_pointer (public_part, g_bytes_unref);
+    {
+      g_clear_pointer (public_part, g_bytes_unref);
+      g_clear_pointer (leaving, vtpm_ca_client_free);
+    }
   return done;
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "src/ca/ca_client.h"
 #include "src/config.h"
 #include "src/provisioning/public_part.h"
 
@@ -25,22 +26,27 @@ VtpmManufacture vtpm_manufacture_defaults (const VtpmConfig *config);
 
 /**
  * Makes the TPM VTPM_ID. HOW NULL: as the library makes it, never started. *PUBLIC_PART is NULL where there is nothing
- * to tell. Opens the engine and leaves it off. NULL: the certificate authority's word, failed.
+ * to tell. *LEAVING is the authority, which has answered and ends, or NULL: to free it waits for its end, so do it
+ * last. Opens the engine and leaves it off. NULL: the certificate authority's word, failed.
  */
 VtpmBlob *vtpm_manufacture (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
-                            GBytes **public_part, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+                            GBytes **public_part, VtpmCaClient **leaving, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Over a TPM that is on and was started with TPM2_Startup(CLEAR): also for one that a guest has used. */
 
+/** Starts the authority that HOW wants, which gets ready while keys are made; *CA is NULL where it wants none. FALSE:
+ * failed (libtpms has no such keys), usage. */
+gboolean vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
- * Makes endorsement keys and certificates anew, in place of those that are there: old certificates are undefined one by
- * one, old persistent endorsement keys evicted, then come those of HOW. To be told the endorsement seed has changed:
- * TPM2_ChangeEPS before. Gives the new public part; a key whose handle is 0 there could not be made persistent, because
- * the guest has given the owner hierarchy a password (its certificate stands, and the guest can make it from the
- * template). NULL: the certificate authority's word, failed.
+ * Makes endorsement keys and certificates (by CA; NULL: none) anew, in place of those that are there: old certificates
+ * are undefined one by one, old persistent endorsement keys evicted, then come those of HOW. To be told the endorsement
+ * seed has changed: TPM2_ChangeEPS before. Gives the new public part; a key whose handle is 0 there could not be made
+ * persistent, because the guest has given the owner hierarchy a password (its certificate stands, and the guest can
+ * make it from the template). NULL: the certificate authority's word, failed.
  */
-VtpmPublicPart *vtpm_provision_endorsement (const VtpmConfig *config, const VtpmManufacture *how,
-                                            const VtpmUuid *vtpm_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmPublicPart *vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id,
+                                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A bit for each kind of endorsement key that is persistent or has a certificate. FALSE: failed. */
 gboolean vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate,
                                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -101,9 +101,10 @@ static VtpmBlob *
 blank_tpm (const VtpmConfig *config, const char *ca, const VtpmBlob *permanent, VtpmRecord *record, GError **error)
 {
   VtpmManufacture how;
+  g_autoptr (VtpmCaClient) leaving = NULL;
   if (!vtpm_manufacture_like (permanent, ca, &how, error))
     return NULL;
-  return vtpm_manufacture (config, &how, &record->vtpm_id, &record->public_part, error);
+  return vtpm_manufacture (config, &how, &record->vtpm_id, &record->public_part, &leaving, error);
 }
 
 /* What of the TPM is carried over; former keys never are. */

@@ -148,8 +148,11 @@ renew (const VtpmConfig *config, const char *ca, const VtpmUuid *vtpm_id, GBytes
   if (!vtpm_provisioned_endorsement_keys (&how.endorsement_keys, &how.platform_certificate, error)
       || !change_seed (error))
     return FALSE;
-  how.ca = how.endorsement_keys ? ca : NULL;
-  g_autoptr (VtpmPublicPart) part = vtpm_provision_endorsement (config, &how, vtpm_id, error);
+  how.ca = ca;
+  g_autoptr (VtpmCaClient) authority = NULL;
+  if (!vtpm_provision_authority (config, &how, &authority, error))
+    return FALSE;
+  g_autoptr (VtpmPublicPart) part = vtpm_provision_endorsement (&how, authority, vtpm_id, error);
   if (part && part->keys->len > 0)
     *public_part = vtpm_public_part_encode (part);
   return part != NULL;

@@ -169,6 +169,22 @@ def test_exec(place):
     same(nv(tools, 0x1C00002), told["endorsement_keys"][0]["certificate"])
 
 
+def test_beside_wrap(place):
+    """keys and certificates are made while a provider is slow; one that then refuses is told, and there is no TPM"""
+    place.add_gate()
+    place.gate("wait")
+    signer = documented_signer()
+    true(signer.startswith("#!/bin/sh\n"), signer)
+    answer = "#!/bin/sh\nmode=%s/gate/mode\nprintf '%%s' \"$(cat next)\" >$mode.new && mv $mode.new $mode\n" % place.data_dir
+    ca = own_signer(signer.replace("#!/bin/sh\n", answer, 1))
+    write_file("next", "open", "w")
+    place.create("state.vtpm", "--ek", P384, "--ca", ca, "--provider", "gate")
+    place.gate("wait")
+    write_file("next", "error access-denied not today", "w")
+    refuses(place, 4, ["[access-denied]", "not today"], "create", "other.vtpm", "--ek", P384, "--ca", ca, "--provider", "gate")
+    same([name for name in os.listdir(".") if "other" in name], [])
+
+
 def test_exec_wrong(place):
     """a program that refuses, answers rubbish, another key's certificate, too much or nothing: no TPM is made"""
     own_signer("#!/bin/true\n")
@@ -232,7 +248,7 @@ def test_helper(place):
                                                                            % (VTPM, place.config)))
     end = "-----END PUBLIC KEY-----\n"
     requests = [text + end for text in read_file("requests").decode().split(end)[:-1]]
-    same(["rsa2048" in text for text in requests], [False, True, True])
+    same(["rsa2048" in text for text in requests], [True, True, False])
     with subprocess.Popen([os.path.join(LIBEXEC, "vtpm-ca-local"), "sign", "site"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, env=dict(place.env, VTPM_DATA_DIR=place.data_dir), bufsize=0) as helper:
         for some in (requests[:1], requests * 3, ["rubbish"]):

@@ -64,11 +64,20 @@ make (const Host *host, const VtpmManufacture *how)
   GError *error = NULL;
   VtpmUuid id = vtpm_uuid_random ();
   g_autoptr (GBytes) public_part = NULL;
-  g_autoptr (VtpmBlob) permanent = vtpm_manufacture (host->config, how, &id, &public_part, &error);
+  g_autoptr (VtpmCaClient) leaving = NULL;
+  g_autoptr (VtpmBlob) permanent = vtpm_manufacture (host->config, how, &id, &public_part, &leaving, &error);
   g_assert_no_error (error);
   g_assert_true (vtpm_engine_power_on (permanent, NULL, &error));
   g_assert_true (vtpm_tpm_start (&error));
   return decode (public_part);
+}
+
+static VtpmPublicPart *
+provision (const Host *host, const VtpmManufacture *how, const VtpmUuid *id, GError **error)
+{
+  g_autoptr (VtpmCaClient) ca = NULL;
+  return vtpm_provision_authority (host->config, how, &ca, error) ? vtpm_provision_endorsement (how, ca, id, error)
+                                                                  : NULL;
 }
 
 static char *
@@ -151,7 +160,7 @@ test_new_identity (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_assert_true (vtpm_provisioned_endorsement_keys (&kinds, &platform, &error));
   g_assert_cmpuint (kinds, ==, how.endorsement_keys);
   g_assert_true (platform);
-  g_autoptr (VtpmPublicPart) after = vtpm_provision_endorsement (host->config, &how, &id, &error);
+  g_autoptr (VtpmPublicPart) after = provision (host, &how, &id, &error);
   g_assert_no_error (error);
   has_handles ("81000001 8101000a 81010016", "01800001 01c0000a 01c00016 01c08000");
   for (guint i = 0; i < 2; i++)
@@ -177,7 +186,7 @@ test_again (Host *host, gconstpointer unused G_GNUC_UNUSED)
   how.endorsement_keys = 1u << vtpm_key_kind_find ("ecc_nist_p256", 13);
   how.platform_certificate = FALSE;
   run (change_eps, sizeof change_eps);
-  g_autoptr (VtpmPublicPart) after = vtpm_provision_endorsement (host->config, &how, &id, &error);
+  g_autoptr (VtpmPublicPart) after = provision (host, &how, &id, &error);
   g_assert_no_error (error);
   has_handles ("81000001 8101000a", "01c0000a");
   vtpm_engine_power_off ();
@@ -195,7 +204,7 @@ test_owner_password (Host *host, gconstpointer unused G_GNUC_UNUSED)
   VtpmUuid id = vtpm_uuid_random ();
   run (set_owner_password, sizeof set_owner_password);
   run (change_eps, sizeof change_eps);
-  g_autoptr (VtpmPublicPart) after = vtpm_provision_endorsement (host->config, &how, &id, &error);
+  g_autoptr (VtpmPublicPart) after = provision (host, &how, &id, &error);
   g_assert_no_error (error);
   has_handles ("81000001", "01c0000a 01c00016 01c08000");
   g_assert_cmphex (key_at (after, 0)->handle, ==, 0);
@@ -223,8 +232,10 @@ refuses (const Host *host, const VtpmManufacture *how, VtpmErrorCode code)
   GError *error = NULL;
   VtpmUuid id = vtpm_uuid_random ();
   g_autoptr (GBytes) public_part = NULL;
-  g_autoptr (VtpmBlob) made = vtpm_manufacture (host->config, how, &id, &public_part, &error);
+  g_autoptr (VtpmCaClient) leaving = NULL;
+  g_autoptr (VtpmBlob) made = vtpm_manufacture (host->config, how, &id, &public_part, &leaving, &error);
   g_assert_null (made);
+  g_assert_null (leaving);
   g_assert_null (public_part);
   assert_code (&error, code);
 }
