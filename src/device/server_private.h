@@ -43,9 +43,9 @@ struct VtpmServer
   VtpmBrokerLink broker;
   int signals;
   VtpmKeyStatus key;
-  gboolean asking;    /* the broker got as far as the providers */
-  GError *failure;    /* with VTPM_KEY_FAILED */
-  gboolean stays;     /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
+  gboolean asking; /* the broker got as far as the providers */
+  GError *failure; /* with VTPM_KEY_FAILED */
+  gboolean stays;  /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
   gint64 leave_at_ms;
   gboolean told;
   gboolean cancelling;
