@@ -17,6 +17,7 @@
 #define HELPER "vtpm-ca-local"
 #define WAIT_MS 60000
 #define GRACE_MS 1000
+#define LEAVE_MS 10000 /* a token's session may be far away */
 #define MAX_OUTPUT (256 * 1024)
 
 #define END_OF_CERTIFICATE "-----END CERTIFICATE-----"
@@ -102,7 +103,7 @@ vtpm_ca_client_free (VtpmCaClient *client)
   if (!client)
     return;
   gboolean answered = client->asked->len == 0; /* then it ends by itself */
-  vtpm_helper_end (&client->process, answered ? GRACE_MS : 0, NULL);
+  vtpm_helper_end (&client->process, answered ? LEAVE_MS : 0, NULL);
   g_ptr_array_unref (client->asked);
   g_string_free (client->input, TRUE);
   g_string_free (client->output, TRUE);

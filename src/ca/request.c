@@ -174,18 +174,21 @@ is_whole (const VtpmCaRequest *request)
          && request->model && request->version && (request->platform || request->family);
 }
 
-/* It stands in the certificate as it is: with anything behind it, whoever asks would write the extensions. */
+/* It stands in the certificate as it is: with anything behind it, whoever asks would write the extensions. RSA's
+ * parameters, and what may follow its numbers, are left out only where the key itself is written anew; that is slow,
+ * and with EC nothing can hide there. */
 static gboolean
 is_public_key (GBytes *public_key, const char *kind)
 {
+  gboolean rsa = g_str_has_prefix (kind, "rsa");
   gsize len;
   const unsigned char *start = g_bytes_get_data (public_key, &len), *bytes = start;
   unsigned char *der = NULL;
   X509_PUBKEY *parsed = d2i_X509_PUBKEY (NULL, &bytes, (long) len);
   EVP_PKEY *key = parsed ? X509_PUBKEY_get0 (parsed) : NULL;
-  int der_len = key ? i2d_X509_PUBKEY (parsed, &der) : 0;
+  int der_len = !key ? 0 : rsa ? i2d_PUBKEY (key, &der) : i2d_X509_PUBKEY (parsed, &der);
   gboolean same = der_len > 0 && (gsize) der_len == len && memcmp (der, start, len) == 0
-                  && EVP_PKEY_is_a (key, g_str_has_prefix (kind, "rsa") ? "RSA" : "EC");
+                  && EVP_PKEY_is_a (key, rsa ? "RSA" : "EC");
   OPENSSL_free (der);
   X509_PUBKEY_free (parsed);
   return same;

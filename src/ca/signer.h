@@ -12,7 +12,7 @@
 
 typedef struct VtpmSigner VtpmSigner;
 
-/** A new P-384 key. */
+/** A new P-521 key. */
 VtpmSigner *vtpm_signer_new_key (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The key that TEXT (PEM, or a PKCS#11 URI of RFC 7512) stands for. NULL: state-damaged, usage, token-missing,
  * pin-wrong, failed. */

@@ -87,72 +87,100 @@ first_record (const VtpmCreateOptions *options)
   return record;
 }
 
-/* Its certificates go into the public part of RECORD. */
-static VtpmPayload *
-new_tpm (const VtpmConfig *config, const VtpmManufacture *how, VtpmRecord *record, VtpmCaClient **leaving,
-         GError **error)
+static gboolean
+add_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record, const VtpmSecret *dek,
+               GError **error)
 {
-  VtpmBlob *permanent = vtpm_manufacture (config, how, &record->vtpm_id, &record->public_part, leaving, error);
-  if (!permanent)
-    return NULL;
-  VtpmPayload *payload = vtpm_payload_new ();
-  payload->permanent = permanent;
-  return payload;
+  return vtpm_create_add_key_slot (config, options->provider, record, dek, error)
+         && (!options->escrow || vtpm_create_add_key_slot (config, options->escrow, record, dek, error));
 }
 
+/* A TPM that is made in a thread of its own while providers are asked: both take long where a provider is far away. It
+ * is not the providers' thread, for a prompt belongs to the thread that gets this process' signals. */
 typedef struct
 {
   const VtpmConfig *config;
-  const VtpmCreateOptions *options;
-  VtpmRecord *record; /* whose key slots these are */
-  const VtpmSecret *dek;
+  const VtpmManufacture *how;
+  VtpmRecord *record; /* whose public part gets the certificates; everything else of it is only read */
+  VtpmPayload *payload;
+  VtpmCaClient *leaving;
   GError *error;
-} KeySlots;
+  GMutex mutex;
+  GCond told;
+  gboolean wrapped, refused; /* under MUTEX: what came of the key slots */
+} NewTpm;
+
+static void
+tell_wrapped (NewTpm *tpm, gboolean wrapped)
+{
+  g_mutex_lock (&tpm->mutex);
+  tpm->wrapped = wrapped;
+  tpm->refused = !wrapped;
+  g_cond_signal (&tpm->told);
+  g_mutex_unlock (&tpm->mutex);
+}
+
+/* No authority signs for a TPM that no provider wraps a key for. */
+static gboolean
+await_wrapped (gpointer data)
+{
+  NewTpm *tpm = data;
+  g_mutex_lock (&tpm->mutex);
+  while (!tpm->wrapped && !tpm->refused)
+    g_cond_wait (&tpm->told, &tpm->mutex);
+  gboolean wrapped = tpm->wrapped;
+  g_mutex_unlock (&tpm->mutex);
+  return wrapped;
+}
 
 static gpointer
-add_key_slots (gpointer data)
+make_tpm (gpointer data)
 {
-  KeySlots *slots = data;
-  const VtpmCreateOptions *options = slots->options;
-  if (vtpm_create_add_key_slot (slots->config, options->provider, slots->record, slots->dek, &slots->error)
-      && options->escrow)
-    (void) !vtpm_create_add_key_slot (slots->config, options->escrow, slots->record, slots->dek, &slots->error);
+  NewTpm *tpm = data;
+  VtpmManufacture how = tpm->how ? *tpm->how : (VtpmManufacture){ 0 };
+  how.may_certify = await_wrapped;
+  how.may_certify_data = tpm;
+  VtpmBlob *permanent = vtpm_manufacture (tpm->config, tpm->how ? &how : NULL, &tpm->record->vtpm_id,
+                                          &tpm->record->public_part, &tpm->leaving, &tpm->error);
+  if (!permanent)
+    return NULL;
+  tpm->payload = vtpm_payload_new ();
+  tpm->payload->permanent = permanent;
   return NULL;
 }
 
-/* The keys of a TPM take long to make, and a provider may be far away: both at once. */
+/* *LEAVING: vtpm_manufacture()'s. */
 static VtpmPayload *
-new_tpm_and_key_slots (KeySlots *slots, VtpmCaClient **leaving, GError **error)
+new_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record,
+                       const VtpmSecret *dek, VtpmCaClient **leaving, GError **error)
 {
-  g_autoptr (GError) cause = NULL;
-  GThread *beside = g_thread_try_new ("wrap", add_key_slots, slots, NULL);
-  g_autoptr (VtpmPayload) payload
-      = new_tpm (slots->config, slots->options->manufacture, slots->record, leaving, &cause);
+  NewTpm tpm = { .config = config, .how = options->manufacture, .record = record };
+  g_mutex_init (&tpm.mutex);
+  g_cond_init (&tpm.told);
+  GThread *beside = tpm.how ? g_thread_try_new ("tpm", make_tpm, &tpm, NULL) : NULL;
+  gboolean wrapped = add_key_slots (config, options, record, dek, error);
+  tell_wrapped (&tpm, wrapped);
   if (beside)
     g_thread_join (beside);
-  else
-    add_key_slots (slots);
-  if (!slots->error)
-    slots->error = g_steal_pointer (&cause);
-  if (!slots->error)
-    return g_steal_pointer (&payload);
-  g_propagate_error (error, g_steal_pointer (&slots->error));
-  return NULL;
+  else if (wrapped)
+    make_tpm (&tpm);
+  g_cond_clear (&tpm.told);
+  g_mutex_clear (&tpm.mutex);
+  *leaving = tpm.leaving;
+  g_autoptr (VtpmPayload) payload = tpm.payload;
+  if (wrapped && tpm.error)
+    g_propagate_error (error, g_steal_pointer (&tpm.error));
+  g_clear_error (&tpm.error); /* the provider's word counts */
+  return wrapped ? g_steal_pointer (&payload) : NULL;
 }
 
 /* The TPM that is there already. */
 static const VtpmPayload *
-given_tpm_and_key_slots (KeySlots *slots, GError **error)
+given_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record,
+                         const VtpmSecret *dek, GError **error)
 {
-  const VtpmCreateOptions *options = slots->options;
-  add_key_slots (slots);
-  if (slots->error)
-    {
-      g_propagate_error (error, g_steal_pointer (&slots->error));
-      return NULL;
-    }
-  slots->record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
-  return options->payload;
+  record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
+  return add_key_slots (config, options, record, dek, error) ? options->payload : NULL;
 }
 
 static gboolean
@@ -163,12 +191,12 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
       || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
-  KeySlots slots = { .config = config, .options = options, .record = record, .dek = dek };
   if (!dek)
     return FALSE;
   g_autoptr (VtpmCaClient) leaving = NULL; /* until the file is written it has gone */
-  g_autoptr (VtpmPayload) made = options->payload ? NULL : new_tpm_and_key_slots (&slots, &leaving, error);
-  const VtpmPayload *payload = options->payload ? given_tpm_and_key_slots (&slots, error) : made;
+  g_autoptr (VtpmPayload) made
+      = options->payload ? NULL : new_tpm_and_key_slots (config, options, record, dek, &leaving, error);
+  const VtpmPayload *payload = options->payload ? given_tpm_and_key_slots (config, options, record, dek, error) : made;
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
 }
 

@@ -25,7 +25,7 @@ typedef struct
 
 /**
  * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened here): only for a process
- * that runs no TPM. Providers are asked in a thread of their own while the TPM's keys are made; CONFIG's asker too.
+ * that runs no TPM. The TPM's keys are made in a thread of its own while providers are asked in the caller's.
  * With KEEP the store, holding the owner lock, is given back; else it is closed. FALSE: state-exists, a provider's or
  * certificate authority's word, store-full, usage, failed; no file is left behind.
  */

@@ -176,6 +176,22 @@ requests_for (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *publi
   return g_steal_pointer (&requests);
 }
 
+static gboolean
+certify (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id,
+         VtpmCaClient *ca, GError **error)
+{
+  if (how->may_certify && !how->may_certify (how->may_certify_data))
+    {
+      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                      "nothing is certified for this TPM; see what failed before");
+      return FALSE;
+    }
+  GPtrArray *requests = requests_for (how, kind, public_key, vtpm_id, error);
+  if (requests)
+    vtpm_ca_client_ask (ca, requests);
+  return requests != NULL;
+}
+
 /* CA: NULL where no certificates are wanted. */
 static gboolean
 make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *vtpm_id, VtpmPublicPart *part,
@@ -200,10 +216,7 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
   VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
   entry->handle = persistent ? kind->handle : 0;
   entry->nv_index = ca ? kind->certificate : 0;
-  GPtrArray *requests = ca ? requests_for (how, kind, public_key, vtpm_id, error) : NULL;
-  if (requests)
-    vtpm_ca_client_ask (ca, requests);
-  return requests || !ca;
+  return !ca || certify (how, kind, public_key, vtpm_id, ca, error);
 }
 
 /* RSA keys first: their certificates are signed while the others are made. */

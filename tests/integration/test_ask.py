@@ -274,16 +274,18 @@ def test_run_prompt(place):
 def test_run_ends_while_it_asks(place):
     """however the device ends, the terminal is in order after"""
     passphrase_state(place)
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "typed"):
-        with terminal(place, "run", "state.vtpm", "--ctrl", "unix:ctrl", "--manage", "none") as tty:
-            tty.asked(PROMPT)
-            true(not tty.echoes(), "what is typed is shown")
-            if number == "typed":
-                tty.type(b"x\x03")
-            else:
-                os.kill(tty.job, number)
-            tty.event()
-            true(tty.is_as_before(), "the terminal's modes after %s" % number)
+    same(place.vtpm("provider", "default", "pass", "--config", place.config).returncode, 0)
+    for state in (["state.vtpm"], ["new.vtpm", "--create"]):
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "typed"):
+            with terminal(place, "run", *state, "--ctrl", "unix:ctrl", "--manage", "none") as tty:
+                tty.asked(PROMPT)
+                true(not tty.echoes(), "what is typed is shown")
+                if number == "typed":
+                    tty.type(b"x\x03")
+                else:
+                    os.kill(tty.job, number)
+                tty.event()
+                true(tty.is_as_before(), "the terminal's modes after %s" % number)
     same(check(place, "--password-file", "secret").returncode, 0)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """The certificate authorities that sign: the one vtpm makes, named ones, a program of the site, a PKCS#11 token."""
+import contextlib
 import json
 import os
 import re
@@ -8,12 +9,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from certificates import (P384, RSA, SOFTHSM, certificates, documented, good, nv, openssl, refuses,  # noqa: E402
                           text_of, verifies)
-from device import VTPM, Skip, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
+from device import (VTPM, Skip, contains, lacks, main, need_root, read_file, same, true, wait_until,  # noqa: E402
+                    write_file)
 from keyhost import LIBEXEC, audit  # noqa: E402
 from killed import killer, run_killed  # noqa: E402
 from tpm2_tools import Tools  # noqa: E402
@@ -135,6 +138,13 @@ def documented_signer():
     return next(block for block in documented("sh") if block.startswith("#!"))
 
 
+def threads(pid):
+    """The names of the threads of a process that runs."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [read_file(f"/proc/{pid}/task/{thread}/comm").decode().strip() for thread in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
 def own_signer(text):
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key",
             "-out", "ca.pem", "-subj", "/CN=Own CA", "-addext", "keyUsage=critical,keyCertSign", "-days", "3650")
@@ -170,19 +180,24 @@ def test_exec(place):
 
 
 def test_beside_wrap(place):
-    """keys and certificates are made while a provider is slow; one that then refuses is told, and there is no TPM"""
+    """a TPM is made while its provider is slow; nothing is certified before that has wrapped, nor when it refuses"""
     place.add_gate()
-    place.gate("wait")
     signer = documented_signer()
-    true(signer.startswith("#!/bin/sh\n"), signer)
-    answer = "#!/bin/sh\nmode=%s/gate/mode\nprintf '%%s' \"$(cat next)\" >$mode.new && mv $mode.new $mode\n" % place.data_dir
-    ca = own_signer(signer.replace("#!/bin/sh\n", answer, 1))
-    write_file("next", "open", "w")
-    place.create("state.vtpm", "--ek", P384, "--ca", ca, "--provider", "gate")
-    place.gate("wait")
-    write_file("next", "error access-denied not today", "w")
-    refuses(place, 4, ["[access-denied]", "not today"], "create", "other.vtpm", "--ek", P384, "--ca", ca, "--provider", "gate")
-    same([name for name in os.listdir(".") if "other" in name], [])
+    ca = own_signer(signer.replace("#!/bin/sh\n", "#!/bin/sh\ntouch asked-to-sign\n", 1))
+    for mode in ("open", "error access-denied not today"):
+        place.gate("wait")
+        with subprocess.Popen([VTPM, "create", mode[:4] + ".vtpm", "--ek", P384, "--ca", ca, "--provider", "gate", "--config",
+                               place.config], env=place.env, stderr=subprocess.PIPE, text=True) as made:
+            wait_until(lambda: "tpm" in threads(made.pid), "the TPM is made beside")
+            time.sleep(0.3)
+            true(not os.path.exists("asked-to-sign"), "the authority is asked too early")
+            place.gate(mode)
+            said = made.stderr.read()
+        same((made.returncode, os.path.exists("asked-to-sign")), (0, True) if mode == "open" else (4, False), said)
+        if mode == "open":
+            os.unlink("asked-to-sign")
+    contains(said, "[access-denied]", "not today")
+    same([name for name in os.listdir(".") if name.endswith(".vtpm")], ["open.vtpm"])
 
 
 def test_exec_wrong(place):

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include <openssl/rsa.h>
 #include <openssl/x509v3.h>
 
 #include "base/der.h"
@@ -183,6 +184,35 @@ test_request_key (void)
   refuses_key (ber);
 }
 
+/* rsaEncryption with parameters that are not NULL, as long: what OpenSSL reads it leaves out. */
+static void
+test_request_rsa_key (void)
+{
+  static const guint8 algorithm[] = { 0x01, 0x01, 0x01, 0x05, 0x00 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmCaRequest) request = new_request (FALSE);
+  unsigned char *der = NULL;
+  EVP_PKEY *key = EVP_RSA_gen (2048);
+  int len = i2d_PUBKEY (key, &der);
+  EVP_PKEY_free (key);
+  g_assert_cmpint (len, >, 0);
+  g_free (request->key);
+  request->key = g_strdup ("rsa2048");
+  g_bytes_unref (request->public_key);
+  request->public_key = g_bytes_new (der, (gsize) len);
+  g_autofree char *whole = format (request);
+  const char *text = whole;
+  g_autoptr (VtpmCaRequest) parsed = vtpm_ca_request_parse (&text, &error);
+  g_assert_no_error (error);
+  g_assert_true (g_bytes_equal (parsed->public_key, request->public_key));
+  guint8 *parameters = memmem (der, (gsize) len, algorithm, sizeof algorithm);
+  parameters[3] = 0x04;
+  g_bytes_unref (request->public_key);
+  request->public_key = g_bytes_new (der, (gsize) len);
+  OPENSSL_free (der);
+  refuses_key (request);
+}
+
 static X509 *
 parse (GBytes *der)
 {
@@ -355,6 +385,7 @@ main (int argc, char **argv)
   g_test_add_func ("/certificate/request-round-trip", test_request_round_trip);
   g_test_add_func ("/certificate/request-damaged", test_request_damaged);
   g_test_add_func ("/certificate/request-key", test_request_key);
+  g_test_add_func ("/certificate/request-rsa-key", test_request_rsa_key);
   g_test_add_func ("/certificate/ek", test_ek_certificate);
   g_test_add_func ("/certificate/platform", test_platform_certificate);
   g_test_add_func ("/certificate/public-keys", test_public_keys);
