@@ -26,6 +26,7 @@ PROGRAMS = ("libvirtd", "virsh", "qemu-img", "unshare", "mount")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMIT = 120
 CAPABILITIES = "qemu/capabilities"  # below /var/cache/libvirt: what QEMU can do, which takes libvirtd 8 s to find out
+MEMORY, MEMORY_OF_UEFI = "'MiB'>160<", "'MiB'>256<"  # a saved guest is the smaller the better
 UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "private")
 # The first process of the namespace: its wait takes who is orphaned, as an init does. $1: host name.
 INSIDE = 'mount -t proc proc /proc && hostname "$1" && libvirtd --pid-file /run/libvirt/libvirtd.pid & wait'
@@ -241,7 +242,7 @@ class Domain(Guest):
         with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
             text = file.read()
         if firmware:
-            text = text.replace("<os>", f"<os firmware='{firmware}'>")
+            text = text.replace("<os>", f"<os firmware='{firmware}'>").replace(MEMORY, MEMORY_OF_UEFI)
         if not kernel:
             text = re.sub(r"\s*<(kernel|initrd|cmdline)>.*", "", text)
         if tpm_socket:
