@@ -29,7 +29,7 @@ if "VTPM_LIBEXEC_DIR" in os.environ:  # the tests run in other folders
 PLAINSTATE = os.path.abspath(os.environ.get("VTPM_PLAINSTATE", "./tests/plainstate"))
 HELPERS = os.path.join(os.path.dirname(os.path.realpath(__file__)), "helpers")
 LIMIT = 30  # seconds that one answer, a start or an end may take
-TEST_LIMIT = 170  # and one test
+TEST_LIMIT = 700 if "VTPM_TEST_EMULATED" in os.environ else 170  # and one test
 
 (GET_CAPABILITY, INIT, SHUTDOWN, GET_ESTABLISHED, SET_LOCALITY, HASH_START, HASH_DATA, HASH_END, CANCEL, STORE_VOLATILE,
  RESET_ESTABLISHED, GET_STATEBLOB, SET_STATEBLOB, STOP, GET_CONFIG, SET_DATAFD, SET_BUFFERSIZE, GET_INFO,
