@@ -164,8 +164,8 @@ on_data_event (VtpmServer *server)
     vtpm_server_end (server);
 }
 
-/* When a start that failed ends by itself. A client that was not told yet is waited for as long as it is connected: QEMU
- * asks for the TPM of a saved guest only when the guest's memory is loaded, however long that takes. */
+/* When a start that failed ends by itself. A client that was not told yet is waited for as long as it is connected:
+ * QEMU asks for the TPM of a saved guest only when the guest's memory is loaded, however long that takes. */
 static gint64
 leave_at_ms (const VtpmServer *server)
 {
