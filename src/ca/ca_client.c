@@ -102,8 +102,8 @@ vtpm_ca_client_free (VtpmCaClient *client)
 {
   if (!client)
     return;
-  gboolean answered = client->asked->len == 0; /* then it ends by itself */
-  vtpm_helper_end (&client->process, answered ? LEAVE_MS : 0, NULL);
+  gboolean leaves = client->process.to < 0 && client->asked->len == 0; /* it has answered all, and knows */
+  vtpm_helper_end (&client->process, leaves ? LEAVE_MS : 0, NULL);
   g_ptr_array_unref (client->asked);
   g_string_free (client->input, TRUE);
   g_string_free (client->output, TRUE);

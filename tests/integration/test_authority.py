@@ -200,6 +200,19 @@ def test_beside_wrap(place):
     same([name for name in os.listdir(".") if name.endswith(".vtpm")], ["open.vtpm"])
 
 
+def test_silent_helper(place):
+    """a provider that refuses is told at once, whatever the authority's helper, which nobody has asked yet, is doing"""
+    os.mkdir("silent")
+    write_file("silent/vtpm-ca-local", "#!/bin/sh\nexec sleep 60\n", "w")
+    os.chmod("silent/vtpm-ca-local", 0o755)
+    place.env["VTPM_LIBEXEC_DIR"] = os.path.abspath("silent")
+    place.add_gate()
+    place.gate("error access-denied not today")
+    begin = time.monotonic()
+    refuses(place, 4, ["[access-denied]"], "create", "state.vtpm", "--ek", P384, "--provider", "gate")
+    true(time.monotonic() - begin < 5, "it took %.1f s" % (time.monotonic() - begin))
+
+
 def test_exec_wrong(place):
     """a program that refuses, answers rubbish, another key's certificate, too much or nothing: no TPM is made"""
     own_signer("#!/bin/true\n")
