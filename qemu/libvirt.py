@@ -26,7 +26,7 @@ PROGRAMS = ("libvirtd", "virsh", "qemu-img", "unshare", "mount")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMIT = 120
 CAPABILITIES = "qemu/capabilities"  # below /var/cache/libvirt: what QEMU can do, which takes libvirtd 8 s to find out
-MEMORY, MEMORY_OF_UEFI = "'MiB'>160<", "'MiB'>256<"  # a saved guest is the smaller the better
+MEMORY, MEMORY_OF_UEFI = 160, 256  # MiB, as little as does, for it is saved and restored; with UEFI a kernel needs more to load
 UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "private")
 # The first process of the namespace: its wait takes who is orphaned, as an init does. $1: host name.
 INSIDE = 'mount -t proc proc /proc && hostname "$1" && libvirtd --pid-file /run/libvirt/libvirtd.pid & wait'
@@ -242,13 +242,13 @@ class Domain(Guest):
         with open(os.path.join(HERE, self.template), encoding="utf-8") as file:
             text = file.read()
         if firmware:
-            text = text.replace("<os>", f"<os firmware='{firmware}'>").replace(MEMORY, MEMORY_OF_UEFI)
+            text = text.replace("<os>", f"<os firmware='{firmware}'>")
         if not kernel:
             text = re.sub(r"\s*<(kernel|initrd|cmdline)>.*", "", text)
         if tpm_socket:
             text = text.replace("@FOLDER@/@NAME@.tpm", tpm_socket)
         for word, value in (("NAME", self.name), ("UUID", self.uuid), ("CACHE", self.cache), ("FOLDER", self.folder),
-                            ("TPM", tpm)):
+                            ("TPM", tpm), ("MEMORY", str(MEMORY_OF_UEFI if firmware else MEMORY))):
             text = text.replace(f"@{word}@", value)
         path = os.path.join(self.folder, self.name + ".xml")
         with open(path, "w", encoding="utf-8") as file:
