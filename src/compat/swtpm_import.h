@@ -9,8 +9,8 @@
 #include "src/compat/swtpm_key.h"
 #include "src/provisioning/create.h"
 
-#define VTPM_SWTPM_ASIDE                                                                                               \
-  "swtpm" /* what the name of SOURCE's file ends with when it is kept (vtpm_swtpm_name_aside()) */
+/** What the name of SOURCE's file ends with when it is kept (vtpm_swtpm_name_aside()). */
+#define VTPM_SWTPM_ASIDE "swtpm"
 
 typedef struct
 {

@@ -43,11 +43,11 @@ struct VtpmServer
   VtpmBrokerLink broker;
   int signals;
   VtpmKeyStatus key;
-  gboolean asking; /* the broker got as far as the providers */
-  GError *failure; /* with VTPM_KEY_FAILED */
-  gboolean stays;  /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
-  gint64 leave_at_ms;
-  gboolean told;
+  gboolean asking;    /* the broker got as far as the providers */
+  GError *failure;    /* with VTPM_KEY_FAILED */
+  gboolean stays;     /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
+  gint64 leave_at_ms; /* with VTPM_KEY_FAILED: when to end, if no client is waited for */
+  gboolean told;      /* with VTPM_KEY_FAILED: a client was */
   gboolean cancelling;
   gboolean ended;
   int exit_status;
