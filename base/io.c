@@ -153,7 +153,7 @@ take_passed_fds (struct msghdr *msg, int *fd)
 }
 
 ssize_t
-vtpm_recv_with_fd (int sock, void *buf, gsize len, int *fd)
+vtpm_recv_with_fd (int sock, void *buf, gsize len, int flags, int *fd)
 {
   union
   {
@@ -166,7 +166,7 @@ vtpm_recv_with_fd (int sock, void *buf, gsize len, int *fd)
   *fd = -1;
   ssize_t n;
   do
-    n = recvmsg (sock, &msg, MSG_CMSG_CLOEXEC);
+    n = recvmsg (sock, &msg, flags | MSG_CMSG_CLOEXEC);
   while (n < 0 && errno == EINTR);
   if (n >= 0)
     take_passed_fds (&msg, fd);

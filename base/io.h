@@ -39,10 +39,10 @@ gboolean vtpm_write_full (int fd, const void *buf, gsize len) G_GNUC_WARN_UNUSED
  */
 gboolean vtpm_send_with_fd (int sock, const void *buf, gsize len, int pass_fd) G_GNUC_WARN_UNUSED_RESULT;
 /**
- * One recvmsg of up to LEN bytes. A passed descriptor, close-on-exec, goes to *FD, which is
+ * One recvmsg of up to LEN bytes, with FLAGS as it has them. A passed descriptor, close-on-exec, goes to *FD, which is
  * -1 without one; any beyond the first is closed. Gives the bytes, 0 at the end, -1 with errno.
  */
-ssize_t vtpm_recv_with_fd (int sock, void *buf, gsize len, int *fd) G_GNUC_WARN_UNUSED_RESULT;
+ssize_t vtpm_recv_with_fd (int sock, void *buf, gsize len, int flags, int *fd) G_GNUC_WARN_UNUSED_RESULT;
 
 /** CLOCK_MONOTONIC in milliseconds. */
 gint64 vtpm_now_ms (void);

@@ -107,7 +107,7 @@ vtpm_link_receive (int sock, VtpmLinkMessage *message, GError **error)
   guint8 fixed[FIXED_SIZE];
   guint32 len[5];
   *message = (VtpmLinkMessage){ .fd = -1 };
-  ssize_t n = vtpm_recv_with_fd (sock, fixed, sizeof fixed, &message->fd);
+  ssize_t n = vtpm_recv_with_fd (sock, fixed, sizeof fixed, 0, &message->fd);
   if (n <= 0 || !read_exactly (sock, fixed + n, sizeof fixed - (gsize) n))
     return gone (error);
   VtpmReader r = vtpm_reader (fixed, sizeof fixed);

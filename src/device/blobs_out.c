@@ -17,7 +17,10 @@ static void
 drop_pair (VtpmBlobs *blobs)
 {
   for (guint i = 0; i < G_N_ELEMENTS (blobs->out); i++)
-    g_clear_pointer (&blobs->out[i], g_bytes_unref);
+    {
+      g_clear_pointer (&blobs->out[i], g_bytes_unref);
+      blobs->sealed[i] = FALSE;
+    }
 }
 
 void
@@ -63,8 +66,7 @@ newest_record (VtpmBlobs *blobs)
 }
 
 static GBytes *
-seal_one (VtpmBlobs *blobs, const VtpmRecord *record, VtpmEnvelopePart part, const VtpmUuid *pair, VtpmBlob *blob,
-          GError **error)
+seal_one (VtpmBlobs *blobs, const VtpmRecord *record, VtpmEnvelopePart part, VtpmBlob *blob, GError **error)
 {
   VtpmState *state = blobs->device->state;
   VtpmSealer *sealer = vtpm_blobs_sealer (blobs, error);
@@ -82,34 +84,41 @@ seal_one (VtpmBlobs *blobs, const VtpmRecord *record, VtpmEnvelopePart part, con
     }
   VtpmBlob **place = part == VTPM_ENVELOPE_PERMANENT ? &payload->permanent : &payload->volatile_state;
   *place = blob; /* lent for the call */
-  GBytes *envelope = vtpm_seal_envelope_with (sealer, vtpm_state_dek (state), record, part, pair,
+  GBytes *envelope = vtpm_seal_envelope_with (sealer, vtpm_state_dek (state), record, part, &blobs->pair,
                                               vtpm_state_generation (state), payload, error);
   *place = NULL;
   return envelope;
 }
 
-/* Seals permanent and volatile state of this moment as one pair. */
 static gboolean
-make_pair (VtpmBlobs *blobs, GError **error)
+seal_permanent (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
+{
+  VtpmBlob *permanent = vtpm_state_payload (blobs->device->state)->permanent;
+  blobs->out[0] = seal_one (blobs, record, VTPM_ENVELOPE_PERMANENT, permanent, error);
+  return blobs->sealed[0] = blobs->out[0] != NULL;
+}
+
+static gboolean
+seal_volatile (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
 {
   VtpmDevice *device = blobs->device;
-  const VtpmPayload *payload = vtpm_state_payload (device->state);
-  const VtpmRecord *record = newest_record (blobs);
   g_autoptr (VtpmBlob) live = NULL;
-  VtpmUuid pair = vtpm_uuid_random ();
-  drop_pair (blobs);
-  if (device->powered)
-    {
-      live = vtpm_engine_get_volatile (error);
-      if (!live)
-        return FALSE;
-    }
-  VtpmBlob *volatile_state = live ? live : payload->volatile_state;
-  blobs->out_commands = device->commands;
-  blobs->out[0] = seal_one (blobs, record, VTPM_ENVELOPE_PERMANENT, &pair, payload->permanent, error);
-  if (blobs->out[0] && volatile_state)
-    blobs->out[1] = seal_one (blobs, record, VTPM_ENVELOPE_VOLATILE, &pair, volatile_state, error);
-  return blobs->out[0] && (blobs->out[1] || !volatile_state);
+  if (device->powered && !(live = vtpm_engine_get_volatile (error)))
+    return FALSE;
+  VtpmBlob *state = live ? live : vtpm_state_payload (device->state)->volatile_state;
+  if (state && !(blobs->out[1] = seal_one (blobs, record, VTPM_ENVELOPE_VOLATILE, state, error)))
+    return FALSE;
+  return blobs->sealed[1] = TRUE;
+}
+
+/* The volatile half of the pair whose permanent half was given, if nothing has changed since. */
+static gboolean
+seal_other_half (VtpmBlobs *blobs, GError **error)
+{
+  const VtpmDevice *device = blobs->device;
+  const VtpmRecord *own = vtpm_state_record (device->state);
+  return blobs->sealed[0] && blobs->out_commands == device->commands && blobs->out_epoch == own->epoch
+         && blobs->out_powered == device->powered && seal_volatile (blobs, blobs->record ? blobs->record : own, error);
 }
 
 /* Offset 0 begins anew, but for the volatile half of the pair just given. Who went on with one that was given before
@@ -120,10 +129,19 @@ begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
   VtpmDevice *device = blobs->device;
   if (!vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, error))
     return FALSE;
-  gboolean same_moment = blobs->out[0] && blobs->out_commands == device->commands;
-  if (type == VTPM_CONTROL_BLOB_VOLATILE && same_moment)
+  if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->out_commands == device->commands
+      && (blobs->sealed[1] || seal_other_half (blobs, error)))
     return TRUE;
-  return make_pair (blobs, error);
+  if (*error)
+    return FALSE;
+  const VtpmRecord *record = newest_record (blobs);
+  drop_pair (blobs);
+  blobs->pair = vtpm_uuid_random ();
+  blobs->out_commands = device->commands;
+  blobs->out_epoch = record->epoch;
+  blobs->out_powered = device->powered;
+  return type == VTPM_CONTROL_BLOB_VOLATILE ? seal_volatile (blobs, record, error)
+                                            : seal_permanent (blobs, record, error);
 }
 
 static guint32
@@ -142,7 +160,9 @@ get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
       return VTPM_CONTROL_FAIL;
     }
   *blob = blobs->out[type == VTPM_CONTROL_BLOB_VOLATILE];
-  return *blob ? VTPM_CONTROL_OK : VTPM_CONTROL_RETRY; /* RETRY: there is no such state */
+  if (*blob)
+    return VTPM_CONTROL_OK;
+  return offset == 0 ? VTPM_CONTROL_RETRY : VTPM_CONTROL_BAD_PARAMETER; /* RETRY: there is no such state */
 }
 
 /* A whole pair of this moment has been given: who has it may be about to go on with it. */
@@ -151,9 +171,20 @@ all_given (VtpmBlobs *blobs)
 {
   VtpmDevice *device = blobs->device;
   vtpm_device_enter (device);
-  if (device->options.release_outgoing && blobs->out[0] && blobs->out_commands == device->commands)
+  if (device->options.release_outgoing && blobs->sealed[0] && blobs->out_commands == device->commands)
     vtpm_device_release_storage (device);
   vtpm_device_leave (device);
+}
+
+void
+vtpm_blobs_finish_pair (VtpmBlobs *blobs)
+{
+  g_autoptr (GError) error = NULL;
+  if (!blobs->sealed[0] || blobs->sealed[1] || !vtpm_device_try_enter (blobs->device))
+    return;
+  if (blobs->device->state && !blobs->device->released && !seal_other_half (blobs, &error) && error)
+    vtpm_log (VTPM_LOG_DEBUG, "no volatile state blob can be made yet: %s", error->message);
+  vtpm_device_leave (blobs->device);
 }
 
 guint32

@@ -24,8 +24,12 @@ struct VtpmBlobs
   VtpmHeader *header;   /* as the file's was when RECORD was found in it; or NULL */
   VtpmRecord *record;   /* of the epoch that the state is in, verified under its DEK; or NULL */
   VtpmSealer *sealer;   /* for one seal after another */
-  GBytes *out[2];       /* the pair given last: permanent, volatile (NULL where there is none) */
+  GBytes *out[2];       /* the pair given last, as far as it is sealed: permanent, volatile */
+  gboolean sealed[2];   /* there may be no volatile half */
+  VtpmUuid pair;        /* its id */
   guint64 out_commands; /* how many commands had run then */
+  guint64 out_epoch;
+  gboolean out_powered;
   Arriving in[2];
   VtpmIncoming incoming;
 };

@@ -157,3 +157,9 @@ vtpm_control_handle (VtpmControl *control, const VtpmControlRequest *request, in
     reply->length = reply->total = 0;
   return request->command == VTPM_CONTROL_SHUTDOWN ? VTPM_CONTROL_ANSWER_AND_END : VTPM_CONTROL_ANSWER;
 }
+
+void
+vtpm_control_answered (VtpmControl *control)
+{
+  vtpm_blobs_finish_pair (control->blobs);
+}

@@ -13,6 +13,9 @@
 #define READ_SIZE (16 * 1024) /* most state blobs come in one read */
 #define TRIM_SIZE (64 * 1024) /* the C library would keep up to 1 MiB of a buffer that grew beyond this */
 #define SEND_TIMEOUT_MS 10000
+/* State blobs come one after another, and the guest stands still meanwhile. To be woken for the next one may take as
+ * long as this (docs/bench.md). */
+#define NEXT_BLOB_US 50
 
 struct VtpmControlChannel
 {
@@ -22,7 +25,7 @@ struct VtpmControlChannel
   guint8 *in;
   gsize start, end, size;
   VtpmControlParser parser;
-  guint32 last_result;
+  guint32 last_command, last_result;
 };
 
 VtpmControlChannel *
@@ -97,6 +100,7 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
 {
   guint8 header[VTPM_CONTROL_MAX_REPLY_HEADER];
   gsize len = vtpm_control_encode_reply (command, reply, header);
+  channel->last_command = command;
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
   gint64 deadline = vtpm_now_ms () + SEND_TIMEOUT_MS;
@@ -139,6 +143,7 @@ vtpm_control_channel_resume (VtpmControlChannel *channel)
         return outcome == VTPM_CONTROL_ANSWER_AND_END ? VTPM_CHANNEL_END : VTPM_CHANNEL_LOST;
       if (outcome == VTPM_CONTROL_ANSWER_AND_END)
         return VTPM_CHANNEL_END;
+      vtpm_control_answered (channel->control);
     }
 }
 
@@ -165,18 +170,50 @@ make_room (VtpmControlChannel *channel)
     }
 }
 
-VtpmChannelState
-vtpm_control_channel_read (VtpmControlChannel *channel)
+/* What came, or -1 with errno; FLAGS as recvmsg(2) has them. */
+static ssize_t
+receive (VtpmControlChannel *channel, int flags)
 {
   int fd;
   make_room (channel);
-  ssize_t n = vtpm_recv_with_fd (channel->fd, channel->in + channel->end, channel->size - channel->end, &fd);
+  ssize_t n = vtpm_recv_with_fd (channel->fd, channel->in + channel->end, channel->size - channel->end, flags, &fd);
   if (fd >= 0 && channel->passed_fd < 0)
     channel->passed_fd = fd;
   else
     vtpm_fd_clear (&fd);
-  if (n <= 0)
-    return VTPM_CHANNEL_LOST;
-  channel->end += (gsize) n;
-  return vtpm_control_channel_resume (channel);
+  channel->end += (gsize) MAX (n, 0);
+  return n;
+}
+
+static gboolean
+next_is_near (const VtpmControlChannel *channel)
+{
+  return channel->last_command == VTPM_CONTROL_GET_STATEBLOB || channel->last_command == VTPM_CONTROL_SET_STATEBLOB
+         || channel->last_command == VTPM_CONTROL_STOP;
+}
+
+/* Stays awake for a while. As receive(), with EAGAIN where nothing came. */
+static ssize_t
+receive_soon (VtpmControlChannel *channel)
+{
+  ssize_t n;
+  gint64 until = g_get_monotonic_time () + NEXT_BLOB_US;
+  do
+    n = receive (channel, MSG_DONTWAIT);
+  while (n < 0 && errno == EAGAIN && g_get_monotonic_time () < until);
+  return n;
+}
+
+VtpmChannelState
+vtpm_control_channel_read (VtpmControlChannel *channel)
+{
+  ssize_t n = receive (channel, 0);
+  while (n > 0)
+    {
+      VtpmChannelState state = vtpm_control_channel_resume (channel);
+      if (state != VTPM_CHANNEL_OPEN || !next_is_near (channel))
+        return state;
+      n = receive_soon (channel);
+    }
+  return n < 0 && errno == EAGAIN ? VTPM_CHANNEL_OPEN : VTPM_CHANNEL_LOST;
 }

@@ -53,6 +53,12 @@ vtpm_device_enter (VtpmDevice *device)
   pthread_mutex_unlock (&device->turn);
 }
 
+gboolean
+vtpm_device_try_enter (VtpmDevice *device)
+{
+  return pthread_mutex_trylock (&device->lock) == 0;
+}
+
 void
 vtpm_device_leave (VtpmDevice *device)
 {

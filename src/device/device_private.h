@@ -52,6 +52,8 @@ struct VtpmDevice
 
 /** Takes the lock, after who waits already; leave gives it back. */
 void vtpm_device_enter (VtpmDevice *device);
+/** FALSE: somebody has it, and it was not waited for. */
+gboolean vtpm_device_try_enter (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_device_leave (VtpmDevice *device);
 /** Moves what the library stored to the state; a commit is open then. */
 void vtpm_device_take_stored (VtpmDevice *device);

@@ -102,6 +102,19 @@ def test_pairs(place):
         same(data.nv(INDEX, 5), b"first")
 
 
+def test_moment(place):
+    """the volatile half is of the moment of the permanent one, also where the TPM was stopped before it was fetched"""
+    device, control, data = prepared(place)
+    pcr = data.pcr(16)
+    permanent = control.blob(PERMANENT)
+    same(control.result(STOP), 0)
+    volatile = control.blob(VOLATILE)
+    usable(control, data)
+    same(control.load(permanent, volatile), 0)
+    same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
+    device.term()
+
+
 def test_chunks(place):
     """GET_STATEBLOB by offset reads on in the blob that offset 0 began; beyond its end is refused"""
     device, control, data = prepared(place)

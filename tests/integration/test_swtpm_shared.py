@@ -286,6 +286,9 @@ def test_kept(place):
     true(held(pair.path), "the blobs are of before")
     same(pair.control.get_blob(VOLATILE)[0], 0)
     same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(held(pair.path), "the permanent one is of before")
+    pair.control.pair()
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
     true(not held(pair.path), "now")
     ended(pair.source, pair.control, 0)
 

@@ -36,7 +36,7 @@ serve (gpointer data)
   vtpm_autofd int peer = accept (server->listener, NULL, NULL);
   guint8 request[4];
   int fd;
-  while (peer >= 0 && vtpm_recv_with_fd (peer, request, sizeof request, &fd) == sizeof request)
+  while (peer >= 0 && vtpm_recv_with_fd (peer, request, sizeof request, 0, &fd) == sizeof request)
     {
       server->requests++;
       if (fd >= 0)

@@ -181,7 +181,7 @@ test_passed_fd (void)
   g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM, 0, socks), ==, 0);
   g_assert_cmpint (pipe (ends), ==, 0);
   g_assert_true (vtpm_send_with_fd (socks[0], "hello", 5, ends[1]));
-  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 5);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, 0, &fd), ==, 5);
   g_assert_cmpmem (buf, 5, "hello", 5);
   g_assert_cmpint (fd, >=, 0);
   g_assert_true (fcntl (fd, F_GETFD) & FD_CLOEXEC);
@@ -190,19 +190,19 @@ test_passed_fd (void)
   g_assert_cmpint (read (ends[0], buf, sizeof buf), ==, 1);
 
   g_assert_true (vtpm_send_with_fd (socks[0], "none", 4, -1));
-  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 4);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, 0, &fd), ==, 4);
   g_assert_cmpint (fd, ==, -1);
 
   /* of three that come one is kept; once that is closed too the pipe has no writer */
   send_fds (socks[0], (int[]){ ends[1], ends[1], ends[1] }, 3);
   close (ends[1]);
-  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 1);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, 0, &fd), ==, 1);
   g_assert_cmpint (fd, >=, 0);
   close (fd);
   g_assert_cmpint (read (ends[0], buf, sizeof buf), ==, 0);
   close (ends[0]);
   close (socks[0]);
-  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, &fd), ==, 0);
+  g_assert_cmpint (vtpm_recv_with_fd (socks[1], buf, sizeof buf, 0, &fd), ==, 0);
   close (socks[1]);
 }
 
