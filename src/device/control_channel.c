@@ -16,6 +16,7 @@
 /* State blobs come one after another, and the guest stands still meanwhile. To be woken for the next one may take as
  * long as this (docs/bench.md). */
 #define NEXT_BLOB_US 50
+#define MAX_READS 8 /* then others have their turn */
 
 struct VtpmControlChannel
 {
@@ -208,10 +209,10 @@ VtpmChannelState
 vtpm_control_channel_read (VtpmControlChannel *channel)
 {
   ssize_t n = receive (channel, 0);
-  while (n > 0)
+  for (guint reads = 1; n > 0; reads++)
     {
       VtpmChannelState state = vtpm_control_channel_resume (channel);
-      if (state != VTPM_CHANNEL_OPEN || !next_is_near (channel))
+      if (state != VTPM_CHANNEL_OPEN || !next_is_near (channel) || reads == MAX_READS)
         return state;
       n = receive_soon (channel);
     }

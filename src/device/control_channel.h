@@ -22,7 +22,8 @@ typedef enum
   VTPM_CHANNEL_END, /* SHUTDOWN was answered */
 } VtpmChannelState;
 
-/** The descriptor is readable: one read, then everything that can be handled is. */
+/** The descriptor is readable: one read, or a few where state blobs are moved; everything that can be handled then is.
+ */
 VtpmChannelState vtpm_control_channel_read (VtpmControlChannel *channel);
 /** Handles what waits. */
 VtpmChannelState vtpm_control_channel_resume (VtpmControlChannel *channel);

@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from control_bytes import CAPABILITIES, CONVERSATION, started  # noqa: E402
 from device import (BAD_PARAMETER, GET_CAPABILITY, GET_INFO, GET_STATEBLOB, INIT, IO_ERROR, PERMANENT,  # noqa: E402
-                    SET_DATAFD, SET_STATEBLOB, STOP, Control, Skip, Tpm, closed, main, same, true, wait_until)
+                    SAVESTATE, SET_DATAFD, SET_STATEBLOB, STOP, Control, Skip, Tpm, closed, main, same, true, wait_until)
 from tpm_bytes import create_primary_rsa, get_random, pcr_read, rc_of, startup, words  # noqa: E402
 
 
@@ -133,6 +134,34 @@ def test_gone_before_the_next(place):
             client.send(words(GET_CAPABILITY))
             os.kill(device.pid, signal.SIGCONT)
             same(client.read(8), words(0, CAPABILITIES))
+
+
+def test_without_end(place):
+    """a client that asks for state blobs without end does not keep the TPM from being stopped"""
+    device, control = started(place)
+    same(control.init(), 0)
+    requests = words(GET_STATEBLOB, 1, SAVESTATE, 0) * 4000000
+
+    def ask():
+        try:
+            while True:
+                control.sock.sendall(requests)
+        except OSError:
+            pass
+
+    def read():
+        try:
+            while control.sock.recv(1 << 20):
+                pass
+        except OSError:
+            pass
+    threads = [threading.Thread(target=each, daemon=True) for each in (ask, read)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    device.term()
+    for thread in threads:
+        thread.join()
 
 
 def test_half_sent(place):
