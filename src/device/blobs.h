@@ -29,9 +29,9 @@ void vtpm_blobs_free (VtpmBlobs *blobs);
 guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len,
                         guint32 *total);
 
-/** Seals the volatile blob that belongs to a permanent one just given, so that it is there when it is asked for. Not
- * while a command runs; need not be called. */
-void vtpm_blobs_finish_pair (VtpmBlobs *blobs);
+/** Seals the volatile blob that belongs to a permanent one just given, so that it is there when it is asked for; wanted
+ * before the TPM is stopped. Without WAIT only where no command runs. */
+void vtpm_blobs_finish_pair (VtpmBlobs *blobs, gboolean wait);
 
 /** Takes the next piece of a blob; it is checked and opened when whole. Gives the result for SET_STATEBLOB; the TPM
  * must be off. */

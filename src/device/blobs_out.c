@@ -4,6 +4,7 @@
  */
 #include "src/device/blobs_private.h"
 
+#include "base/errors.h"
 #include "base/log.h"
 
 static void
@@ -111,14 +112,25 @@ seal_volatile (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
   return blobs->sealed[1] = TRUE;
 }
 
-/* The volatile half of the pair whose permanent half was given, if nothing has changed since. */
+/* Whether the volatile half may still be sealed that belongs to the permanent one. */
+static gboolean
+is_same_moment (const VtpmBlobs *blobs)
+{
+  const VtpmDevice *device = blobs->device;
+  return blobs->out_commands == device->commands && blobs->out_epoch == vtpm_state_record (device->state)->epoch
+         && blobs->out_powered == device->powered;
+}
+
 static gboolean
 seal_other_half (VtpmBlobs *blobs, GError **error)
 {
-  const VtpmDevice *device = blobs->device;
-  const VtpmRecord *own = vtpm_state_record (device->state);
-  return blobs->sealed[0] && blobs->out_commands == device->commands && blobs->out_epoch == own->epoch
-         && blobs->out_powered == device->powered && seal_volatile (blobs, blobs->record ? blobs->record : own, error);
+  if (is_same_moment (blobs))
+    return seal_volatile (blobs, blobs->record ? blobs->record : vtpm_state_record (blobs->device->state), error);
+  drop_pair (blobs);
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_MISMATCH,
+                  "the TPM was stopped or given another key since its permanent state blob was asked for; ask for that "
+                  "one again, then for the volatile one");
+  return FALSE;
 }
 
 /* Offset 0 begins anew, but for the volatile half of the pair just given. Who went on with one that was given before
@@ -129,11 +141,8 @@ begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
   VtpmDevice *device = blobs->device;
   if (!vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, error))
     return FALSE;
-  if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->out_commands == device->commands
-      && (blobs->sealed[1] || seal_other_half (blobs, error)))
-    return TRUE;
-  if (*error)
-    return FALSE;
+  if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->sealed[0] && blobs->out_commands == device->commands)
+    return blobs->sealed[1] || seal_other_half (blobs, error);
   const VtpmRecord *record = newest_record (blobs);
   drop_pair (blobs);
   blobs->pair = vtpm_uuid_random ();
@@ -171,18 +180,28 @@ all_given (VtpmBlobs *blobs)
 {
   VtpmDevice *device = blobs->device;
   vtpm_device_enter (device);
-  if (device->options.release_outgoing && blobs->sealed[0] && blobs->out_commands == device->commands)
+  if (device->options.release_outgoing && blobs->sealed[0] && blobs->sealed[1]
+      && blobs->out_commands == device->commands)
     vtpm_device_release_storage (device);
   vtpm_device_leave (device);
 }
 
+static gboolean
+enter (VtpmDevice *device, gboolean wait)
+{
+  if (!wait)
+    return vtpm_device_try_enter (device);
+  vtpm_device_enter (device);
+  return TRUE;
+}
+
 void
-vtpm_blobs_finish_pair (VtpmBlobs *blobs)
+vtpm_blobs_finish_pair (VtpmBlobs *blobs, gboolean wait)
 {
   g_autoptr (GError) error = NULL;
-  if (!blobs->sealed[0] || blobs->sealed[1] || !vtpm_device_try_enter (blobs->device))
+  if (!blobs->sealed[0] || blobs->sealed[1] || !enter (blobs->device, wait))
     return;
-  if (blobs->device->state && !blobs->device->released && !seal_other_half (blobs, &error) && error)
+  if (blobs->device->state && !blobs->device->released && is_same_moment (blobs) && !seal_other_half (blobs, &error))
     vtpm_log (VTPM_LOG_DEBUG, "no volatile state blob can be made yet: %s", error->message);
   vtpm_device_leave (blobs->device);
 }

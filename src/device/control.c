@@ -127,6 +127,7 @@ handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd,
     case VTPM_CONTROL_SET_STATEBLOB:
       return set_blob (control, request);
     case VTPM_CONTROL_STOP:
+      vtpm_blobs_finish_pair (control->blobs, TRUE);
       return vtpm_device_stop (device);
     case VTPM_CONTROL_GET_CONFIG:
       reply->flags = CONFIG_FLAGS;
@@ -161,5 +162,5 @@ vtpm_control_handle (VtpmControl *control, const VtpmControlRequest *request, in
 void
 vtpm_control_answered (VtpmControl *control)
 {
-  vtpm_blobs_finish_pair (control->blobs);
+  vtpm_blobs_finish_pair (control->blobs, FALSE);
 }

@@ -12,7 +12,7 @@
 
 #define READ_SIZE (16 * 1024) /* most state blobs come in one read */
 #define TRIM_SIZE (64 * 1024) /* the C library would keep up to 1 MiB of a buffer that grew beyond this */
-#define SEND_TIMEOUT_MS 10000
+#define SEND_TIMEOUT_MS 10000 /* for all replies to what came at once; meanwhile nobody else has a turn */
 /* State blobs come one after another, and the guest stands still meanwhile. To be woken for the next one may take as
  * long as this (docs/bench.md). */
 #define NEXT_BLOB_US 50
@@ -26,6 +26,7 @@ struct VtpmControlChannel
   guint8 *in;
   gsize start, end, size;
   VtpmControlParser parser;
+  gint64 send_until_ms;
   guint32 last_command, last_result;
 };
 
@@ -104,9 +105,8 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
   channel->last_command = command;
   channel->last_result = reply->result;
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
-  gint64 deadline = vtpm_now_ms () + SEND_TIMEOUT_MS;
-  return reply->length ? send_with_data (channel->fd, header, len, reply, deadline)
-                       : send_within (channel->fd, header, len, deadline);
+  return reply->length ? send_with_data (channel->fd, header, len, reply, channel->send_until_ms)
+                       : send_within (channel->fd, header, len, channel->send_until_ms);
 }
 
 /* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */
@@ -117,8 +117,8 @@ drop_passed_fd (VtpmControlChannel *channel, guint32 command)
     vtpm_fd_clear (&channel->passed_fd);
 }
 
-VtpmChannelState
-vtpm_control_channel_resume (VtpmControlChannel *channel)
+static VtpmChannelState
+handle_all (VtpmControlChannel *channel)
 {
   for (;;)
     {
@@ -146,6 +146,13 @@ vtpm_control_channel_resume (VtpmControlChannel *channel)
         return VTPM_CHANNEL_END;
       vtpm_control_answered (channel->control);
     }
+}
+
+VtpmChannelState
+vtpm_control_channel_resume (VtpmControlChannel *channel)
+{
+  channel->send_until_ms = vtpm_now_ms () + SEND_TIMEOUT_MS;
+  return handle_all (channel);
 }
 
 /* Moves what is left to the front and makes room for one read. */
@@ -209,9 +216,10 @@ VtpmChannelState
 vtpm_control_channel_read (VtpmControlChannel *channel)
 {
   ssize_t n = receive (channel, 0);
+  channel->send_until_ms = vtpm_now_ms () + SEND_TIMEOUT_MS;
   for (guint reads = 1; n > 0; reads++)
     {
-      VtpmChannelState state = vtpm_control_channel_resume (channel);
+      VtpmChannelState state = handle_all (channel);
       if (state != VTPM_CHANNEL_OPEN || !next_is_near (channel) || reads == MAX_READS)
         return state;
       n = receive_soon (channel);

@@ -9,7 +9,7 @@
 
 typedef struct VtpmControlChannel VtpmControlChannel;
 
-/** Takes FD. A reply that the client does not read within 10 s ends the connection. */
+/** Takes FD. Replies that the client does not read within 10 s, all together that are due, end the connection. */
 VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, int fd);
 void vtpm_control_channel_free (VtpmControlChannel *channel);
 int vtpm_control_channel_fd (VtpmControlChannel *channel);

@@ -74,6 +74,14 @@ test_blobs (int fd)
   SAME (set_blob (fd, 1, permanent, n_permanent), 0);
   SAME (set_blob (fd, 2, volatile_, n_volatile), 0);
   SAME (simple (fd, INIT, 0), 0);
+  /* the volatile one is of the moment of the permanent one, though the TPM was stopped in between */
+  n_permanent = get_blob (fd, 1, permanent, sizeof permanent);
+  SAME (simple (fd, STOP, 0), 0);
+  n_volatile = get_blob (fd, 2, volatile_, sizeof volatile_);
+  TRUE_ (n_volatile > 1000);
+  SAME (set_blob (fd, 1, permanent, n_permanent), 0);
+  SAME (set_blob (fd, 2, volatile_, n_volatile), 0);
+  SAME (simple (fd, INIT, 0), 0);
 }
 
 void

@@ -164,6 +164,19 @@ def test_without_end(place):
         thread.join()
 
 
+def test_slow_reader(place):
+    """a client that asks for more than it reads in ten seconds loses its connection: it does not hold up the end"""
+    device, control = started(place)
+    same(control.init(), 0)
+    control.send(words(GET_STATEBLOB, 1, SAVESTATE, 0) * 8192)
+    device.process.terminate()
+    end = time.monotonic() + 20
+    while device.process.poll() is None and time.monotonic() < end:
+        control.sock.recv(3500)  # of some 200 replies that have room to wait
+        time.sleep(3)
+    same(device.wait(0), 0)
+
+
 def test_half_sent(place):
     """a client that sends half a request and stays holds up neither the guest nor the end"""
     device, control = started(place)
