@@ -28,11 +28,21 @@ vtpm_server_end (VtpmServer *server)
     server->exit_status = vtpm_error_row (vtpm_error_code (cause))->exit_status;
 }
 
+/* With --init a client that comes early finds a TPM that is on. QEMU, which passes its descriptor, asks before INIT
+ * whether this is a TPM, and wants an answer at once. */
+static gboolean
+data_waits (const VtpmServer *server)
+{
+  return server->options->init && server->key == VTPM_KEY_AWAITED;
+}
+
 /* The next data connection is given on as soon as the one before it is done with. */
 static void
 give_next_data (VtpmServer *server)
 {
-  if (server->data_next >= 0 && vtpm_data_channel_give (server->data, server->data_next, server->data_next_from_qemu))
+  gboolean may = server->data_next_from_qemu || !data_waits (server);
+  if (server->data_next >= 0 && may
+      && vtpm_data_channel_give (server->data, server->data_next, server->data_next_from_qemu))
     server->data_next = -1;
 }
 
@@ -213,7 +223,8 @@ poll_once (VtpmServer *server)
     [P_CONTROL] = { .fd = options->ctrl.listens ? options->ctrl.fd : -1, .events = POLLIN },
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
     [P_DATA]
-    = { .fd = options->data.listens && !data_turn_is_taken (server) ? options->data.fd : -1, .events = POLLIN },
+    = { .fd = options->data.listens && !data_waits (server) && !data_turn_is_taken (server) ? options->data.fd : -1,
+        .events = POLLIN },
     [P_LINK] = { .fd = server->broker.fd, .events = POLLIN },
     [P_MANAGE] = { .fd = vtpm_management_fd (server->management), .events = POLLIN },
     [P_NODE] = { .fd = node ? vtpm_frontend_fd (node, server->key == VTPM_KEY_HERE) : -1, .events = POLLIN },
@@ -234,7 +245,10 @@ poll_once (VtpmServer *server)
     server->cancelling = vtpm_device_cancel_tick (server->device);
   VtpmKeyStatus key = server->key;
   if (polled[P_LINK].revents)
-    vtpm_server_on_link (server);
+    {
+      vtpm_server_on_link (server);
+      give_next_data (server);
+    }
   gint64 now = vtpm_now_ms ();
   if (server->control.waiting && (server->key != key || now >= server->control.until_ms))
     after_control (server, vtpm_control_channel_resume (server->client));

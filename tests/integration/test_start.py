@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -12,9 +13,9 @@ import uuid
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (GET_CAPABILITY, INIT, KEY_NOT_FOUND, LIMIT, VTPM, Control, Tpm, connect, contains,  # noqa: E402
-                    die_with_parent, gone, lacks, main, read_file, same, true, wait_until, write_file)
-from tpm_bytes import RC_FAILURE, get_random, nv_define, nv_write, startup, words  # noqa: E402
+from device import (GET_CAPABILITY, INIT, KEY_NOT_FOUND, LIMIT, VTPM, Control, Tpm, closed, connect,  # noqa: E402
+                    contains, die_with_parent, gone, lacks, main, read_file, same, true, wait_until, write_file)
+from tpm_bytes import get_random, nv_define, nv_write, rc_of, startup, words  # noqa: E402
 
 INDEX = 0x01500001
 NOBODY = 65534
@@ -99,11 +100,10 @@ def test_init_and_startup(place):
     place.create()
     for args, codes in ((("--init",), 0x100), (("--startup", "clear"), 0), (("--init", "--startup", "clear"), 0)):
         device = place.start("state.vtpm", "--data", "unix:d", *args)
-        wait_until(lambda: Tpm(connect("d")).rc(get_random()) != RC_FAILURE, "it powers on")
-        same(Tpm(connect("d")).rc(get_random()), codes)
+        same(Tpm(connect("d")).rc(get_random()), codes, "the first command of all")
         device.term()
     device = place.start("state.vtpm", "--data", "unix:d", "--startup", "state")  # the end before sent Shutdown(STATE)
-    wait_until(lambda: Tpm(connect("d")).rc(get_random()) == 0, "it resumes")
+    same(Tpm(connect("d")).rc(get_random()), 0, "it resumes")
     with device.control() as control:
         same(control.init(), 0, "INIT of a TPM that --init powered on is a reset")
         same(Tpm(connect("d")).rc(get_random()), 0x100)
@@ -111,6 +111,35 @@ def test_init_and_startup(place):
     place.create("new.vtpm")
     device = place.start("new.vtpm", "--startup", "state", wait=False)
     device.ends(1, "TPM2_Startup")
+
+
+def test_early_data(place):
+    """--init: a data client that comes before the key waits for a TPM that is on; where none comes its connection ends"""
+    place.add_gate()
+    place.create("state.vtpm", "--provider", "gate")
+    for passed in (False, True):
+        place.gate("wait")
+        asked = len(place.asked())
+        ours, theirs = socket.socketpair()
+        args = ("--data", "fd:%d" % theirs.fileno()) if passed else ("--data", "unix:d")
+        device = place.start("state.vtpm", "--startup", "clear", *args, pass_fds=(theirs.fileno(),) if passed else ())
+        theirs.close()
+        data = Tpm(ours if passed else connect("d"))
+        data.send(get_random())
+        wait_until(lambda: len(place.asked()) > asked, "the provider is asked")
+        same(select.select([data.sock], [], [], 0.3)[0], [], "an answer before there is a TPM")
+        with device.control() as control:
+            same(control.call(GET_CAPABILITY, reply=8)[0], 0, "meanwhile")
+        place.gate("open")
+        same(rc_of(data.read()), 0)
+        same(data.rc(get_random()), 0)
+        device.term()
+    place.gate("error access-denied not for you")
+    device = place.start("state.vtpm", "--data", "unix:d", "--init", wait=False)
+    wait_until(lambda: os.path.exists("d"), "the sockets stand")
+    with contextlib.suppress(OSError):  # it may be gone by now
+        true(closed(connect("d")), "a connection to no TPM")
+    device.ends(4, "[access-denied]")
 
 
 def test_options_for_qemu(place):
