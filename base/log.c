@@ -64,6 +64,22 @@ vtpm_log_open (const char *path, VtpmLogLevel level, GError **error)
   return TRUE;
 }
 
+gboolean
+vtpm_log_open_fd (int fd, VtpmLogLevel level, GError **error)
+{
+  int copy = fcntl (fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  log_level = level;
+  stderr_is_journal = is_journal (STDERR_FILENO);
+  if (copy < 0)
+    {
+      vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, "cannot log to descriptor %d: %s", fd,
+                      g_strerror (errno));
+      return FALSE;
+    }
+  log_fd = copy;
+  return TRUE;
+}
+
 void
 vtpm_log_set_prefix (const char *prefix)
 {

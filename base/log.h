@@ -27,6 +27,9 @@ gboolean vtpm_log_level_parse (const char *text, VtpmLogLevel *level) G_GNUC_WAR
  */
 gboolean vtpm_log_open (const char *path, VtpmLogLevel level, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** The same to the open descriptor FD, which stays the caller's. */
+gboolean vtpm_log_open_fd (int fd, VtpmLogLevel level, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /** PREFIX stands before the text of every line from now on; it is kept. Before the second thread starts. */
 void vtpm_log_set_prefix (const char *prefix);
 

@@ -131,10 +131,10 @@ print_device (const VtpmServerOptions *server)
 static gboolean
 open_log (const VtpmCompatSocket *socket, GError **error)
 {
-  VtpmLogLevel level = socket->log_level >= TRACE_LEVEL ? VTPM_LOG_DEBUG
-                       : socket->log_level == 0         ? VTPM_LOG_ERROR
-                       : socket->log                    ? VTPM_LOG_INFO
-                                                        : VTPM_LOG_WARNING;
+  VtpmLogLevel level = socket->log_level >= TRACE_LEVEL     ? VTPM_LOG_DEBUG
+                       : socket->log_level == 0             ? VTPM_LOG_ERROR
+                       : socket->log || socket->log_fd >= 0 ? VTPM_LOG_INFO
+                                                            : VTPM_LOG_WARNING;
   if (socket->truncate_log && socket->log && truncate (socket->log, 0) != 0 && errno != ENOENT && errno != EINVAL)
     {
       vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot truncate the log %s",
@@ -143,7 +143,8 @@ open_log (const VtpmCompatSocket *socket, GError **error)
     }
   if (socket->log_prefix)
     vtpm_log_set_prefix (socket->log_prefix);
-  return vtpm_log_open (socket->log, level, error);
+  return socket->log_fd >= 0 ? vtpm_log_open_fd (socket->log_fd, level, error)
+                             : vtpm_log_open (socket->log, level, error);
 }
 
 /* What the broker works with. */

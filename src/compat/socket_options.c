@@ -185,6 +185,7 @@ parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
   socket->truncate_log = truncate && file;
   g_clear_pointer (&socket->log, g_free);
   g_clear_pointer (&socket->log_prefix, g_free);
+  socket->log_fd = -1;
   socket->log_prefix = g_steal_pointer (&prefix);
   if (fd)
     {
@@ -192,7 +193,10 @@ parse_log (const char *text, VtpmCompatSocket *socket, GError **error)
         return FALSE;
       if (fcntl ((int) number, F_GETFD) < 0)
         return vtpm_compat_usage (error, COMMAND, "--log: fd=%s is not open", fd);
-      socket->log = number == STDERR_FILENO ? g_strdup ("-") : g_strdup_printf ("/dev/fd/%d", (int) number);
+      if (number == STDERR_FILENO)
+        socket->log = g_strdup ("-");
+      else
+        socket->log_fd = (int) number;
     }
   else if (file)
     socket->log = g_strdup (g_str_equal (file, "-") ? "/dev/null" : file);
@@ -476,9 +480,11 @@ vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatInterface interface, 
 {
   int option;
   struct option long_options[G_N_ELEMENTS (known_options) + 1];
-  *socket = (VtpmCompatSocket){
-    .interface = interface, .log_level = -1, .pid_fd = -1, .server = { .startup = -1, .default_manage = TRUE }
-  };
+  *socket = (VtpmCompatSocket){ .interface = interface,
+                                .log_level = -1,
+                                .log_fd = -1,
+                                .pid_fd = -1,
+                                .server = { .startup = -1, .default_manage = TRUE } };
   options_of (interface, long_options);
   opterr = 0;
   while ((option = getopt_long (argc, argv, short_options[interface], long_options, NULL)) != -1)

@@ -25,6 +25,7 @@ typedef struct
   VtpmCompatKey *key;           /* NULL: none */
   VtpmCompatKey *migration_key; /* of blobs that an swtpm sends; ours are sealed as the state is */
   char *log, *log_prefix;
+  int log_fd;    /* in the place of LOG, or -1 */
   int log_level; /* -1: not said */
   gboolean truncate_log;
   char *pid_file;

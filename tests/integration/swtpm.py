@@ -64,7 +64,7 @@ class Served:
     """One `swtpm socket`, or another INTERFACE; ours unless PROGRAM says else."""
 
     def __init__(self, place, folder, *args, program=SWTPM, ctrl="c", wait=True, pass_fds=(), env=None, tpm2=True,
-                 preexec=None, state=None, interface="socket"):
+                 preexec=None, state=None, interface="socket", stdout=None):
         self.ctrl = ctrl
         line = [program, interface, *(("--tpm2",) if tpm2 else ()),
                 "--tpmstate", state or "dir=%s,mode=0600" % folder,
@@ -76,8 +76,9 @@ class Served:
                 preexec()
 
         with open("swtpm.err", "wb") as err:
-            self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=err, stderr=err, pass_fds=pass_fds,
-                                            env={**environment(place), **(env or {})}, preexec_fn=prepare)
+            self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=stdout or err, stderr=err,
+                                            pass_fds=pass_fds, env={**environment(place), **(env or {})},
+                                            preexec_fn=prepare)
         place.processes.append(self.process)
         for fd in pass_fds:
             os.close(fd)
