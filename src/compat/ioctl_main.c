@@ -356,6 +356,8 @@ take_option (int option, int argc, char **argv, Call *call, GError **error)
     case '?':
       return usage (error, "No valid command.");
     default:
+      if (call->option)
+        return usage (error, "Only one command may be given.");
       call->option = option;
       keep (&call->argument, g_strdup (optarg));
     }

@@ -67,7 +67,7 @@ vtpm_compat_words (const char *option, const char *text, const VtpmCompatWord *w
 {
   g_auto (GStrv) parts = g_strsplit (text, ",", -1);
   for (char **part = parts; *part; part++)
-    if (!take_word (option, *part, words, error))
+    if (**part && !take_word (option, *part, words, error)) /* swtpm passes over an empty one */
       return FALSE;
   return TRUE;
 }

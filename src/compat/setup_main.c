@@ -168,6 +168,8 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
   struct stat info;
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
+  if (!vtpm_compat_set_blank_aside (&setup->place, error))
+    return FALSE;
   gboolean is_there = lstat (setup->place.path, &info) == 0;
   if (is_there && !setup->overwrite)
     {

@@ -10,8 +10,8 @@
 #include "base/harden.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/compat/glance_place.h"
 #include "src/compat/socket_options.h"
-#include "src/compat/swtpm_image.h"
 #include "src/compat/take_over.h"
 #include "src/serve.h"
 
@@ -78,17 +78,19 @@ print_capabilities (void)
   return 0;
 }
 
-#define EMPTY_IMAGE VTPM_SWTPM_IMAGE_HEADER_SIZE /* swtpm's image before there is a state in it */
-
 static int
-print_states (const VtpmCompatSocket *socket)
+print_states (const VtpmCompatSocket *socket, GError **error)
 {
-  struct stat info;
-  if (stat (socket->place.path, &info) == 0 && info.st_size > EMPTY_IMAGE)
-    printf ("{ \"type\": \"swtpm\", \"states\": [ {\"name\": \"permall\", \"size\": %" G_GUINT64_FORMAT "} ] }\n",
-            (guint64) info.st_size);
-  else
-    puts ("{ \"type\": \"swtpm\", \"states\": [] }");
+  static const char *const names[VTPM_SWTPM_N_PARTS] = { "permall", "volatilestate" };
+  VtpmCompatGlance glance;
+  if (!vtpm_compat_glance (&socket->place, &glance, error))
+    return -1;
+  g_autoptr (GString) states = g_string_new (NULL);
+  for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
+    if (glance.size[i])
+      g_string_append_printf (states, "%s {\"name\": \"%s\", \"size\": %" G_GUINT64_FORMAT "}", states->len ? "," : "",
+                              names[i], glance.size[i]);
+  printf ("{ \"type\": \"swtpm\", \"states\": [%s] }\n", states->str);
   return 0;
 }
 
@@ -160,6 +162,8 @@ static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
+  if (!vtpm_compat_set_blank_aside (&start->socket->place, error))
+    return FALSE;
   return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING,
                                 error);
 }
@@ -270,8 +274,6 @@ vtpm_compat_socket (int argc, char **argv, VtpmCompatInterface interface)
     return print_capabilities ();
   if (!check (&socket, &error))
     return vtpm_compat_fail (PROGRAM, error);
-  if (socket.print_states)
-    return print_states (&socket);
-  int status = run (&socket, &error);
+  int status = socket.print_states ? print_states (&socket, &error) : run (&socket, &error);
   return status >= 0 ? status : vtpm_compat_fail (PROGRAM, error);
 }

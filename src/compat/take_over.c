@@ -9,6 +9,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/compat/glance_place.h"
 #include "src/compat/swtpm_files.h"
 #include "src/compat/swtpm_import.h"
 #include "state/owner.h"
@@ -138,6 +139,16 @@ vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GEr
   g_autofree char *suspended = suspended_path (place);
   return lock_state (place, &lock, &store, error) && rename_aside (place->path, &aside->state, error)
          && (!suspended || rename_aside (suspended, &aside->suspended, error));
+}
+
+gboolean
+vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, GError **error)
+{
+  VtpmCompatGlance glance;
+  g_auto (VtpmCompatAside) aside = { 0 };
+  if (!vtpm_compat_glance (place, &glance, NULL) || !glance.blank)
+    return TRUE; /* what is wrong with it is told by who opens it */
+  return rename_aside (place->path, &aside.state, error);
 }
 
 static void

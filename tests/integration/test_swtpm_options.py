@@ -15,7 +15,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, VTPM, Control, Tpm, closed, contains, gone, lacks, main,
                     need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
-from swtpm import STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
+from swtpm import IOCTL, STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
 from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
                        words)  # noqa: E402
 
@@ -99,7 +99,7 @@ def test_places(place):
     for number, (args, env, path) in enumerate((
             (("--tpmstate", "backend-uri=dir://%s" % os.path.abspath("d"), ), {}, os.path.join("d", STATE)),
             (("--tpmstate", "backend-uri=file://%s,mode=0640,lock" % os.path.abspath("image")), {}, "image"),
-            (("--tpmstate", "dir=d2,mode=0644"), {}, os.path.join("d2", STATE)),
+            (("--tpmstate", ",dir=d2,,mode=0644,"), {}, os.path.join("d2", STATE)),
             ((), {"TPM_PATH": "d3"}, os.path.join("d3", STATE)))):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         run(place, SWTPM, "socket", "--tpm2", *args, "--ctrl", "type=unixio,path=c", "--daemon", "--pid", "file=pid",
@@ -354,17 +354,43 @@ def test_words(place):
         served.shutdown()
 
 
+def states(place, program, where, **options):
+    told = json.loads(run(place, program, "socket", "--tpm2", "--print-states", "--tpmstate", where, **options).stdout)
+    same(told["type"], "swtpm")
+    return [(state["name"], state["size"]) for state in told["states"]]
+
+
 def test_print_states(place):
-    """--print-states: none in an empty folder and in an image that swtpm has only formatted; else what lies there"""
-    folder, image = folder_of("states"), os.path.abspath("image")
-    for where in ("dir=" + folder, "backend-uri=file://" + image):
+    """--print-states: none in an empty folder and in a blank image; else what lies there, of swtpm's as swtpm tells it"""
+    folder, theirs, image = folder_of("states"), folder_of("theirs"), os.path.abspath("image")
+    in_folder, in_image = "dir=" + theirs, "backend-uri=file://" + image
+    for where in ("dir=" + folder, in_image):
         for program in (debian(), SWTPM):
-            told = json.loads(run(place, program, "socket", "--tpm2", "--print-states", "--tpmstate", where).stdout)
-            same(told, {"type": "swtpm", "states": []}, program)
+            same(states(place, program, where), [], program)
     true(os.path.getsize(image) > 0, "Debian's has formatted it")
+    for where in (in_folder, in_image):
+        served = Served(place, None, program=debian(), state=where)
+        served.powered()
+        ioctl(place, "--unix", "c", "-v")
+        served.process.kill()  # an end in order would take the suspended state away
+        served.process.wait()
+        same(states(place, SWTPM, where), states(place, debian(), where))
+        same([name for name, _ in states(place, SWTPM, where)], ["permall", "volatilestate"])
     setup(place, folder)
-    told = json.loads(run(place, SWTPM, "socket", "--tpm2", "--print-states", "--tpmstate", "dir=" + folder).stdout)
-    same([(state["name"], state["size"] > 0) for state in told["states"]], [("permall", True)])
+    same([(name, size > 0) for name, size in states(place, SWTPM, "dir=" + folder)], [("permall", True)])
+    for program in (debian(), SWTPM):
+        run(place, program, "socket", "--tpm2", "--print-states", "--tpmstate", "dir=/nonexistent", status=1)
+    write_file("zeros", bytes(4 << 20))
+    same(states(place, SWTPM, "backend-uri=file://" + os.path.abspath("zeros")), [])
+
+
+def test_one_command(place):
+    """swtpm_ioctl with two commands does none, as Debian's"""
+    served = Served(place, folder_of("one"))
+    for args in (("-i", "-s"), ("-c", "-c"), ("-g", "--save", "permanent", "f")):
+        for program in (debian("swtpm_ioctl"), IOCTL):
+            same(run(place, program, "--unix", "c", *args, status=1).stderr, "Only one command may be given.\n", program)
+    served.shutdown()
 
 
 def test_options_of_debian(place):

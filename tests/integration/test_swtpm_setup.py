@@ -298,6 +298,41 @@ def test_place(place):
     contains(setup(place, "file://" + os.path.abspath("image"), status=1).stderr, "[state-exists]")
 
 
+def test_blank(place):
+    """a file that was made to take a state and holds none is no state: --not-overwrite makes one, and so does swtpm socket"""
+    def empty():
+        write_file("image", b"")
+
+    def zeros():
+        write_file("image", bytes(4 << 20))
+
+    def formatted():
+        run(place, debian(), "socket", "--tpm2", "--print-states", "--tpmstate", where)
+        true(os.path.getsize("image") > 0, "Debian's has formatted it")
+    where = "backend-uri=file://" + os.path.abspath("image")
+    for make in (empty, zeros, formatted):
+        make()
+        before = read_file("image")
+        setup(place, "file://" + os.path.abspath("image"), "--not-overwrite", "--createek")
+        place.sound("image")
+        same(read_file("image.overwritten"), before)
+        for path in ("image", "image.overwritten"):
+            os.unlink(path)
+        make()
+        served = Served(place, None, state=where)
+        served.powered()
+        served.shutdown()
+        place.sound("image")
+        for path in ("image", "image.overwritten"):
+            os.unlink(path)
+    for content in (bytes(640 << 10), b"x" + bytes(4 << 20), bytes(4 << 20) + b"x"):  # may have been a state, or something
+        write_file("image", content)
+        setup(place, "file://" + os.path.abspath("image"), "--not-overwrite")
+        same(read_file("image"), content)
+        Served(place, None, "--flags", "not-need-init", state=where, wait=False).ends(1, "[state-damaged]")
+        same(read_file("image"), content)
+
+
 def test_refused(place):
     """TPM 1.2, taking ownership, signing keys and what is no option are refused with a word and exit 1"""
     folder = folder_of("plain")
