@@ -4,15 +4,18 @@
 import contextlib
 import os
 import re
+import shutil
 import stat
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, contains, lacks, main, need_root, read_file,
+from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
-from keyhost import names  # noqa: E402
-from swtpm import MARK, OTHER_VM, STATE, VM, Served, debian, folder_of, ioctl, pipe_of, run, setup  # noqa: E402
+from keyhost import add_passphrase, names  # noqa: E402
+from swtpm import (MARK, OTHER_VM, STATE, VM, Served, debian, escrow_config, folder_of, ioctl, pipe_of, run,  # noqa: E402
+                   setup)
+from test_swtpm_setup import powered_banks  # noqa: E402
 from tpm_bytes import nv_define, nv_write, startup  # noqa: E402
 
 INDEX = 0x01500010
@@ -199,6 +202,19 @@ def test_secret_not_in_device(place):
     served.shutdown()
 
 
+def test_keys_not_to_be_read(place):
+    """a --key that cannot be read, or is empty, is told with its name and why; nothing is made"""
+    folder = folder_of(VM)
+    write_file("empty", b"")
+    for word in ("file", "pwdfile"):
+        for name, why in (("/nonexistent", "No such file"), ("empty", "is empty"), (".", "Is a directory")):
+            served = Served(place, folder, "--key", "%s=%s,mode=aes-256-cbc" % (word, name), "--flags", "not-need-init",
+                            wait=False)
+            served.ends(1, name, why)
+            lacks(served.errors(), "--password-file")
+    same(os.listdir(folder), [])
+
+
 def test_key_file(place):
     """a key file of 128 bits in digits, of 256 in bytes; another key is DECRYPT_ERROR; remove takes the file away"""
     for number, (content, more) in enumerate(((b"0x" + b"4f" * 16, ""), (bytes(range(32)), ",format=binary,mode=aes-256-cbc"))):
@@ -383,6 +399,74 @@ def test_take_over(place):
         same([read_file(os.path.join(folder, name)) for name in kept], [theirs])
         same((record(place, folder)["vm_uuid"], os.path.exists(os.path.join(folder, MARK))), (VM, True))
         same(names(place, path), ["swtpm-passphrase"] if word else ["native"])
+
+
+
+def made_by_debian(place, where, *key, suspended=False):
+    """A TPM with the mark, made and left by Debian's swtpm."""
+    served = Served(place, None, *key, program=debian(), state=where)
+    control, data = served.powered()
+    leave_mark(data)
+    if suspended:
+        same(control.result(STORE_VOLATILE), 0)
+        served.process.kill()  # an end in order takes the suspended state away
+    else:
+        same(control.result(SHUTDOWN), 0)
+    served.process.wait(10)
+
+
+def test_take_over_kinds(place):
+    """an image, a raw key, a passphrase hashed by SHA-512, suspended state: all that swtpm keeps is taken over at the start"""
+    write_file("key", bytes(range(32)))
+    write_file("word", b"a secret word")
+    raw = ("--key", "file=key,format=binary,mode=aes-256-cbc")
+    old = ("--key", "pwdfile=word,kdf=sha512,mode=aes-256-cbc")
+    for number, (key, slot) in enumerate((((), "native"), (raw, "swtpm-key"), (old, "swtpm-passphrase"))):
+        for is_image in (False, True):
+            folder = folder_of(VM, "host-%d-%d" % (number, is_image))
+            path = os.path.join(folder, "vm.img" if is_image else STATE)
+            where = "backend-uri=file://" + os.path.abspath(path) if is_image else "dir=" + folder
+            for suspended in (False, True):
+                made_by_debian(place, where, *key, suspended=suspended)
+                served = Served(place, None, *key, state=where)
+                data = served.powered()[1]
+                if not suspended:
+                    data.good(startup())
+                same(data.nv(INDEX, 10), b"kept by it", where)
+                served.shutdown()
+                same(names(place, path), [slot], where)
+                shutil.rmtree(folder)
+                os.makedirs(folder)
+
+
+def test_reconfigure_theirs(place):
+    """swtpm_setup --reconfigure on swtpm's state, as libvirt calls it first after a host was switched, takes that over"""
+    folder = folder_of(VM)
+    made_by_debian(place, "dir=" + folder)
+    setup(place, folder, "--reconfigure", "--pcr-banks", "sha1")
+    served = Served(place, folder)
+    data = served.powered()[1]
+    finds_mark(data)
+    served.shutdown()
+    same(powered_banks(place, folder), {4}, "SHA-1 alone")
+
+
+def test_escrow(place):
+    """escrow= in vtpm.conf adds a slot to a TPM that swtpm socket makes under a --key, and to one that it takes over"""
+    add_passphrase(place, "safe", "escrow word")
+    escrow_config(place, "safe")
+    for theirs in (False, True):
+        folder = folder_of(VM, "host-%d" % theirs)
+        if theirs:
+            key, fd = secret(b"libvirt's word")
+            served = Served(place, folder, *key, program=debian(), pass_fds=(fd,))
+            served.powered()
+            served.shutdown()
+        key, fd = secret(b"libvirt's word")
+        served = Served(place, folder, *key, pass_fds=(fd,))
+        served.powered()
+        served.shutdown()
+        same(names(place, os.path.join(folder, STATE)), ["swtpm-passphrase", "safe"])
 
 
 if __name__ == "__main__":
