@@ -33,6 +33,8 @@ static const char help_text[] = "TPM emulator setup tool version " VTPM_COMPAT_V
                                 "--createek             endorsement keys, RSA and ECC\n"
                                 "--create-ek-cert       and certificates for them\n"
                                 "--create-platform-cert and a platform certificate\n"
+                                "--allow-signing        endorsement keys that sign [--decryption: and decrypt], which\n"
+                                "                       is no standard\n"
                                 "--create-spk [--ecc]   a storage root key\n"
                                 "--pcr-banks LIST|-     PCR banks, of sha1,sha256,sha384,sha512; default: sha256\n"
                                 "--rsa-keysize 2048|3072|max\n"
@@ -46,7 +48,7 @@ static const char help_text[] = "TPM emulator setup tool version " VTPM_COMPAT_V
                                 "--logfile FILE, --config FILE, --runas USER, --display\n"
                                 "--create-config-files [overwrite][,root][,skip-if-exist]\n"
                                 "                       a user's own configuration files\n"
-                                "--lock-nvram, --decryption, --tpm, --swtpm_ioctl, --tcsd-system-ps-file\n"
+                                "--lock-nvram, --tpm, --swtpm_ioctl, --tcsd-system-ps-file\n"
                                 "                       accepted: it is so anyway, or without meaning\n"
                                 "--print-capabilities, --version, --help\n";
 

@@ -37,6 +37,7 @@ enum
   O_ECC,
   O_NOTHING, /* what is so anyway */
   O_SIGNING,
+  O_DECRYPTION,
   O_TPM12,
   O_DISPLAY,
   O_CONFIG,
@@ -72,7 +73,7 @@ static const struct option long_options[] = {
   { "create-spk", no_argument, NULL, O_SPK },
   { "ecc", no_argument, NULL, O_ECC },
   { "lock-nvram", no_argument, NULL, O_NOTHING }, /* certificates are always locked */
-  { "decryption", no_argument, NULL, O_NOTHING },
+  { "decryption", no_argument, NULL, O_DECRYPTION },
   { "allow-signing", no_argument, NULL, O_SIGNING },
   { "take-ownership", no_argument, NULL, O_TPM12 },
   { "ownerpass", required_argument, NULL, O_TPM12 },
@@ -115,6 +116,8 @@ take_switch (int option, VtpmCompatSetup *setup)
                    { O_EK_CERT, &setup->certificates },
                    { O_PLATFORM_CERT, &setup->platform_certificate },
                    { O_SPK, &setup->storage_key },
+                   { O_SIGNING, &setup->signing },
+                   { O_DECRYPTION, &setup->decryption },
                    { O_ECC, &setup->ecc },
                    { O_DISPLAY, &setup->display },
                    { O_OVERWRITE, &setup->overwrite },
@@ -190,8 +193,6 @@ take_option (int option, const char *argument, VtpmCompatSetup *setup, GError **
       return keep (&setup->user, argument);
     case O_TPM12:
       return vtpm_compat_usage (error, COMMAND, "taking ownership is a TPM 1.2's, which is not offered");
-    case O_SIGNING:
-      return vtpm_compat_usage (error, COMMAND, "--allow-signing, a non-standard endorsement key, is not offered");
     default:
       g_return_val_if_reached (FALSE);
     }
@@ -317,6 +318,8 @@ vtpm_compat_setup_manufacture (const VtpmCompatSetup *setup, const VtpmConfig *c
   int ecc = vtpm_key_kind_find (ECC_KIND, strlen (ECC_KIND));
   if (setup->endorsement_keys)
     how->endorsement_keys = 1u << rsa | 1u << ecc;
+  if (setup->signing)
+    how->endorsement_use = setup->decryption ? VTPM_EK_SIGNS_AND_DECRYPTS : VTPM_EK_SIGNS;
   if (setup->storage_key)
     how->storage_key = setup->ecc ? ecc : rsa;
   return TRUE;

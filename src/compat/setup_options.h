@@ -13,7 +13,7 @@ typedef struct
 {
   VtpmCompatPlace place;
   gboolean has_place, tpm2;
-  gboolean endorsement_keys, certificates, platform_certificate, storage_key, ecc;
+  gboolean endorsement_keys, certificates, platform_certificate, storage_key, ecc, signing, decryption;
   gboolean overwrite, not_overwrite, reconfigure, display;
   gboolean help, version, print_capabilities, create_config_files;
   VtpmCompatConfigWords config_words;

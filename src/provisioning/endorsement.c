@@ -192,13 +192,20 @@ certify (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *public_key
   return requests != NULL;
 }
 
+static gboolean
+store_template (const VtpmKeyKind *kind, const guint8 *template, gsize len, GError **error)
+{
+  g_autoptr (GBytes) bytes = g_bytes_new (template, len);
+  return vtpm_nv_store (vtpm_endorsement_template_index (kind), bytes, error);
+}
+
 /* CA: NULL where no certificates are wanted. */
 static gboolean
 make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *vtpm_id, VtpmPublicPart *part,
           VtpmCaClient *ca, GError **error)
 {
   guint8 template[VTPM_MAX_TEMPLATE];
-  gsize len = vtpm_endorsement_template (kind, template);
+  gsize len = vtpm_endorsement_template (kind, how->endorsement_use, template);
   g_autofree char *what = g_strdup_printf ("make an endorsement key of kind %s", kind->name);
   g_autoptr (GBytes) public = NULL;
   gboolean persistent;
@@ -216,6 +223,8 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
   VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
   entry->handle = persistent ? kind->handle : 0;
   entry->nv_index = ca ? kind->certificate : 0;
+  if (how->endorsement_use != VTPM_EK_DECRYPTS && !store_template (kind, template, len, error))
+    return FALSE;
   return !ca || certify (how, kind, public_key, vtpm_id, ca, error);
 }
 
@@ -269,20 +278,27 @@ kind_of_handle (guint32 handle)
   return -1;
 }
 
-/* Every template of an endorsement key wants its policy for administration, storage keys have none (EK Credential
- * Profile B.3; Provisioning Guidance 7.5.1). */
-static gboolean
-is_administered_by_policy (guint32 handle)
+/* TPMA_OBJECT; 0: it cannot be told. */
+static guint32
+attributes_of (guint32 handle)
 {
   guint8 command[VTPM_TPM_MAX_COMMAND];
   VtpmReader r;
   gsize len = vtpm_tpm_read_public (handle, command);
   if (!vtpm_tpm_call (command, len, "tell a public key", &r, NULL, NULL))
-    return FALSE;
+    return 0;
   vtpm_read_be16 (&r); /* TPM2B_PUBLIC: size, type, nameAlg, attributes */
   vtpm_read_be16 (&r);
   vtpm_read_be16 (&r);
-  return (vtpm_read_be32 (&r) & ADMIN_WITH_POLICY) != 0;
+  return vtpm_read_be32 (&r);
+}
+
+/* Every template of an endorsement key wants its policy for administration, storage keys have none (EK Credential
+ * Profile B.3; Provisioning Guidance 7.5.1). */
+static gboolean
+is_administered_by_policy (guint32 handle)
+{
+  return (attributes_of (handle) & ADMIN_WITH_POLICY) != 0;
 }
 
 gboolean
@@ -306,20 +322,24 @@ vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const 
 }
 
 gboolean
-vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate, GError **error)
+vtpm_provisioned_endorsement_keys (VtpmManufacture *how, GError **error)
 {
   static const guint32 first[] = { FIRST_PERSISTENT, FIRST_NV };
-  *kinds = 0;
-  *platform_certificate = FALSE;
+  how->endorsement_keys = 0;
+  how->endorsement_use = VTPM_EK_DECRYPTS;
+  how->platform_certificate = FALSE;
   for (gsize f = 0; f < G_N_ELEMENTS (first); f++)
     {
       g_autoptr (GArray) handles = vtpm_tpm_get_handles (first[f], error);
       for (guint i = 0; handles && i < handles->len; i++)
         {
           guint32 handle = g_array_index (handles, guint32, i);
-          if (vtpm_tpm_is_endorsement (handle))
-            *kinds |= 1u << kind_of_handle (handle);
-          *platform_certificate |= handle == VTPM_NV_PLATFORM_CERTIFICATE && vtpm_nv_is_platforms (handle);
+          gboolean is_key = vtpm_tpm_is_endorsement (handle);
+          if (is_key)
+            how->endorsement_keys |= 1u << kind_of_handle (handle);
+          if (is_key && first[f] == FIRST_PERSISTENT && how->endorsement_use == VTPM_EK_DECRYPTS)
+            how->endorsement_use = vtpm_endorsement_use_of (attributes_of (handle));
+          how->platform_certificate |= handle == VTPM_NV_PLATFORM_CERTIFICATE && vtpm_nv_is_platforms (handle);
         }
       if (!handles)
         return FALSE;

@@ -8,11 +8,13 @@
 #include "src/ca/ca_client.h"
 #include "src/config.h"
 #include "src/provisioning/public_part.h"
+#include "src/tpm/key_kinds.h"
 
 typedef struct
 {
   guint banks;                             /* VTPM_BANK_...; 0: as the library makes them */
   guint endorsement_keys;                  /* a bit for each of vtpm_key_kinds */
+  VtpmEndorsementUse endorsement_use;      /* of all of them */
   int storage_key;                         /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
   gboolean platform_certificate;           /* for the first endorsement key */
   const char *ca;                          /* vtpm_ca_client_open()'s; NULL or "none": no certificates */
@@ -49,9 +51,9 @@ gboolean vtpm_provision_authority (const VtpmConfig *config, const VtpmManufactu
  */
 VtpmPublicPart *vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id,
                                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** A bit for each kind of endorsement key that is persistent or has a certificate. FALSE: failed. */
-gboolean vtpm_provisioned_endorsement_keys (guint *kinds, gboolean *platform_certificate,
-                                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Sets in HOW which kinds of endorsement key are persistent or have a certificate, what they may do, and whether there
+ * is a platform certificate. FALSE: failed. */
+gboolean vtpm_provisioned_endorsement_keys (VtpmManufacture *how, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The PCR banks that have a PCR (VTPM_BANK_...). FALSE: failed. */
 gboolean vtpm_provisioned_banks (guint *banks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Allocates BANKS whole and no others, from the next TPM2_Startup after a power-on. FALSE: failed. */

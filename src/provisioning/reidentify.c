@@ -145,8 +145,7 @@ static gboolean
 renew (const VtpmConfig *config, const char *ca, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
 {
   VtpmManufacture how = { .storage_key = -1 };
-  if (!vtpm_provisioned_endorsement_keys (&how.endorsement_keys, &how.platform_certificate, error)
-      || !change_seed (error))
+  if (!vtpm_provisioned_endorsement_keys (&how, error) || !change_seed (error))
     return FALSE;
   how.ca = ca;
   g_autoptr (VtpmCaClient) authority = NULL;
@@ -202,8 +201,7 @@ vtpm_manufacture_like (const VtpmBlob *permanent, const char *ca, VtpmManufactur
   *how = (VtpmManufacture){ .storage_key = -1 };
   if (!power_on (permanent, error))
     return FALSE;
-  gboolean told = vtpm_provisioned_banks (&how->banks, error)
-                  && vtpm_provisioned_endorsement_keys (&how->endorsement_keys, &how->platform_certificate, error);
+  gboolean told = vtpm_provisioned_banks (&how->banks, error) && vtpm_provisioned_endorsement_keys (how, error);
   vtpm_engine_power_off ();
   how->ca = how->endorsement_keys ? ca : NULL;
   return told;

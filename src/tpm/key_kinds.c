@@ -18,8 +18,11 @@
 #define CURVE_P384 0x0004
 #define CURVE_P521 0x0005
 
-/* TPMA_OBJECT (TPM 2.0 part 2, 8.3): fixedTPM fixedParent sensitiveDataOrigin restricted decrypt, and */
-#define ATTRIBUTES 0x00030032u
+/* TPMA_OBJECT (TPM 2.0 part 2, 8.3): fixedTPM fixedParent sensitiveDataOrigin, and */
+#define ATTRIBUTES 0x00000032u
+#define RESTRICTED 0x00010000u
+#define DECRYPT 0x00020000u
+#define SIGN 0x00040000u
 #define USER_WITH_AUTH 0x00000040u
 #define ADMIN_WITH_POLICY 0x00000080u
 #define NO_DA 0x00000400u
@@ -60,12 +63,16 @@ write_unique (VtpmWriter *w, const VtpmKeyKind *kind)
     }
 }
 
+/* Only a key that others can lie under has a symmetric algorithm. */
 static void
-write_parameters (VtpmWriter *w, const VtpmKeyKind *kind)
+write_parameters (VtpmWriter *w, const VtpmKeyKind *kind, gboolean restricted)
 {
-  vtpm_write_be16 (w, ALG_AES);
-  vtpm_write_be16 (w, kind->aes_bits);
-  vtpm_write_be16 (w, ALG_CFB);
+  vtpm_write_be16 (w, restricted ? ALG_AES : ALG_NULL);
+  if (restricted)
+    {
+      vtpm_write_be16 (w, kind->aes_bits);
+      vtpm_write_be16 (w, ALG_CFB);
+    }
   vtpm_write_be16 (w, ALG_NULL); /* scheme */
   vtpm_write_be16 (w, kind->size);
   if (kind->type == ALG_RSA)
@@ -79,7 +86,7 @@ vtpm_key_kind_parameters (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TE
 {
   VtpmWriter w = vtpm_writer (out, VTPM_MAX_TEMPLATE);
   vtpm_write_be16 (&w, kind->type);
-  write_parameters (&w, kind);
+  write_parameters (&w, kind, TRUE);
   return w.pos;
 }
 
@@ -92,16 +99,19 @@ write_template (const VtpmKeyKind *kind, guint32 attributes, const guint8 *polic
   vtpm_write_be32 (&w, attributes);
   vtpm_write_be16 (&w, (guint16) policy_len);
   vtpm_write_bytes (&w, policy, policy_len);
-  write_parameters (&w, kind);
+  write_parameters (&w, kind, (attributes & RESTRICTED) != 0);
   write_unique (&w, kind);
   g_assert (!w.full);
   return w.pos;
 }
 
 gsize
-vtpm_endorsement_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE])
+vtpm_endorsement_template (const VtpmKeyKind *kind, VtpmEndorsementUse use, guint8 out[static VTPM_MAX_TEMPLATE])
 {
-  const guint32 attributes = ATTRIBUTES | ADMIN_WITH_POLICY;
+  const guint32 uses[] = {
+    [VTPM_EK_DECRYPTS] = RESTRICTED | DECRYPT, [VTPM_EK_SIGNS] = SIGN, [VTPM_EK_SIGNS_AND_DECRYPTS] = SIGN | DECRYPT
+  };
+  const guint32 attributes = ATTRIBUTES | uses[use] | ADMIN_WITH_POLICY;
   if (kind->unique_bytes) /* low range */
     return write_template (kind, attributes, policy_a_sha256, sizeof policy_a_sha256, out);
   if (kind->name_alg == ALG_SHA384)
@@ -109,10 +119,22 @@ vtpm_endorsement_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_T
   return write_template (kind, attributes | USER_WITH_AUTH, policy_b_sha512, sizeof policy_b_sha512, out);
 }
 
+VtpmEndorsementUse
+vtpm_endorsement_use_of (guint32 attributes)
+{
+  return !(attributes & SIGN) ? VTPM_EK_DECRYPTS : attributes & DECRYPT ? VTPM_EK_SIGNS_AND_DECRYPTS : VTPM_EK_SIGNS;
+}
+
+guint32
+vtpm_endorsement_template_index (const VtpmKeyKind *kind)
+{
+  return kind->certificate + (kind->unique_bytes ? 2 : 1); /* in the low range a nonce lies between */
+}
+
 gsize
 vtpm_storage_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE])
 {
-  return write_template (kind, ATTRIBUTES | USER_WITH_AUTH | NO_DA, (const guint8 *) "", 0, out);
+  return write_template (kind, ATTRIBUTES | RESTRICTED | DECRYPT | USER_WITH_AUTH | NO_DA, (const guint8 *) "", 0, out);
 }
 
 int
@@ -246,10 +268,11 @@ vtpm_key_kind_public_key (const VtpmKeyKind *kind, const guint8 *public, gsize l
   g_autoptr (GByteArray) der = g_byte_array_new ();
   VtpmReader r = vtpm_reader (public, len);
   gboolean good = vtpm_read_be16 (&r) == kind->type && vtpm_read_be16 (&r) == kind->name_alg;
-  vtpm_read_be32 (&r);
+  gboolean signs = (vtpm_read_be32 (&r) & SIGN) != 0;
   vtpm_read_bytes (&r, vtpm_read_be16 (&r)); /* policy */
-  good = good && vtpm_read_be16 (&r) == ALG_AES;
-  vtpm_read_be32 (&r); /* bits, mode */
+  good = good && vtpm_read_be16 (&r) == (signs ? ALG_NULL : ALG_AES);
+  if (!signs)
+    vtpm_read_be32 (&r); /* bits, mode */
   good = good && vtpm_read_be16 (&r) == ALG_NULL && vtpm_read_be16 (&r) == kind->size;
   vtpm_read_bytes (&r, kind->type == ALG_RSA ? 4 : 2);
   gsize info = vtpm_der_begin (der, VTPM_DER_SEQUENCE);

@@ -26,8 +26,23 @@ extern const VtpmKeyKind vtpm_key_kinds[VTPM_N_KEY_KINDS];
 
 /** The TPMT_PUBLIC_PARMS of KIND, for TPM2_TestParms. Gives the length. */
 gsize vtpm_key_kind_parameters (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
+
+/** What an endorsement key may do. The profile's may decrypt, restricted: open credentials. swtpm_setup offers the
+ * rest. */
+typedef enum
+{
+  VTPM_EK_DECRYPTS,
+  VTPM_EK_SIGNS,
+  VTPM_EK_SIGNS_AND_DECRYPTS
+} VtpmEndorsementUse;
+
 /** The TPMT_PUBLIC of the endorsement key of KIND. Gives the length. */
-gsize vtpm_endorsement_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
+gsize vtpm_endorsement_template (const VtpmKeyKind *kind, VtpmEndorsementUse use, guint8 out[static VTPM_MAX_TEMPLATE]);
+/** Of a key with these TPMA_OBJECT attributes. */
+VtpmEndorsementUse vtpm_endorsement_use_of (guint32 attributes);
+/** The NV index of the template of KIND, for whoever is to make a key again that is not the profile's (EK Credential
+ * Profile 2.2.1.4 and 2.2.1.5). */
+guint32 vtpm_endorsement_template_index (const VtpmKeyKind *kind);
 /** Likewise of the storage root key (TCG TPM v2.0 Provisioning Guidance 7.5.1). */
 gsize vtpm_storage_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
 

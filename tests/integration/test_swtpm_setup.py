@@ -9,12 +9,11 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import VTPM, change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARK, SETUP, STATE, SUSPENDED, VM, OTHER_VM, Served, debian, escrow_config, folder_of, loop_device, pipe_of,
-                   run,
-                   setup)  # noqa: E402
-from tpm_bytes import tpm_command, startup, words  # noqa: E402
+from swtpm import (MARK, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
+                   folder_of, loop_device, pipe_of, run, setup)
+from tpm_bytes import nv_read, rc_of, startup, tpm_command, words  # noqa: E402
 
 LIBVIRT = ("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite")
 CONFIG_FILES = ("swtpm_setup.conf", "swtpm-localca.conf", "swtpm-localca.options")
@@ -160,6 +159,40 @@ def test_swtpm_state_kept(place):
     setup(place, folder, "--overwrite", "--createek")
     same(read_file(path + ".overwritten"), damaged)
     place.sound(path)
+
+
+def endorsement_keys(data):
+    """What stands before the key itself in both, and their templates where they have one in NV."""
+    found = []
+    for handle, index, size in ((0x81010001, 0x01C00004, 310), (0x81010016, 0x01C00017, 70)):
+        public = data.good(tpm_command(0x173, words(handle)))[12:]
+        policy = int.from_bytes(public[8:10], "big")
+        template = data.run(nv_read(index, size))
+        found += [public[:10 + policy + 8].hex(), template.hex() if rc_of(template) == 0 else "no template"]
+    return found
+
+
+def test_signing(place):
+    """--allow-signing, and with it --decryption: endorsement keys and templates as swtpm's; a clone's are of that kind too"""
+    kinds = set()
+    for number, args in enumerate(((), ("--decryption",), ("--allow-signing",), ("--allow-signing", "--decryption"))):
+        found = []
+        for program, swtpm in ((debian("swtpm_setup"), debian()), (SETUP, SWTPM)):
+            folder = folder_of(VM, "host-%d-%d" % (number, len(found)))
+            run(place, program, "--tpm2", "--tpm-state", folder, "--createek", *args)
+            served = Served(place, folder, program=swtpm)
+            data = served.powered()[1]
+            data.good(startup())
+            found.append(endorsement_keys(data))
+            served.shutdown()
+        same(found[1], found[0], str(args))
+        kinds.add(tuple(found[1]))
+        run(place, VTPM, "clone", os.path.join(folder, STATE), "clone-%d" % number, "--vm-uuid", OTHER_VM, "--on-clone",
+            "reidentify", "--config", place.config)
+        device = place.start("clone-%d" % number)
+        same(endorsement_keys(device.powered()[1]), found[1], str(args))
+        device.term()
+    same(len(kinds), 3)
 
 
 def test_incoming(place):
@@ -334,12 +367,11 @@ def test_blank(place):
 
 
 def test_refused(place):
-    """TPM 1.2, taking ownership, signing keys and what is no option are refused with a word and exit 1"""
+    """TPM 1.2, taking ownership and what is no option are refused with a word and exit 1"""
     folder = folder_of("plain")
     for args, piece in ((("--tpm-state", folder), "TPM 1.2"), (("--tpm2",), "--tpm-state"),
                         (("--tpm2", "--tpm-state", folder, "--take-ownership"), "TPM 1.2"),
                         (("--tpm2", "--tpm-state", folder, "--ownerpass", "x"), "TPM 1.2"),
-                        (("--tpm2", "--tpm-state", folder, "--allow-signing"), "--allow-signing"),
                         (("--tpm2", "--tpm-state", folder, "--no-such"), "--no-such"),
                         (("--tpm2", "--tpm-state", folder, "--pcr-banks", "md5"), "md5"),
                         (("--tpm2", "--tpm-state", folder, "--rsa-keysize", "1024"), "1024"),

@@ -318,7 +318,7 @@ make_public (const VtpmKeyKind *kind, guint8 *public, gsize first, gsize second)
   gsize unique = kind->unique_bytes ? (kind->type == 1 ? 2u : 4u) + kind->unique_bytes * (kind->type == 1 ? 1u : 2u)
                  : kind->type == 1  ? 2u
                                     : 4u;
-  gsize len = vtpm_endorsement_template (kind, public) - unique;
+  gsize len = vtpm_endorsement_template (kind, VTPM_EK_DECRYPTS, public) - unique;
   VtpmWriter w = vtpm_writer (public + len, 600);
   vtpm_write_be16 (&w, (guint16) first);
   for (gsize i = 0; i < first; i++)

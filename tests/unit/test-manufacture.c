@@ -152,14 +152,13 @@ test_new_identity (Host *host, gconstpointer unused G_GNUC_UNUSED)
   g_autoptr (VtpmPublicPart) before = make (host, &how);
   VtpmUuid id = vtpm_uuid_random ();
   guint8 command[VTPM_TPM_MAX_COMMAND];
-  guint kinds;
-  gboolean platform;
+  VtpmManufacture found = { 0 };
   run (command, vtpm_tpm_nv_define (OTHER_INDEX, 8, 0x42072001, command));
   run (change_eps, sizeof change_eps);
   has_handles ("81000001", "01800001 01c0000a 01c00016 01c08000");
-  g_assert_true (vtpm_provisioned_endorsement_keys (&kinds, &platform, &error));
-  g_assert_cmpuint (kinds, ==, how.endorsement_keys);
-  g_assert_true (platform);
+  g_assert_true (vtpm_provisioned_endorsement_keys (&found, &error));
+  g_assert_cmpuint (found.endorsement_keys, ==, how.endorsement_keys);
+  g_assert_true (found.platform_certificate);
   g_autoptr (VtpmPublicPart) after = provision (host, &how, &id, &error);
   g_assert_no_error (error);
   has_handles ("81000001 8101000a 81010016", "01800001 01c0000a 01c00016 01c08000");
