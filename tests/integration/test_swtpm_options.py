@@ -83,6 +83,20 @@ def test_controls(place):
     served.ctrl = "l"
     served.powered()
     served.shutdown()
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, fd = listener.getsockname()[1], listener.detach()
+    served = Served(place, folder_of("tcp-fd"), "--ctrl", "type=tcp,fd=%d" % fd, ctrl=None, pass_fds=(fd,))
+    ioctl(place, "--tcp", "127.0.0.1:%d" % port, "-i")
+    ioctl(place, "--tcp", "127.0.0.1:%d" % port, "--lock-storage", "3")
+    ioctl(place, "--tcp", "127.0.0.1:%d" % port, "-s")
+    served.ends(0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    address, fd = listener.getsockname(), listener.detach()
+    served = Served(place, folder_of("server-fd"), "--server", "type=tcp,fd=%d" % fd, "--flags",
+                    "not-need-init,startup-clear", pass_fds=(fd,))
+    for _ in range(2):
+        same(data_at(address).rc(get_random()), 0)
+    served.shutdown()
     ours, theirs = socket.socketpair()
     fd = theirs.detach()
     served = Served(place, folder_of("client"), "--ctrl", "type=unixio,clientfd=%d" % fd, ctrl=None, pass_fds=(fd,))
@@ -237,6 +251,10 @@ def test_runas(place):
     status = read_file("/proc/%d/status" % served.process.pid).decode()
     contains(status, "Uid:\t65534\t65534\t65534\t65534", "Groups:\t65534")
     same([os.stat(path).st_uid for path in ("theirs/c", os.path.join(folder, STATE))], [65534, 65534])
+    served.shutdown()
+    served = Served(place, folder_of("root"), "--runas", "0")
+    served.powered()
+    contains(read_file("/proc/%d/status" % served.process.pid).decode(), "Uid:\t0\t0\t0\t0")
     served.shutdown()
 
 
