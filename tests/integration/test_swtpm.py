@@ -13,8 +13,8 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARK, OTHER_VM, STATE, VM, Served, debian, escrow_config, folder_of, ioctl, pipe_of, run,  # noqa: E402
-                   setup)
+from swtpm import (MARK, OTHER_VM, STATE, VM, Served, debian, escrow_config, folder_of, ioctl, loop_device,  # noqa: E402
+                   pipe_of, run, setup)
 from test_swtpm_setup import powered_banks  # noqa: E402
 from tpm_bytes import nv_define, nv_write, startup  # noqa: E402
 
@@ -437,6 +437,17 @@ def test_take_over_kinds(place):
                 same(names(place, path), [slot], where)
                 shutil.rmtree(folder)
                 os.makedirs(folder)
+
+
+def test_block_device(place):
+    """swtpm's state on a block device is left as it is, and what to do is told"""
+    made_by_debian(place, "backend-uri=file://" + os.path.abspath("image"))
+    os.truncate("image", 4 << 20)
+    before = read_file("image")
+    with loop_device("image") as device:
+        served = Served(place, None, "--flags", "not-need-init", state="backend-uri=file://" + device, wait=False)
+        served.ends(1, "[usage]", device, "vtpm import --swtpm")
+    same(read_file("image"), before)
 
 
 def test_reconfigure_theirs(place):
