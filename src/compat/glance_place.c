@@ -13,13 +13,15 @@
 
 #define MAX_BLANK (64 * 1024 * 1024) /* a longer file was not made for a TPM */
 #define CHUNK (64 * 1024)
+#define IMAGE_START 12 /* magic, version, length of the header; then, where there is something, where it lies */
 
+/* From AT to the end at SIZE. */
 static gboolean
-is_zero (int fd, guint64 size)
+is_zero (int fd, guint64 at, guint64 size)
 {
   static const guint8 zeros[CHUNK];
   g_autofree guint8 *buf = g_malloc (CHUNK);
-  for (guint64 at = 0; at < size; at += CHUNK)
+  for (; at < size; at += CHUNK)
     {
       gsize len = (gsize) MIN (size - at, CHUNK);
       if (vtpm_pread_full (fd, buf, len, at) != (ssize_t) len || memcmp (buf, zeros, len) != 0)
@@ -45,12 +47,8 @@ glance_image (const char *path, int fd, const guint8 *start, gsize len, VtpmComp
   off_t size = lseek (fd, 0, SEEK_END); /* of a block device too */
   if (!vtpm_swtpm_read_image (start, len, (guint64) MAX (size, 0), path, sections, error))
     return FALSE;
-  glance->blank = TRUE;
   for (guint i = 0; i < VTPM_SWTPM_N_PARTS; i++)
-    {
-      glance->size[i] = sections[i].length;
-      glance->blank &= sections[i].length == 0;
-    }
+    glance->size[i] = sections[i].length;
   return TRUE;
 }
 
@@ -66,6 +64,19 @@ fail (const char *path, GError **error)
 }
 
 gboolean
+vtpm_compat_is_blank (int fd)
+{
+  struct stat info;
+  guint8 start[VTPM_SWTPM_IMAGE_HEADER_SIZE];
+  ssize_t n = fstat (fd, &info) == 0 && S_ISREG (info.st_mode) ? vtpm_pread_full (fd, start, sizeof start, 0) : -1;
+  guint64 size = (guint64) info.st_size;
+  if (n < 0 || size == VTPM_FILE_SIZE || size > MAX_BLANK)
+    return FALSE;
+  gboolean is_image = n == sizeof start && vtpm_swtpm_is_image (start, (gsize) n);
+  return is_zero (fd, is_image ? IMAGE_START : 0, size);
+}
+
+gboolean
 vtpm_compat_glance (const VtpmCompatPlace *place, VtpmCompatGlance *glance, GError **error)
 {
   struct stat info;
@@ -77,10 +88,9 @@ vtpm_compat_glance (const VtpmCompatPlace *place, VtpmCompatGlance *glance, GErr
     return fail (place->path, error);
   if (vtpm_swtpm_is_image (start, (gsize) n))
     return glance_image (place->path, fd, start, (gsize) n, glance, error);
-  guint64 size = (guint64) info.st_size;
-  glance->blank
-      = !place->mark && S_ISREG (info.st_mode) && size != VTPM_FILE_SIZE && size <= MAX_BLANK && is_zero (fd, size);
-  glance->size[VTPM_SWTPM_PERMANENT] = glance->blank ? 0 : size;
+  if (!place->mark && vtpm_compat_is_blank (fd))
+    return TRUE;
+  glance->size[VTPM_SWTPM_PERMANENT] = (guint64) info.st_size;
   if (place->mark && vtpm_swtpm_is_blob (start, (gsize) n))
     glance->size[VTPM_SWTPM_VOLATILE] = suspended_size (place->path);
   return TRUE;

@@ -168,9 +168,10 @@ static gboolean
 work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
 {
   struct stat info;
+  g_auto (VtpmCompatAside) aside = { 0 };
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
-  if (!vtpm_compat_set_blank_aside (&setup->place, error))
+  if (!vtpm_compat_set_blank_aside (&setup->place, &aside, error))
     return FALSE;
   gboolean is_there = lstat (setup->place.path, &info) == 0;
   if (is_there && !setup->overwrite)
@@ -183,9 +184,8 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
                       setup->place.path);
       return FALSE;
     }
-  g_auto (VtpmCompatAside) aside = { 0 };
-  gboolean made
-      = (!setup->overwrite || vtpm_compat_set_aside (&setup->place, &aside, error)) && make (setup, config, error);
+  gboolean made = (aside.state || !setup->overwrite || vtpm_compat_set_aside (&setup->place, &aside, error))
+                  && make (setup, config, error);
   if (!made)
     vtpm_compat_put_back (&setup->place, &aside);
   return made;

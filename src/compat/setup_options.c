@@ -319,7 +319,8 @@ vtpm_compat_setup_manufacture (const VtpmCompatSetup *setup, const VtpmConfig *c
   if (setup->endorsement_keys)
     how->endorsement_keys = 1u << rsa | 1u << ecc;
   if (setup->signing)
-    how->endorsement_use = setup->decryption ? VTPM_EK_SIGNS_AND_DECRYPTS : VTPM_EK_SIGNS;
+    how->endorsement_use[rsa] = how->endorsement_use[ecc]
+        = setup->decryption ? VTPM_EK_SIGNS_AND_DECRYPTS : VTPM_EK_SIGNS;
   if (setup->storage_key)
     how->storage_key = setup->ecc ? ecc : rsa;
   return TRUE;

@@ -163,7 +163,7 @@ take_over (gpointer data, GError **error)
 {
   const Start *start = data;
   VtpmCompatKey *key = start->socket->key;
-  if ((key && !vtpm_compat_key_check (key, error)) || !vtpm_compat_set_blank_aside (&start->socket->place, error))
+  if (key && !vtpm_compat_key_check (key, error))
     return FALSE;
   return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING,
                                 error);

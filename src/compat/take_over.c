@@ -151,14 +151,26 @@ vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GEr
          && (!suspended || rename_aside (suspended, &aside->suspended, error));
 }
 
-gboolean
-vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, GError **error)
+/* Whoever else would set it aside meanwhile, and make a TPM under its name, waits for the lock, and finds another file
+ * there then. */
+static gboolean
+is_alone (int fd, const char *path)
 {
-  VtpmCompatGlance glance;
-  g_auto (VtpmCompatAside) aside = { 0 };
-  if (!vtpm_compat_glance (place, &glance, NULL) || !glance.blank)
+  struct stat opened, named;
+  struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+  return fcntl (fd, F_OFD_SETLK, &whole) == 0 && fstat (fd, &opened) == 0 && lstat (path, &named) == 0
+         && opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+gboolean
+vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GError **error)
+{
+  if (place->mark)
+    return TRUE;
+  vtpm_autofd int fd = open (place->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0 || !is_alone (fd, place->path) || !vtpm_compat_is_blank (fd))
     return TRUE; /* what is wrong with it is told by who opens it */
-  return rename_aside (place->path, &aside.state, error);
+  return rename_aside (place->path, &aside->state, error);
 }
 
 static void

@@ -36,7 +36,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmCompatAside, vtpm_compat_aside_clear)
 /** Gives whatever stands there other names, durably, so that a new state can be made. FALSE: in-use, failed. */
 gboolean vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** The same where it is a file that was made to take a state and holds none (glance_place.h); else does nothing. */
-gboolean vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The same where it is a blank file (glance_place.h), in no folder of swtpm's; else does nothing. */
+gboolean vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The new state was not made: what was there has its name again. */
 void vtpm_compat_put_back (const VtpmCompatPlace *place, const VtpmCompatAside *aside);

@@ -205,7 +205,8 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
           VtpmCaClient *ca, GError **error)
 {
   guint8 template[VTPM_MAX_TEMPLATE];
-  gsize len = vtpm_endorsement_template (kind, how->endorsement_use, template);
+  VtpmEndorsementUse use = how->endorsement_use[kind - vtpm_key_kinds];
+  gsize len = vtpm_endorsement_template (kind, use, template);
   g_autofree char *what = g_strdup_printf ("make an endorsement key of kind %s", kind->name);
   g_autoptr (GBytes) public = NULL;
   gboolean persistent;
@@ -223,7 +224,7 @@ make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *v
   VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
   entry->handle = persistent ? kind->handle : 0;
   entry->nv_index = ca ? kind->certificate : 0;
-  if (how->endorsement_use != VTPM_EK_DECRYPTS && !store_template (kind, template, len, error))
+  if (use != VTPM_EK_DECRYPTS && !store_template (kind, template, len, error))
     return FALSE;
   return !ca || certify (how, kind, public_key, vtpm_id, ca, error);
 }
@@ -278,27 +279,20 @@ kind_of_handle (guint32 handle)
   return -1;
 }
 
-/* TPMA_OBJECT; 0: it cannot be told. */
-static guint32
-attributes_of (guint32 handle)
-{
-  guint8 command[VTPM_TPM_MAX_COMMAND];
-  VtpmReader r;
-  gsize len = vtpm_tpm_read_public (handle, command);
-  if (!vtpm_tpm_call (command, len, "tell a public key", &r, NULL, NULL))
-    return 0;
-  vtpm_read_be16 (&r); /* TPM2B_PUBLIC: size, type, nameAlg, attributes */
-  vtpm_read_be16 (&r);
-  vtpm_read_be16 (&r);
-  return vtpm_read_be32 (&r);
-}
-
 /* Every template of an endorsement key wants its policy for administration, storage keys have none (EK Credential
  * Profile B.3; Provisioning Guidance 7.5.1). */
 static gboolean
 is_administered_by_policy (guint32 handle)
 {
-  return (attributes_of (handle) & ADMIN_WITH_POLICY) != 0;
+  guint8 command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  gsize len = vtpm_tpm_read_public (handle, command);
+  if (!vtpm_tpm_call (command, len, "tell a public key", &r, NULL, NULL))
+    return FALSE;
+  vtpm_read_be16 (&r); /* TPM2B_PUBLIC: size, type, nameAlg, attributes */
+  vtpm_read_be16 (&r);
+  vtpm_read_be16 (&r);
+  return (vtpm_read_be32 (&r) & ADMIN_WITH_POLICY) != 0;
 }
 
 gboolean
@@ -321,12 +315,38 @@ vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const 
   return g_steal_pointer (&part);
 }
 
+static gboolean
+has_template (const VtpmKeyKind *kind, VtpmEndorsementUse use)
+{
+  guint8 template[VTPM_MAX_TEMPLATE], command[VTPM_TPM_MAX_COMMAND];
+  VtpmReader r;
+  gsize size = vtpm_endorsement_template (kind, use, template);
+  gsize len = vtpm_tpm_nv_read (vtpm_endorsement_template_index (kind), 0, (guint16) size, command);
+  if (!vtpm_tpm_call (command, len, "read a template", &r, NULL, NULL))
+    return FALSE;
+  vtpm_read_be32 (&r); /* size of the parameters */
+  gsize got = vtpm_read_be16 (&r);
+  const guint8 *bytes = vtpm_read_bytes (&r, got);
+  return bytes && got == size && memcmp (bytes, template, size) == 0;
+}
+
+/* The platform left the template of a key that is not the profile's. What a guest could put in place of the key itself
+ * does not decide what its clone's certified keys may do. */
+static VtpmEndorsementUse
+use_of (const VtpmKeyKind *kind)
+{
+  if (vtpm_nv_is_platforms (vtpm_endorsement_template_index (kind)))
+    for (VtpmEndorsementUse use = VTPM_EK_SIGNS; use <= VTPM_EK_SIGNS_AND_DECRYPTS; use++)
+      if (has_template (kind, use))
+        return use;
+  return VTPM_EK_DECRYPTS;
+}
+
 gboolean
 vtpm_provisioned_endorsement_keys (VtpmManufacture *how, GError **error)
 {
   static const guint32 first[] = { FIRST_PERSISTENT, FIRST_NV };
   how->endorsement_keys = 0;
-  how->endorsement_use = VTPM_EK_DECRYPTS;
   how->platform_certificate = FALSE;
   for (gsize f = 0; f < G_N_ELEMENTS (first); f++)
     {
@@ -334,15 +354,14 @@ vtpm_provisioned_endorsement_keys (VtpmManufacture *how, GError **error)
       for (guint i = 0; handles && i < handles->len; i++)
         {
           guint32 handle = g_array_index (handles, guint32, i);
-          gboolean is_key = vtpm_tpm_is_endorsement (handle);
-          if (is_key)
+          if (vtpm_tpm_is_endorsement (handle))
             how->endorsement_keys |= 1u << kind_of_handle (handle);
-          if (is_key && first[f] == FIRST_PERSISTENT && how->endorsement_use == VTPM_EK_DECRYPTS)
-            how->endorsement_use = vtpm_endorsement_use_of (attributes_of (handle));
           how->platform_certificate |= handle == VTPM_NV_PLATFORM_CERTIFICATE && vtpm_nv_is_platforms (handle);
         }
       if (!handles)
         return FALSE;
     }
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    how->endorsement_use[i] = use_of (&vtpm_key_kinds[i]);
   return TRUE;
 }

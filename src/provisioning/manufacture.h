@@ -12,9 +12,9 @@
 
 typedef struct
 {
-  guint banks;                             /* VTPM_BANK_...; 0: as the library makes them */
-  guint endorsement_keys;                  /* a bit for each of vtpm_key_kinds */
-  VtpmEndorsementUse endorsement_use;      /* of all of them */
+  guint banks;            /* VTPM_BANK_...; 0: as the library makes them */
+  guint endorsement_keys; /* a bit for each of vtpm_key_kinds */
+  VtpmEndorsementUse endorsement_use[VTPM_N_KEY_KINDS];
   int storage_key;                         /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
   gboolean platform_certificate;           /* for the first endorsement key */
   const char *ca;                          /* vtpm_ca_client_open()'s; NULL or "none": no certificates */

@@ -119,12 +119,6 @@ vtpm_endorsement_template (const VtpmKeyKind *kind, VtpmEndorsementUse use, guin
   return write_template (kind, attributes | USER_WITH_AUTH, policy_b_sha512, sizeof policy_b_sha512, out);
 }
 
-VtpmEndorsementUse
-vtpm_endorsement_use_of (guint32 attributes)
-{
-  return !(attributes & SIGN) ? VTPM_EK_DECRYPTS : attributes & DECRYPT ? VTPM_EK_SIGNS_AND_DECRYPTS : VTPM_EK_SIGNS;
-}
-
 guint32
 vtpm_endorsement_template_index (const VtpmKeyKind *kind)
 {

@@ -38,8 +38,6 @@ typedef enum
 
 /** The TPMT_PUBLIC of the endorsement key of KIND. Gives the length. */
 gsize vtpm_endorsement_template (const VtpmKeyKind *kind, VtpmEndorsementUse use, guint8 out[static VTPM_MAX_TEMPLATE]);
-/** Of a key with these TPMA_OBJECT attributes. */
-VtpmEndorsementUse vtpm_endorsement_use_of (guint32 attributes);
 /** The NV index of the template of KIND, for whoever is to make a key again that is not the profile's (EK Credential
  * Profile 2.2.1.4 and 2.2.1.5). */
 guint32 vtpm_endorsement_template_index (const VtpmKeyKind *kind);

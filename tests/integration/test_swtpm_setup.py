@@ -13,7 +13,7 @@ from device import VTPM, change_file, contains, lacks, main, read_file, same, tr
 from keyhost import add_passphrase, names  # noqa: E402
 from swtpm import (MARK, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
                    folder_of, loop_device, pipe_of, run, setup)
-from tpm_bytes import nv_read, rc_of, startup, tpm_command, words  # noqa: E402
+from tpm_bytes import create_primary, evict, nv_read, rc_of, startup, tpm_command, words  # noqa: E402
 
 LIBVIRT = ("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite")
 CONFIG_FILES = ("swtpm_setup.conf", "swtpm-localca.conf", "swtpm-localca.options")
@@ -187,12 +187,37 @@ def test_signing(place):
             served.shutdown()
         same(found[1], found[0], str(args))
         kinds.add(tuple(found[1]))
-        run(place, VTPM, "clone", os.path.join(folder, STATE), "clone-%d" % number, "--vm-uuid", OTHER_VM, "--on-clone",
-            "reidentify", "--config", place.config)
-        device = place.start("clone-%d" % number)
-        same(endorsement_keys(device.powered()[1]), found[1], str(args))
-        device.term()
+        served = Served(place, folder_of(VM, "host-%d-0" % number))  # takes swtpm's over
+        served.powered()
+        served.shutdown()
+        for source in range(2):
+            name = "clone-%d-%d" % (number, source)
+            run(place, VTPM, "clone", os.path.join(folder_of(VM, "host-%d-%d" % (number, source)), STATE), name, "--vm-uuid",
+                OTHER_VM, "--on-clone", "reidentify", "--config", place.config)
+            device = place.start(name)
+            same(endorsement_keys(device.powered()[1]), found[1], str(args))
+            device.term()
     same(len(kinds), 3)
+
+
+def test_signing_by_guest(place):
+    """a key that signs, which a guest puts in the place of an endorsement key, does not make its clone's sign"""
+    folder = folder_of(VM)
+    run(place, SETUP, "--tpm2", "--tpm-state", folder, "--createek")
+    served = Served(place, folder)
+    data = served.powered()[1]
+    data.good(startup())
+    before = endorsement_keys(data)
+    public = bytes.fromhex(before[2])[:4] + words(0x600F2) + bytes.fromhex(before[2])[8:58]
+    public += bytes.fromhex("0010 0010 0004 0010 0000 0000")  # no symmetric algorithm, no scheme, P-384, no KDF, no point
+    made = data.good(create_primary(public))
+    data.good(evict(int.from_bytes(made[10:14], "big"), 0x8101000A))  # of P-256
+    served.shutdown()
+    run(place, VTPM, "clone", os.path.join(folder, STATE), "clone", "--vm-uuid", OTHER_VM, "--on-clone", "reidentify",
+        "--config", place.config)
+    device = place.start("clone")
+    same(endorsement_keys(device.powered()[1]), before)
+    device.term()
 
 
 def test_incoming(place):
@@ -332,38 +357,38 @@ def test_place(place):
 
 
 def test_blank(place):
-    """a file that was made to take a state and holds none is no state: --not-overwrite makes one, and so does swtpm socket"""
-    def empty():
-        write_file("image", b"")
-
-    def zeros():
-        write_file("image", bytes(4 << 20))
+    """a file that was made to take a state and holds none is no state: --not-overwrite makes one; what fails puts it back"""
+    where = "file://" + os.path.abspath("image")
 
     def formatted():
-        run(place, debian(), "socket", "--tpm2", "--print-states", "--tpmstate", where)
+        run(place, debian(), "socket", "--tpm2", "--print-states", "--tpmstate", "backend-uri=" + where)
         true(os.path.getsize("image") > 0, "Debian's has formatted it")
-    where = "backend-uri=file://" + os.path.abspath("image")
-    for make in (empty, zeros, formatted):
-        make()
-        before = read_file("image")
-        setup(place, "file://" + os.path.abspath("image"), "--not-overwrite", "--createek")
-        place.sound("image")
-        same(read_file("image.overwritten"), before)
-        for path in ("image", "image.overwritten"):
-            os.unlink(path)
-        make()
-        served = Served(place, None, state=where)
-        served.powered()
-        served.shutdown()
-        place.sound("image")
-        for path in ("image", "image.overwritten"):
-            os.unlink(path)
-    for content in (bytes(640 << 10), b"x" + bytes(4 << 20), bytes(4 << 20) + b"x"):  # may have been a state, or something
+        return read_file("image")
+    for content in (b"", bytes(4 << 20), formatted()):
         write_file("image", content)
-        setup(place, "file://" + os.path.abspath("image"), "--not-overwrite")
+        setup(place, where, "--not-overwrite", "--pcr-banks", "md5", status=1)
+        same((read_file("image"), os.path.exists("image.overwritten")), (content, False))
+        setup(place, where, "--not-overwrite", "--createek")
+        place.sound("image")
+        same(read_file("image.overwritten"), content)
+        os.unlink("image.overwritten")
+    header = content
+    for content in (bytes(640 << 10), b"x" + bytes(4 << 20), bytes(4 << 20) + b"x", header + b"x", header[:100],
+                    header[:16] + b"\1" + header[17:]):  # may have been a state, or something
+        write_file("image", content)
+        setup(place, where, "--not-overwrite")
+        same((read_file("image"), os.path.exists("image.overwritten")), (content, False))
+        Served(place, None, "--flags", "not-need-init", state="backend-uri=" + where, wait=False).ends(1)
         same(read_file("image"), content)
-        Served(place, None, "--flags", "not-need-init", state=where, wait=False).ends(1, "[state-damaged]")
-        same(read_file("image"), content)
+    os.unlink("image")
+    write_file("elsewhere", bytes(4 << 20))
+    os.symlink("elsewhere", "image")
+    setup(place, where, "--not-overwrite")
+    same((os.readlink("image"), read_file("elsewhere")), ("elsewhere", bytes(4 << 20)), "a link is left")
+    folder = folder_of(VM)
+    write_file(os.path.join(folder, STATE), header)
+    setup(place, folder, "--not-overwrite")
+    same(read_file(os.path.join(folder, STATE)), header, "in a folder there is no such file")
 
 
 def test_refused(place):

@@ -81,18 +81,28 @@ def nv_data(response):
     return response[16:16 + length]
 
 
+def create_primary(public):
+    """The owner's, of this template."""
+    return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
+
+
+def evict(handle, persistent):
+    """By the owner: it is made persistent, or what is persistent is removed."""
+    return tpm_command(0x120, words(OWNER, handle) + EMPTY_AUTH + words(persistent), True)
+
+
 def create_primary_rsa(unique):
     """An RSA-2048 storage key; each UNIQUE is a search for primes of its own."""
     public = (struct.pack(">HHIH", 1, 0x0B, 0x00030472, 0) + struct.pack(">HHH", 6, 128, 0x43)
               + struct.pack(">HHI", 0x10, 2048, 0) + sized(unique))
-    return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
+    return create_primary(public)
 
 
 def create_primary_signing():
     """A restricted ECDSA P-256 key, as quotes want one."""
     public = (struct.pack(">HHIH", 0x23, 0x0B, 0x00050072, 0) + struct.pack(">HHHHH", 0x10, 0x18, 0x0B, 3, 0x10)
               + sized(b"") + sized(b""))
-    return tpm_command(0x131, words(OWNER) + EMPTY_AUTH + b"\0\4\0\0\0\0" + sized(public) + b"\0\0" + words(0), True)
+    return create_primary(public)
 
 
 def quote(handle, nonce):
