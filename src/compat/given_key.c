@@ -112,9 +112,9 @@ take_remove (const char *text, gboolean *remove, char **others, GError **error)
   g_auto (GStrv) parts = g_strsplit (text, ",", -1);
   g_autoptr (GString) left = g_string_new (NULL);
   for (char **part = parts; *part; part++)
-    if (!g_str_equal (*part, "remove") && !g_str_has_prefix (*part, "remove="))
+    if (**part && !g_str_equal (*part, "remove") && !g_str_has_prefix (*part, "remove="))
       g_string_append_printf (left, "%s%s", left->len ? "," : "", *part);
-    else if (!vtpm_compat_words ("--key", *part, words, error))
+    else if (**part && !vtpm_compat_words ("--key", *part, words, error))
       return FALSE;
   *others = g_string_free (g_steal_pointer (&left), FALSE);
   return TRUE;

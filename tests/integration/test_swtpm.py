@@ -420,7 +420,7 @@ def test_take_over_kinds(place):
     write_file("key", bytes(range(32)))
     write_file("word", b"a secret word")
     raw = ("--key", "file=key,format=binary,mode=aes-256-cbc")
-    old = ("--key", "pwdfile=word,kdf=sha512,mode=aes-256-cbc")
+    old = ("--key", "pwdfile=word,,kdf=sha512,mode=aes-256-cbc,")
     for number, (key, slot) in enumerate((((), "native"), (raw, "swtpm-key"), (old, "swtpm-passphrase"))):
         for is_image in (False, True):
             folder = folder_of(VM, "host-%d-%d" % (number, is_image))
