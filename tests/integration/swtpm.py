@@ -148,4 +148,4 @@ def free_port():
 
 
 def escrow_config(place, provider):
-    write_file(place.config, "[vtpm]\nescrow=%s\ninit-wait=2\nstore-wait=1\n" % provider, "w")
+    write_file(place.config, "[vtpm]\nescrow=%s\ninit-wait=20\nstore-wait=1\n" % provider, "w")
