@@ -39,7 +39,7 @@ make_key (const char *name)
 {
   guint8 template[VTPM_MAX_TEMPLATE], command[VTPM_TPM_MAX_COMMAND];
   const VtpmKeyKind *kind = &vtpm_key_kinds[vtpm_key_kind_find (name, strlen (name))];
-  gsize len = vtpm_endorsement_template (kind, template);
+  gsize len = vtpm_endorsement_template (kind, VTPM_EK_DECRYPTS, template);
   run (command, vtpm_tpm_create_primary (VTPM_RH_ENDORSEMENT, template, len, command));
 }
 

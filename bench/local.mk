@@ -1,4 +1,5 @@
-EXTRA_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
+# built by make check too: a change that breaks them shall be seen
+check_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
