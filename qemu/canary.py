@@ -12,7 +12,6 @@ import os
 import sys
 
 WINDOW = 16
-EDGE = 4
 DISTINCT = 8
 WORD = 8
 CHUNK = 1 << 16
@@ -38,14 +37,9 @@ class Canary:
                 self.shifts.setdefault(word, set()).add(shift)
 
     def leave_out(self, public):
-        """PUBLIC may stand anywhere (a certificate, which the plaintext holds too), and up to EDGE bytes before and behind
-        it may be alike by chance: the length of one, at times."""
-        public = bytes(public)
+        """PUBLIC may stand anywhere (a certificate, which the plaintext holds too)."""
         for start in range(len(public) - WINDOW + 1):
-            self.windows.discard(public[start:start + WINDOW])
-        edges = [(public[:WINDOW - n], public[n - WINDOW:]) for n in range(1, EDGE + 1)]
-        self.windows -= {window for window in self.windows
-                         if any(window.endswith(first) or window.startswith(last) for first, last in edges)}
+            self.windows.discard(bytes(public[start:start + WINDOW]))
 
     def search_bytes(self, data, base=0):
         """The offsets in DATA (counted from BASE) where a window stands, in order."""

@@ -12,7 +12,6 @@ import pwd
 import select
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ sys.path.insert(0, HERE)
 from canary import Canary  # noqa: E402
 from libvirt import Domain  # noqa: E402
 from scenario import parse_pcrs, require  # noqa: E402
-from tpms import die_with_parent  # noqa: E402
+from tpms import certificates, die_with_parent  # noqa: E402
 
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 PLAINSTATE = os.path.abspath(os.environ.get("VTPM_PLAINSTATE", "./tests/plainstate"))
@@ -278,7 +277,8 @@ class Story:
 
     def search(self):
         canary = Canary(self.plain, self.secret, self.secret.hex().encode())
-        for public in certificates(self.host, self.back.state) + POLICIES:
+        told = vtpm(self.host, "inspect", "--certificates", "--json", self.back.state)
+        for public in certificates(told) + POLICIES:
             canary.leave_out(public)
         require(len(canary.windows) > 500, f"only {len(canary.windows)} windows are looked for")
         for image in self.images:
@@ -314,13 +314,6 @@ class Story:
         self.back.end()
         for image in self.images:
             os.unlink(image)
-
-
-def certificates(host, state):
-    """What a state file has in the clear by design."""
-    told = json.loads(vtpm(host, "inspect", "--certificates", "--json", state))
-    pems = [key["certificate"] for key in told["endorsement_keys"]] + [told["platform_certificate"]]
-    return [ssl.PEM_cert_to_DER_cert(pem) for pem in pems if pem]
 
 
 class SecretStory(Story):

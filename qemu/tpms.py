@@ -19,6 +19,19 @@ END_LIMIT = 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+PLATFORM_CERTIFICATE = bytes.fromhex("0080c001")  # its NV index, as the record has it
+
+
+def certificates(told):
+    """What a state file has in the clear by design, of what `vtpm inspect --certificates --json` TOLD: each certificate with
+    what stands before it in the record (docs/state-format.md, public part). The end of that may be the end of the length
+    which stands before it in NV memory, as with a platform's of 0x301 bytes."""
+    told = json.loads(told)
+    found = [(key["kind"].encode(), key["certificate"]) for key in told["endorsement_keys"]]
+    found.append((PLATFORM_CERTIFICATE, told["platform_certificate"]))
+    return [before + ssl.PEM_cert_to_DER_cert(pem) for before, pem in found if pem]
+
+
 class GuestError(Exception):
     """Something that a boot needs did not happen; the message says what."""
 
@@ -126,10 +139,7 @@ class Vtpm:
         return self._run(self.program, "inspect", self.state).decode("utf-8", "replace")
 
     def public(self):
-        """What the state file has in the clear by design: the certificates."""
-        told = json.loads(self._run(self.program, "inspect", "--certificates", "--json", self.state))
-        pems = [key["certificate"] for key in told["endorsement_keys"]] + [told["platform_certificate"]]
-        return [ssl.PEM_cert_to_DER_cert(pem) for pem in pems if pem]
+        return certificates(self._run(self.program, "inspect", "--certificates", "--json", self.state))
 
     def plaintext(self):
         """The library's permanent state in the clear, as the provider in VTPM_DATA_DIR opens it."""
