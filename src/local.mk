@@ -119,9 +119,11 @@ vtpm_provider_raw_key_LDADD = $(STATE_LIBS)
 compatdir = $(helperdir)/swtpm-compat
 compat_PROGRAMS = swtpm-compat/swtpm swtpm-compat/swtpm_ioctl swtpm-compat/swtpm_setup
 compat_common = src/compat/options.c src/compat/options.h
-compat_state = $(compat_common) src/compat/glance_place.c src/compat/glance_place.h src/compat/given_key.c src/compat/given_key.h src/compat/take_over.c src/compat/take_over.h
+compat_state = $(compat_common) src/compat/glance_place.c src/compat/glance_place.h src/compat/given_key.c \
+	src/compat/given_key.h src/compat/take_over.c src/compat/take_over.h
 swtpm_compat_swtpm_SOURCES = src/compat/swtpm_main.c $(compat_state) \
-	src/compat/socket.c src/compat/socket.h src/compat/socket_options.c src/compat/socket_options.h
+	src/compat/socket.c src/compat/socket.h src/compat/socket_options.c src/compat/socket_options.h \
+	src/compat/socket_channels.c src/compat/socket_channels.h
 swtpm_compat_swtpm_LDADD = $(VTPM_LIBS)
 swtpm_compat_swtpm_ioctl_SOURCES = src/compat/ioctl_main.c $(compat_common)
 swtpm_compat_swtpm_ioctl_LDADD = $(VTPM_LIBS)
