@@ -165,8 +165,7 @@ take_over (gpointer data, GError **error)
   VtpmCompatKey *key = start->socket->key;
   if (key && !vtpm_compat_key_check (key, error))
     return FALSE;
-  return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING,
-                                error);
+  return vtpm_compat_take_over (start->config, &start->socket->place, key, VTPM_RECORD_AWAITS_INCOMING, error);
 }
 
 /* Of SIZE bytes; NULL without an error: none is needed, or none was given. */

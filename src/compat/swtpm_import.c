@@ -65,6 +65,15 @@ choose_name (Import *import, GError **error)
   gboolean exists = lstat (target, &info) == 0;
   import->in_place = exists && !import->files.is_device && info.st_dev == import->files.info.st_dev
                      && info.st_ino == import->files.info.st_ino;
+  if (stat (target, &info) == 0 && S_ISBLK (info.st_mode))
+    {
+      vtpm_error_set (
+          error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE,
+          "%s is a block device and was left as it is: vtpm keeps a TPM in a file; make one with 'vtpm import "
+          "--swtpm %s FILE', and name that",
+          target, target);
+      return FALSE;
+    }
   if (exists && !import->in_place)
     {
       vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STATE_EXISTS,

@@ -57,18 +57,8 @@ vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, V
 {
   g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
   g_auto (VtpmSwtpmImported) imported = { 0 };
-  struct stat info;
   if (!vtpm_swtpm_is_state (place->path))
     return TRUE;
-  if (stat (place->path, &info) == 0 && S_ISBLK (info.st_mode))
-    {
-      vtpm_error_set (
-          error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
-          "%s is a block device with swtpm's state on it, which is left as it is: vtpm keeps its own in a file; "
-          "make one with 'vtpm import --swtpm %s FILE' and name that",
-          place->path, place->path);
-      return FALSE;
-    }
   if (key && !vtpm_compat_key_source (key, &source, error))
     return FALSE;
   const VtpmSwtpmImport how = { .source = place->path,
@@ -151,8 +141,7 @@ vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GEr
          && (!suspended || rename_aside (suspended, &aside->suspended, error));
 }
 
-/* Whoever else would set it aside meanwhile, and make a TPM under its name, waits for the lock, and finds another file
- * there then. */
+/* Two that set it aside and make a TPM under its name: the second has no lock, or finds that the name is another's. */
 static gboolean
 is_alone (int fd, const char *path)
 {

@@ -12,13 +12,13 @@
 
 typedef struct
 {
-  guint banks;            /* VTPM_BANK_...; 0: as the library makes them */
-  guint endorsement_keys; /* a bit for each of vtpm_key_kinds */
-  VtpmEndorsementUse endorsement_use[VTPM_N_KEY_KINDS];
-  int storage_key;                         /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
-  gboolean platform_certificate;           /* for the first endorsement key */
-  const char *ca;                          /* vtpm_ca_client_open()'s; NULL or "none": no certificates */
-  gboolean (*may_certify) (gpointer data); /* asked before the authority is, and may wait; NULL: it may */
+  guint banks;                                          /* VTPM_BANK_...; 0: as the library makes them */
+  guint endorsement_keys;                               /* a bit for each of vtpm_key_kinds */
+  VtpmEndorsementUse endorsement_use[VTPM_N_KEY_KINDS]; /* of each of those */
+  int storage_key;                                      /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
+  gboolean platform_certificate;                        /* for the first endorsement key */
+  const char *ca;                                       /* vtpm_ca_client_open()'s; NULL or "none": no certificates */
+  gboolean (*may_certify) (gpointer data);              /* asked before the authority is, and may wait; NULL: it may */
   gpointer may_certify_data;
 } VtpmManufacture;
 

@@ -38,11 +38,11 @@ typedef enum
 
 /** The TPMT_PUBLIC of the endorsement key of KIND. Gives the length. */
 gsize vtpm_endorsement_template (const VtpmKeyKind *kind, VtpmEndorsementUse use, guint8 out[static VTPM_MAX_TEMPLATE]);
+/** Likewise of the storage root key (TCG TPM v2.0 Provisioning Guidance 7.5.1). */
+gsize vtpm_storage_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
 /** The NV index of the template of KIND, for whoever is to make a key again that is not the profile's (EK Credential
  * Profile 2.2.1.4 and 2.2.1.5). */
 guint32 vtpm_endorsement_template_index (const VtpmKeyKind *kind);
-/** Likewise of the storage root key (TCG TPM v2.0 Provisioning Guidance 7.5.1). */
-gsize vtpm_storage_template (const VtpmKeyKind *kind, guint8 out[static VTPM_MAX_TEMPLATE]);
 
 /** Position of the kind called NAME; -1: there is none. */
 int vtpm_key_kind_find (const char *name, gsize len);

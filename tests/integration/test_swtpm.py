@@ -146,6 +146,8 @@ def test_secret(place):
     setup(place, folder, "--vmid", "guest:" + VM, "--pwdfile-fd", str(fd := pipe_of(word)), "--cipher", "aes-256-cbc",
           pass_fds=(fd,))
     same(names(place, os.path.join(folder, STATE)), ["swtpm-passphrase"])
+    # what was wrapped, as docs/provider-protocol.md has it: 128 bytes, format 1, the N of scrypt 2^14, r 8, p 1
+    contains(read_file(os.path.join(folder, STATE)), b"passphrase\x80\0\1\x0e\x08\1")
     for number, (given, code) in enumerate(((word, 0), (b"another", 0x21), (None, 0x0D), (word, 0))):
         key, fd = secret(given) if given else ((), -1)
         migration, other_fd = secret(given, "--migration-key") if given else ((), -1)

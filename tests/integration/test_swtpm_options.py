@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """The options of swtpm socket, chardev and cuse, over our program of that name."""
-import contextlib
 import json
 import os
 import re
@@ -22,18 +21,6 @@ from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_
 INDEX = 0x01500010
 
 
-def early(address):
-    """A data client as soon as it can connect: that the TPM is on it need not wait for."""
-    found = []
-
-    def connected():
-        with contextlib.suppress(OSError):
-            found.append(data_at(address))
-        return found
-    wait_until(connected, "it listens")
-    return found[0]
-
-
 def test_servers(place):
     """data channels: --server tcp with and without a type, unix, -p, --fd; -p and disconnect end each connection"""
     for number, (args, address, disconnects) in enumerate((
@@ -47,7 +34,7 @@ def test_servers(place):
         served = Served(place, folder_of("s-%d" % number), *args(port), "--flags", "not-need-init,startup-clear")
         address = ("127.0.0.1", port) if address == "tcp" else address
 
-        data = early(address)
+        data = data_at(address)  # which waits for the socket alone: that the TPM is on a client need not wait for
         same(rc_of(data.run(get_random())), 0)
         if disconnects:
             true(closed(data.sock), "one command a connection")

@@ -1,9 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """swtpm_setup as libvirt and people call it: what is made, what is left alone, what is set aside."""
+import fcntl
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 
@@ -380,6 +382,11 @@ def test_blank(place):
         same((read_file("image"), os.path.exists("image.overwritten")), (content, False))
         Served(place, None, "--flags", "not-need-init", state="backend-uri=" + where, wait=False).ends(1)
         same(read_file("image"), content)
+    write_file("image", bytes(4 << 20))
+    with open("image", "r+b") as file:  # as another that is at it
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        setup(place, where, "--not-overwrite")
+        same((read_file("image"), os.path.exists("image.overwritten")), (bytes(4 << 20), False), "it is locked")
     os.unlink("image")
     write_file("elsewhere", bytes(4 << 20))
     os.symlink("elsewhere", "image")

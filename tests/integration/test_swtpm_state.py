@@ -84,6 +84,7 @@ def test_block_device(place):
     os.truncate("vm.img", 4 << 20)
     with loop_device("vm.img") as device, unchanged("vm.img"):
         contains(import_it(place, device, "vm.vtpm").stdout, "left in " + device)
+        contains(import_it(place, device, device, status=2, word="usage").stderr, "block device", "FILE")
     place.sound("vm.vtpm")
 
 
