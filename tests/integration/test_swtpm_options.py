@@ -346,17 +346,25 @@ def test_given_device(place):
 
 
 def test_words(place):
-    """capabilities are JSON with what libvirt looks for; --help mentions --tpm2; --version; --seccomp is accepted"""
+    """capabilities are JSON with what libvirt looks for; --help mentions --tpm2; --version"""
     told = json.loads(run(place, SWTPM, "socket", "--print-capabilities").stdout)
     same(told["type"], "swtpm")
     true("cmdarg-pwd-fd" in told["features"] and "tpm-1.2" not in told["features"], str(told))
     contains(run(place, SWTPM, "socket", "--help").stdout, "--tpm2")
     contains(run(place, SWTPM, "--help").stdout, "swtpm socket")
     contains(run(place, SWTPM, "--version").stdout, "TPM emulator version")
-    for action in ("none", "log", "kill"):
-        served = Served(place, folder_of("seccomp"), "--seccomp", "action=" + action)
+
+
+def test_seccomp(place):
+    """--seccomp: kill and log are the sandbox, as without it, and none is none"""
+    def mode(*args):
+        served = Served(place, folder_of("seccomp"), *args)
         served.powered()
+        status = read_file("/proc/%d/status" % served.process.pid).decode()
         served.shutdown()
+        return re.search(r"^Seccomp:\t(\d)$", status, re.MULTILINE).group(1)
+    default = mode()
+    same([mode("--seccomp", "action=" + action) for action in ("kill", "log", "none")], [default, default, "0"])
 
 
 def states(place, program, where, **options):
