@@ -12,13 +12,16 @@ bench_nodes_LDADD =
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
 EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run bench/nodes-run
-CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so
+CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so bench/control-times.so
 
 # preloaded, so no part of libtool's or automake's world
 bench/same-random.so: bench/same_random.c
 	$(AM_V_CCLD)$(CC) -D_GNU_SOURCE $(CFLAGS) -shared -fPIC -o $@ $(srcdir)/bench/same_random.c
+bench/control-times.so: bench/control_times.c
+	$(AM_V_CCLD)$(CC) -D_GNU_SOURCE $(CFLAGS) -shared -fPIC -o $@ $(srcdir)/bench/control_times.c
 
-bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so
+bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so \
+		bench/control-times.so
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
 	$(srcdir)/bench/clone-run
@@ -28,6 +31,7 @@ bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench
 	$(srcdir)/bench/libvirt-run
 	$(srcdir)/bench/sandbox-run
 	$(srcdir)/bench/blob-run
+	$(srcdir)/bench/snapshot-run
 .PHONY: bench
-EXTRA_DIST += bench/rekey-run bench/sandbox-run bench/blob-run
+EXTRA_DIST += bench/rekey-run bench/sandbox-run bench/blob-run bench/snapshot-run bench/blob_servers.py bench/control_times.c
 EXTRA_DIST += bench/libvirt-run bench/same_random.c
