@@ -64,7 +64,8 @@ gboolean vtpm_sync_folder_of (const char *path) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Replaces the file PATH whole: temporary name beside it, mode MODE whatever the umask, group
- * GID (or (gid_t) -1), synced, renamed, directory synced. On FALSE (errno) PATH is as it was.
+ * GID (or (gid_t) -1), synced, renamed, directory synced. On FALSE (errno) PATH is as it was, or,
+ * where only the directory could not be synced, replaced already.
  */
 gboolean vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode,
                             gid_t gid) G_GNUC_WARN_UNUSED_RESULT;

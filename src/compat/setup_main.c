@@ -172,7 +172,10 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
   if (!vtpm_compat_set_blank_aside (&setup->place, &aside, error))
-    return FALSE;
+    {
+      vtpm_compat_put_back (&setup->place, &aside);
+      return FALSE;
+    }
   gboolean is_there = lstat (setup->place.path, &info) == 0;
   if (is_there && !setup->overwrite)
     {

@@ -162,11 +162,19 @@ vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *asid
   return rename_aside (place->path, &aside->state, error);
 }
 
+static gboolean
+is_same_file (const char *one, const char *other)
+{
+  struct stat first, second;
+  return lstat (one, &first) == 0 && lstat (other, &second) == 0 && first.st_dev == second.st_dev
+         && first.st_ino == second.st_ino;
+}
+
 static void
 put_back (const char *name, const char *path)
 {
-  if (name && link (name, path) == 0)
-    unlink (name); /* it has its own again */
+  if (name && (link (name, path) == 0 || is_same_file (name, path)))
+    unlink (name); /* it has its own again, or still */
 }
 
 void

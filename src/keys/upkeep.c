@@ -60,6 +60,14 @@ read_key (const VtpmProviderEntry *entry, const char *reply, char **key_id, guin
   return TRUE;
 }
 
+/* Also where nobody can tell. The list may have been replaced though the call failed: its folder was not synced. */
+static gboolean
+may_be_listed (const VtpmConfig *config, const VtpmProviderEntry *entry)
+{
+  g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&config->place, NULL);
+  return !registry || vtpm_registry_find (registry, &entry->uuid, NULL);
+}
+
 /* Keys that no registry names harm nobody, but nobody would ever clear them away either. */
 static void
 take_back (const VtpmConfig *config, const VtpmProviderEntry *entry)
@@ -82,7 +90,8 @@ create (const VtpmConfig *config, VtpmProviderEntry *entry, gboolean protect, ch
     return FALSE;
   if (vtpm_registry_add (&config->place, entry, error))
     return TRUE;
-  take_back (config, entry);
+  if (!may_be_listed (config, entry))
+    take_back (config, entry);
   return FALSE;
 }
 

@@ -57,7 +57,7 @@ gboolean vtpm_native_store_new (VtpmNativeStore *store, guint32 count, const Vtp
 /** Copies KEY to INDEX. */
 void vtpm_native_store_put (VtpmNativeStore *store, guint32 index, const VtpmNativeKey *key);
 /** Replaces the file of NATIVE by STORE, durable. The caller holds the write lock. FALSE: store-full, access-denied,
- * failed; the old file stands. */
+ * failed; the file is the old one or the new one, whole. */
 gboolean vtpm_native_store_save (const VtpmNative *native, VtpmNativeStore *store,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

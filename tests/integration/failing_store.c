@@ -5,6 +5,7 @@
  * failure. A second number: so many writes of the process succeed first. Each write that
  * succeeds is added to the file FAILING_STORE_LOG, a line of offset, length and flags of pwritev2(2); each fdatasync(2)
  * of it too, as "-1 0 0". All three files are there when the process starts: in its sandbox it opens nothing.
+ * FAILING_STORE_FILE may be a folder: then what fails is to sync that.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -107,6 +108,17 @@ fdatasync (int fd)
       note (fd, -1, 0, 0);
       return result;
     }
+  errno = abs (error);
+  return -1;
+}
+
+int
+fsync (int fd)
+{
+  int (*next) (int) = dlsym (RTLD_NEXT, "fsync");
+  int error = failure (fd);
+  if (error == 0)
+    return next (fd);
   errno = abs (error);
   return -1;
 }

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file)  # noqa: E402
 from providers import (DAY, add_example, add_helper, bad, edit_registry, good, key_store, listed, provider,  # noqa: E402
                        registry, secret_file, status_of)
+from test_store import Failing  # noqa: E402
 from test_full_disk import fill, small_disk  # noqa: E402
 
 UUID = "7d444840-9dc0-41d1-b245-5ffdce74fad2"
@@ -350,6 +351,17 @@ def test_registry_in_the_way(place):
     same(stores(), before)
     same(read_file(registry(place)), text)
     good(place, "create", "two", "--kind", "native")
+
+
+def test_registry_not_synced(place):
+    """where the list has the provider already and only its folder was not synced, the keys stay: the list names them"""
+    good(place, "create", "one", "--kind", "native")
+    failing = Failing(place, place.data_dir)
+    place.env.update(failing.env)
+    failing.break_store()
+    contains(bad(place, 1, "failed", "create", "two", "--kind", "native"), "providers.conf")
+    failing.mend()
+    contains(good(place, "test", "two"), "key version 1")
 
 
 if __name__ == "__main__":

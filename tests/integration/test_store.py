@@ -295,6 +295,20 @@ def test_terminate(place):
     took(begin, WAIT * 0.9, WAIT + 5, "--terminate")
 
 
+def test_name_not_synced(place):
+    """a TPM whose name may not last was not made: no file is left in the way of the next try"""
+    os.mkdir("there")
+    failing = Failing(place, "there")
+    failing.break_store()
+    place.env.update(failing.env)
+    done = place.vtpm("create", "there/state.vtpm", "--ek", "none", "--config", place.config)
+    same(done.returncode, 1)
+    contains(done.stderr, "[store-failed]", "there")
+    same(os.listdir("there"), [])
+    failing.mend()
+    place.create("there/state.vtpm")
+
+
 def test_start(place):
     """a start that finds a bad disk: INIT works, the guest's first command is told; --startup ends with exit 1"""
     failing, device, control, data = broken(place)

@@ -15,6 +15,7 @@ from device import VTPM, change_file, contains, lacks, main, read_file, same, tr
 from keyhost import add_passphrase, names  # noqa: E402
 from swtpm import (MARK, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
                    folder_of, loop_device, pipe_of, run, setup)
+from test_store import Failing  # noqa: E402
 from tpm_bytes import create_primary, evict, nv_read, rc_of, startup, tpm_command, words  # noqa: E402
 
 LIBVIRT = ("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite")
@@ -124,6 +125,23 @@ def test_overwrite_refused(place):
     folder = folder_of(OTHER_VM)
     setup(place, folder, "--createek", "--create-ek-cert", "--write-ek-cert-files", "nowhere", status=1)
     same(os.listdir(folder), [], "where there was none")
+
+
+def test_folder_not_synced(place):
+    """where the folder cannot be synced nothing is made, and what was there has its name and no other"""
+    failing = Failing(place, os.path.dirname(folder_of("plain")))
+    os.rmdir(folder_of("plain"))
+    folder = failing.env["FAILING_STORE_FILE"]
+    write_file(os.path.join(folder, "image"), bytes(4 << 20))
+    failing.break_store()
+    for where in ("new", "image"):
+        path = "file://" + os.path.join(folder, where)
+        done = setup(place, path, "--not-overwrite", status=1, env=failing.env)
+        contains(done.stderr, "[store-failed]", folder)
+        same((os.listdir(folder), read_file(os.path.join(folder, "image"))), (["image"], bytes(4 << 20)))
+    failing.mend()
+    setup(place, "file://" + os.path.join(folder, "image"), "--not-overwrite")
+    place.sound(os.path.join(folder, "image"))
 
 
 def test_overwrite_device(place):
