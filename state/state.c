@@ -202,6 +202,21 @@ take_found (VtpmState *state, FoundSlot found[static 2], guint current)
   note_damage (state, found, current);
 }
 
+static gboolean
+is_usable (const VtpmState *state, const VtpmStore *store, GError **error)
+{
+  if (state->record->unknown_critical)
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
+                    "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
+                    store->name);
+  else if (!state->payload->permanent)
+    vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s opens, and there is no TPM in it; restore the file from a backup", store->name);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 VtpmState *
 vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys, GError **error)
 {
@@ -236,13 +251,8 @@ vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey 
     }
   found_slot_clear (&found[0]);
   found_slot_clear (&found[1]);
-  if (state && state->record->unknown_critical)
-    {
-      vtpm_error_set (error, VTPM_STATE_ERROR, VTPM_ERROR_STATE_NEWER_VERSION,
-                      "%s has a header field that this vtpm does not know and must; use the newer vtpm that wrote it",
-                      store->name);
-      return NULL;
-    }
+  if (state && !is_usable (state, store, error))
+    return NULL;
   if (state)
     state->store = store;
   return g_steal_pointer (&state);

@@ -39,7 +39,7 @@ guint vtpm_state_epochs (const VtpmHeader *header, guint64 epochs[static 2]);
  * after the owner lock was taken (or, by a reader, before the slots are read here). Takes
  * the highest (epoch, generation) that verifies. NULL: state-damaged, state-foreign-slot,
  * state-newer-version, store-failed. STORE stays the caller's until this succeeds, then it
- * belongs to the state.
+ * belongs to the state. Its payload has permanent state.
  */
 VtpmState *vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey *keys, guint n_keys,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -153,12 +153,7 @@ init_locked (VtpmDevice *device, gboolean delete_volatile)
     }
   const VtpmPayload *payload = vtpm_state_payload (device->state);
   with.permanent = payload->permanent;
-  g_autoptr (VtpmBlob) permanent = vtpm_blob_copy (payload->permanent->data, payload->permanent->len);
-  g_autoptr (VtpmBlob) suspended = NULL;
-  if (payload->volatile_state)
-    suspended = vtpm_blob_copy (payload->volatile_state->data, payload->volatile_state->len);
-  with.permanent = permanent;
-  with.volatile_state = suspended;
+  with.volatile_state = payload->volatile_state;
   return power_on (device, &with);
 }
 

@@ -152,20 +152,10 @@ vtpm_rebind_discards (const VtpmState *source, const VtpmRebind *how, GError **e
 }
 
 static gboolean
-has_tpm (const VtpmState *source, GError **error)
-{
-  if (vtpm_state_payload (source)->permanent)
-    return TRUE;
-  vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_USAGE, "there is no TPM in %s yet; make one with 'vtpm create'",
-                  vtpm_state_store ((VtpmState *) source)->name);
-  return FALSE;
-}
-
-static gboolean
 prepare (const VtpmConfig *config, const VtpmState *source, const VtpmRebind *how, Next *next, GError **error)
 {
   const VtpmRecord *record = vtpm_state_record (source);
-  if (!has_tpm (source, error) || vtpm_rebind_discards (source, how, error)
+  if (vtpm_rebind_discards (source, how, error)
       || !vtpm_identity_check_library (vtpm_state_store ((VtpmState *) source)->name, record, error))
     return FALSE;
   next->record = next_record (record, how);

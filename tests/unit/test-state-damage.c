@@ -397,6 +397,21 @@ test_newer_reader (StateFixture *f, gconstpointer unused)
   fixture_assert_refused (f, VTPM_ERROR_STATE_NEWER_VERSION);
 }
 
+/* Sealed with its key, and nothing in it that a VM could run on. */
+static void
+test_no_tpm (StateFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (VtpmRecord) record = fixture_record (f, 1);
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  g_autoptr (VtpmStore) store = vtpm_store_file_create (f->path, &error);
+  g_assert_no_error (error);
+  g_assert_true (vtpm_state_create (store, record, f->dek[0], payload, 1, &error));
+  g_clear_pointer (&store, vtpm_store_close);
+  fixture_assert_refused (f, VTPM_ERROR_STATE_DAMAGED);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -417,5 +432,6 @@ main (int argc, char **argv)
   ADD ("header-forged", test_header_forged);
   ADD ("forged-epoch", test_forged_epoch);
   ADD ("newer-reader", test_newer_reader);
+  ADD ("no-tpm", test_no_tpm);
   return g_test_run ();
 }
