@@ -132,6 +132,19 @@ make_blobs (Export *export, GError **error)
   return TRUE;
 }
 
+/* What failed may have been done (NFS: rename(2), BUGS). */
+static gboolean
+has_taken_place (const Export *export, const char *made)
+{
+  int cause = errno;
+  struct stat info;
+  gboolean is_gone = lstat (made, &info) != 0 && errno == ENOENT;
+  gboolean done = is_gone && lstat (export->path[VTPM_SWTPM_PERMANENT], &info) == 0
+                  && !vtpm_swtpm_is_same_file (export->path[VTPM_SWTPM_PERMANENT], export->aside);
+  errno = cause;
+  return done;
+}
+
 /* In place: our file has its second name before swtpm's takes the first. */
 static gboolean
 replace_ours (Export *export, GError **error)
@@ -142,7 +155,7 @@ replace_ours (Export *export, GError **error)
   if (!export->aside || !vtpm_swtpm_sync_folder (path, error)
       || !vtpm_swtpm_write_file (made, export->blob[VTPM_SWTPM_PERMANENT], &export->like, error))
     return FALSE;
-  if (rename (made, path) == 0)
+  if (rename (made, path) == 0 || has_taken_place (export, made))
     return TRUE;
   vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot take the place of %s", path);
   unlink (made);
@@ -162,6 +175,8 @@ write_blobs (Export *export, GError **error)
                            : vtpm_swtpm_write_file (export->path[VTPM_SWTPM_PERMANENT],
                                                     export->blob[VTPM_SWTPM_PERMANENT], &export->like, error)))
     return TRUE;
+  if (export->aside && !vtpm_swtpm_is_same_file (export->aside, export->path[VTPM_SWTPM_PERMANENT]))
+    return FALSE; /* who knows: nothing goes */
   if (export->aside)
     unlink (export->aside); /* a second name of what still has its first */
   if (suspended)

@@ -39,6 +39,41 @@ lock_whole (int fd, short type, const char *name, GError **error)
   return FALSE;
 }
 
+/* Not kept: who opens the file would wait for us. */
+static gboolean
+is_open_elsewhere (int fd)
+{
+  if (fcntl (fd, F_SETLEASE, F_WRLCK) != 0)
+    return errno == EAGAIN;
+  (void) !fcntl (fd, F_SETLEASE, F_UNLCK);
+  return FALSE;
+}
+
+int
+vtpm_swtpm_lock_image (const char *path, GError **error)
+{
+  vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0)
+    {
+      fail_errno (error, VTPM_ERROR_FAILED, "cannot open", path);
+      return -1;
+    }
+  if (!lock_whole (fd, F_WRLCK, path, error))
+    return -1;
+  if (!is_open_elsewhere (fd))
+    return vtpm_fd_steal (&fd);
+  vtpm_swtpm_fail (error, VTPM_ERROR_IN_USE, path, "is open in another process (lsof tells which); stop that swtpm first");
+  return -1;
+}
+
+gboolean
+vtpm_swtpm_is_same_file (const char *one, const char *other)
+{
+  struct stat first, second;
+  return lstat (one, &first) == 0 && lstat (other, &second) == 0 && first.st_dev == second.st_dev
+         && first.st_ino == second.st_ino;
+}
+
 /* One that we make belongs to whom the folder does: the swtpm that may start there has to open it too. What somebody
  * else put there is given to nobody. */
 static int
@@ -66,10 +101,26 @@ vtpm_swtpm_lock_folder (const char *folder, GError **error)
   return lock_whole (fd, F_WRLCK, folder, error) ? vtpm_fd_steal (&fd) : -1;
 }
 
+/* Real swtpm writes its own header over the first copy of ours where it is told to look at the file as an image. */
 static gboolean
-is_ours (const void *data, gsize len)
+is_ours (int fd)
 {
-  return len >= VTPM_MAGIC_SIZE && memcmp (data, VTPM_HEADER_MAGIC, VTPM_MAGIC_SIZE) == 0;
+  char magic[VTPM_MAGIC_SIZE];
+  for (guint copy = 0; copy < 2; copy++)
+    if (pread (fd, magic, sizeof magic, VTPM_HEADER_OFFSET (copy)) == sizeof magic
+        && memcmp (magic, VTPM_HEADER_MAGIC, sizeof magic) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+gboolean
+vtpm_swtpm_is_state (const char *path)
+{
+  guint8 start[16];
+  vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  ssize_t n = fd >= 0 ? pread (fd, start, sizeof start, 0) : -1;
+  return n > 0 && !is_ours (fd)
+         && (vtpm_swtpm_is_blob (start, (gsize) n) || vtpm_swtpm_is_image (start, (gsize) n));
 }
 
 static gboolean
@@ -89,8 +140,7 @@ read_part (const char *path, VtpmBlob **blob, struct stat *info, GError **error)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", path);
   if (!S_ISREG (info->st_mode))
     return vtpm_swtpm_fail (error, VTPM_ERROR_USAGE, path, "is no regular file; is it an swtpm's?");
-  char magic[VTPM_MAGIC_SIZE];
-  if (pread (fd, magic, sizeof magic, 0) == sizeof magic && is_ours (magic, sizeof magic))
+  if (is_ours (fd))
     return set_ours (error, path);
   if (info->st_size > VTPM_SWTPM_MAX_BLOB)
     return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_DAMAGED, path,
@@ -172,15 +222,17 @@ open_image (VtpmSwtpmFiles *files, GError **error)
   files->path[VTPM_SWTPM_PERMANENT] = g_strdup (files->name);
   files->part_name[VTPM_SWTPM_PERMANENT] = g_strdup (files->name);
   files->part_name[VTPM_SWTPM_VOLATILE] = g_strdup_printf ("the suspended state in %s", files->name);
-  files->lock = open (files->name, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (files->lock < 0 || fstat (files->lock, &files->info) != 0)
-    return fail_errno (error, VTPM_ERROR_FAILED, "cannot open", files->name);
-  if (!size_of (files, &size, error) || !lock_whole (files->lock, F_WRLCK, files->name, error))
+  files->lock = vtpm_swtpm_lock_image (files->name, error);
+  if (files->lock < 0)
+    return FALSE;
+  if (fstat (files->lock, &files->info) != 0)
+    return fail_errno (error, VTPM_ERROR_FAILED, "cannot look at", files->name);
+  if (!size_of (files, &size, error))
     return FALSE;
   ssize_t n = pread (files->lock, start, sizeof start, 0);
   if (n < 0)
     return fail_errno (error, VTPM_ERROR_FAILED, "cannot read", files->name);
-  if (is_ours (start, (gsize) n))
+  if (is_ours (files->lock))
     return set_ours (error, files->name);
   if (!vtpm_swtpm_read_image (start, (gsize) n, size, files->name, sections, error))
     return FALSE;

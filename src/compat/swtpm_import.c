@@ -47,15 +47,6 @@ vtpm_swtpm_imported_clear (VtpmSwtpmImported *imported)
   g_clear_pointer (&imported->aside_volatile, g_free);
 }
 
-gboolean
-vtpm_swtpm_is_state (const char *path)
-{
-  guint8 start[16];
-  vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  ssize_t n = fd >= 0 ? pread (fd, start, sizeof start, 0) : -1;
-  return n > 0 && (vtpm_swtpm_is_blob (start, (gsize) n) || vtpm_swtpm_is_image (start, (gsize) n));
-}
-
 /* The new file's name, or one beside the old one that a crash leaves and nobody takes for anything. */
 static gboolean
 choose_name (Import *import, GError **error)
@@ -182,34 +173,75 @@ name_aside (Import *import, GError **error)
   return import->done->aside && vtpm_swtpm_sync_folder (permanent, error);
 }
 
+/* Whether swtpm's file still has its own name. */
+static gboolean
+is_there (const Import *import)
+{
+  struct stat info;
+  return lstat (import->files.path[VTPM_SWTPM_PERMANENT], &info) == 0 && info.st_dev == import->files.info.st_dev
+         && info.st_ino == import->files.info.st_ino;
+}
+
+/* What failed may have been done (NFS: rename(2), BUGS). */
+static gboolean
+has_taken_place (const Import *import, VtpmStore *store)
+{
+  struct stat made, named;
+  int known = lstat (import->files.path[VTPM_SWTPM_PERMANENT], &named);
+  if (!import->in_place)
+    return known != 0 && errno == ENOENT;
+  return known == 0 && fstat (vtpm_store_file_fd (store), &made) == 0 && made.st_dev == named.st_dev
+         && made.st_ino == named.st_ino;
+}
+
 /* The moment at which the TPM is ours. */
 static gboolean
-take_place (Import *import, GError **error)
+take_place (Import *import, VtpmStore *store, GError **error)
 {
   const char *permanent = import->files.path[VTPM_SWTPM_PERMANENT];
   if (import->files.is_device || (import->in_place ? rename (import->made, permanent) == 0 : unlink (permanent) == 0))
     return TRUE;
+  int cause = errno;
+  if (has_taken_place (import, store))
+    return TRUE;
+  errno = cause;
   vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, VTPM_ERROR_FAILED, errno, "cannot set %s aside", permanent);
   return FALSE;
 }
 
-/* Both are durable, whatever fails here is told and no more. */
-static void
-finish (Import *import)
+/* No command may be acknowledged before a power cut cannot bring swtpm's file back; nor may its suspended state go. */
+static gboolean
+finish (Import *import, GError **error)
 {
-  g_autoptr (GError) error = NULL;
-  if (import->done->aside_volatile && unlink (import->files.path[VTPM_SWTPM_VOLATILE]) != 0)
+  const char *permanent = import->files.path[VTPM_SWTPM_PERMANENT], *suspended = import->files.path[VTPM_SWTPM_VOLATILE];
+  g_autoptr (GError) cause = NULL;
+  if (import->files.is_device)
+    return TRUE;
+  if (!vtpm_swtpm_sync_folder (permanent, error))
+    return FALSE;
+  if (!import->done->aside_volatile)
+    return TRUE;
+  if (unlink (suspended) != 0 && errno != ENOENT)
     vtpm_log (VTPM_LOG_WARNING,
               "%s is kept as %s, but its old name cannot be removed: %s; remove that before swtpm runs there again",
-              import->files.path[VTPM_SWTPM_VOLATILE], import->done->aside_volatile, g_strerror (errno));
-  if (!import->files.is_device && !vtpm_swtpm_sync_folder (import->files.path[VTPM_SWTPM_PERMANENT], &error))
-    vtpm_log (VTPM_LOG_WARNING, "%s", error->message);
+              suspended, import->done->aside_volatile, g_strerror (errno));
+  if (!vtpm_swtpm_sync_folder (permanent, &cause))
+    vtpm_log (VTPM_LOG_WARNING, "%s", cause->message);
+  return TRUE;
 }
 
+/* Only where swtpm's file has its own name for sure: else what was made may be all that there is. */
 static void
 take_back (Import *import, VtpmStore *store)
 {
   g_autoptr (GError) error = NULL;
+  if (!import->files.is_device && !is_there (import))
+    {
+      vtpm_log (VTPM_LOG_WARNING, "nobody can tell what %s is now: look at it, at what was made as %s, and for a name "
+                                  "that ends with ." VTPM_SWTPM_ASIDE " beside it",
+                import->files.path[VTPM_SWTPM_PERMANENT], store->name);
+      return;
+    }
   if (import->done->aside)
     unlink (import->done->aside); /* a second name of what still has its first */
   if (import->done->aside_volatile)
@@ -230,13 +262,12 @@ make (Import *import, GError **error)
   if (!vtpm_create (import->config, import->made, &create, &store, error))
     return FALSE;
   if (!give_owner (import, store, error) || !verify (import, store, error) || !name_aside (import, error)
-      || !take_place (import, error))
+      || !take_place (import, store, error))
     {
       take_back (import, store);
       return FALSE;
     }
-  finish (import);
-  return TRUE;
+  return finish (import, error);
 }
 
 static gboolean

@@ -31,9 +31,6 @@ typedef struct
 void vtpm_swtpm_imported_clear (VtpmSwtpmImported *imported);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmSwtpmImported, vtpm_swtpm_imported_clear)
 
-/** Whether PATH is a file that swtpm could have written (a blob, an image) and not one of ours; opens nothing else. */
-gboolean vtpm_swtpm_is_state (const char *path);
-
 /**
  * Imports. Calls libtpms: for a process that runs no TPM. Tells the audit log. FALSE: state-exists, in-use,
  * state-missing, state-truncated, state-damaged, state-newer-version, wrong-passphrase, key-closed, usage, a provider's

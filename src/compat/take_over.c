@@ -126,7 +126,10 @@ lock_state (const VtpmCompatPlace *place, int *lock, VtpmStore **store, GError *
   if (lstat (place->path, &info) != 0)
     return TRUE;
   if (vtpm_swtpm_is_state (place->path))
-    return !place->mark || (*lock = vtpm_swtpm_lock_folder (folder, error)) >= 0;
+    {
+      *lock = place->mark ? vtpm_swtpm_lock_folder (folder, error) : vtpm_swtpm_lock_image (place->path, error);
+      return *lock >= 0;
+    }
   *store = vtpm_store_file_open (place->path, TRUE, error);
   return *store && vtpm_owner_take (*store, error);
 }
@@ -162,18 +165,10 @@ vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *asid
   return rename_aside (place->path, &aside->state, error);
 }
 
-static gboolean
-is_same_file (const char *one, const char *other)
-{
-  struct stat first, second;
-  return lstat (one, &first) == 0 && lstat (other, &second) == 0 && first.st_dev == second.st_dev
-         && first.st_ino == second.st_ino;
-}
-
 static void
 put_back (const char *name, const char *path)
 {
-  if (name && (link (name, path) == 0 || is_same_file (name, path)))
+  if (name && (link (name, path) == 0 || vtpm_swtpm_is_same_file (name, path)))
     unlink (name); /* it has its own again, or still */
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A program killed at one of its steps that name or sync a file (killed_names.c)."""
+"""A program killed, or lied to, at one of its steps that name or sync a file (killed_names.c)."""
 import os
 import subprocess
 
@@ -19,9 +19,10 @@ def killer(place):
     return library
 
 
-def run_killed(place, library, name, number, *args):
-    """Runs vtpm; the process called NAME, it or a helper, is killed at its step NUMBER."""
+def run_killed(place, library, name, number, *args, fault="KILL_AT"):
+    """Runs vtpm; the process called NAME, it or a helper, is killed at its step NUMBER; or with LIE_AT told of it that
+    it failed."""
     return subprocess.run([VTPM, *args, "--config", place.config], stdin=subprocess.DEVNULL, capture_output=True,
-                          env={**place.env, "LD_PRELOAD": library, "KILL_AT": str(number), "KILL_NAME": name,
+                          env={**place.env, "LD_PRELOAD": library, fault: str(number), "KILL_NAME": name,
                                "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")},
                           timeout=60, check=False)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A library for LD_PRELOAD: a process ends by SIGKILL instead of its call number KILL_AT (from 1) of those that change
- * or sync names in folders. Only where its name is KILL_NAME, so that helpers live.
+ * or sync names in folders; or call number LIE_AT is done and said to have failed, as NFS may (rename(2), BUGS). Only
+ * where its name is KILL_NAME, so that helpers live.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,12 +13,28 @@
 
 static int calls;
 
+static int
+is_now (const char *variable)
+{
+  const char *at = getenv (variable), *name = getenv ("KILL_NAME");
+  return at && name && strcmp (program_invocation_short_name, name) == 0 && calls == atoi (at);
+}
+
 static void
 maybe_die (void)
 {
-  const char *at = getenv ("KILL_AT"), *name = getenv ("KILL_NAME");
-  if (at && name && strcmp (program_invocation_short_name, name) == 0 && ++calls == atoi (at))
+  calls++;
+  if (is_now ("KILL_AT"))
     raise (SIGKILL);
+}
+
+static int
+maybe_lie (int result)
+{
+  if (!is_now ("LIE_AT"))
+    return result;
+  errno = EIO;
+  return -1;
 }
 
 int
@@ -25,7 +42,7 @@ link (const char *from, const char *to)
 {
   int (*next) (const char *, const char *) = dlsym (RTLD_NEXT, "link");
   maybe_die ();
-  return next (from, to);
+  return maybe_lie (next (from, to));
 }
 
 int
@@ -33,7 +50,7 @@ linkat (int from_folder, const char *from, int to_folder, const char *to, int fl
 {
   int (*next) (int, const char *, int, const char *, int) = dlsym (RTLD_NEXT, "linkat");
   maybe_die ();
-  return next (from_folder, from, to_folder, to, flags);
+  return maybe_lie (next (from_folder, from, to_folder, to, flags));
 }
 
 int
@@ -41,7 +58,7 @@ rename (const char *from, const char *to)
 {
   int (*next) (const char *, const char *) = dlsym (RTLD_NEXT, "rename");
   maybe_die ();
-  return next (from, to);
+  return maybe_lie (next (from, to));
 }
 
 int
@@ -49,7 +66,7 @@ unlink (const char *path)
 {
   int (*next) (const char *) = dlsym (RTLD_NEXT, "unlink");
   maybe_die ();
-  return next (path);
+  return maybe_lie (next (path));
 }
 
 int
@@ -57,5 +74,5 @@ fsync (int fd)
 {
   int (*next) (int) = dlsym (RTLD_NEXT, "fsync");
   maybe_die ();
-  return next (fd);
+  return maybe_lie (next (fd));
 }

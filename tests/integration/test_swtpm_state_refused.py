@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import VTPM, contains, main, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, unchanged, vtpm  # noqa: E402
 from killed import killer, run_killed  # noqa: E402
+from swtpm import Served, debian, run, setup  # noqa: E402
 from swtpm_guest import PERMANENT, VOLATILE, Guest, contents, import_it, left_alone, made_by_swtpm  # noqa: E402
 
 
@@ -120,6 +121,37 @@ def test_taken(place):
     same(contents("new"), {VOLATILE: b"of another one"})
 
 
+def test_image_in_use(place):
+    """an image that an swtpm has open, which locks none, is not imported under its guest's feet, nor set aside"""
+    where = "file://" + os.path.join(place.folder, "vm.img")
+    guest = Guest(place)
+    guest.start_swtpm(where)
+    guest.furnish()
+    names = sorted(os.listdir("."))
+    done = import_it(place, where, "vm.img", status=6, word="in-use")
+    contains(done.stderr, "vm.img")
+    contains(setup(place, where, "--overwrite", status=1).stderr, "[in-use]", "vm.img")
+    same(sorted(os.listdir(".")), names)
+    guest.stop_swtpm()
+    import_it(place, where, "vm.img")
+    guest.start_ours("vm.img")
+    guest.has_all(b"by-swtpm")
+    guest.device.term()
+
+
+def test_header_taken(place):
+    """real swtpm that looks at a file of ours as an image writes over the first header copy: the file still is ours"""
+    place.create("vm.img")
+    where = "file://" + os.path.join(place.folder, "vm.img")
+    run(place, debian(), "socket", "--tpm2", "--print-states", "--tpmstate", "backend-uri=" + where)
+    true(read_file("vm.img")[:8] != b"vtpm-hdr", "Debian's has written to it")
+    import_it(place, where, "other.vtpm", status=2, word="usage")
+    served = Served(place, None, state="backend-uri=" + where)
+    served.powered()
+    served.shutdown()
+    place.sound("vm.img")
+
+
 def test_export_asks(place):
     """an export says in the clear or under which key, or is refused; and needs the state's own key"""
     place.create()
@@ -153,13 +185,6 @@ def test_export_running(place):
     device.term()
 
 
-def killed_at(place, library, number, *args):
-    """Whether it was killed before it could end by itself."""
-    done = run_killed(place, library, os.path.basename(VTPM), number, *args)
-    true(done.returncode in (0, -signal.SIGKILL), done.stderr.decode())
-    return done.returncode != 0
-
-
 def has_ours(place, *paths):
     """At least one of PATHS is a state file that opens; none is half of one."""
     states = [path for path in paths if os.path.exists(path) and read_file(path)[:8] == b"vtpm-hdr"]
@@ -168,8 +193,28 @@ def has_ours(place, *paths):
     return bool(states)
 
 
-def test_killed(place):
-    """killed at any step of an import or export: the TPM is there, under its name or as the original, never half"""
+def at_each_step(place, library, prepare, check, *args):
+    """Runs vtpm ARGS killed at each of its steps that name a file, then told of each that it failed. PREPARE() before each,
+    CHECK(a word for messages) after it."""
+    def run(fault, number):
+        prepare()
+        done = run_killed(place, library, os.path.basename(VTPM), number, *args, fault=fault)
+        true(done.returncode in ((0, -signal.SIGKILL) if fault == "KILL_AT" else (0, 1)), done.stderr.decode())
+        check("%s %d" % (fault, number))
+        return done.returncode
+
+    steps = 1
+    while run("KILL_AT", steps) != 0:
+        steps += 1
+    true(steps > 5, "it was killed %d times" % steps)
+    for number in range(1, steps):
+        run("LIE_AT", number)
+    same(run("LIE_AT", steps), 0)
+
+
+def test_names(place):
+    """killed at any step of an import or export, or told that a step failed that was done: the TPM is there, under its
+    name or as the original, never half"""
     library = killer(place)
     guest = Guest(place)
     os.mkdir("old")
@@ -178,39 +223,37 @@ def test_killed(place):
     guest.stop_swtpm(suspend=True)
     place.create("warm-up.vtpm")  # the provider is there
     whole = contents("old")
-    steps = 0
+
+    def restore(folder):
+        shutil.rmtree("vm", ignore_errors=True)
+        shutil.copytree(folder, "vm")
+        for path in glob.glob("vm.vtpm*"):
+            os.unlink(path)
+
+    def check_import(target, what):
+        after = contents("vm")
+        for name, data in whole.items():
+            true(data in (after.get(name), after.get(name + ".swtpm")), "%s after %s" % (name, what))
+        ours = has_ours(place, target)
+        true(ours or after.get(PERMANENT) == whole[PERMANENT], "swtpm or we can start after " + what)
+        true(ours or after.get(VOLATILE) == whole[VOLATILE], "and resume, after " + what)
+
     for target in ("vm.vtpm", "vm/" + PERMANENT):
-        killed = True
-        while killed:
-            steps += 1
-            shutil.rmtree("vm", ignore_errors=True)
-            shutil.copytree("old", "vm")
-            for path in glob.glob("vm.vtpm*"):
-                os.unlink(path)
-            killed = killed_at(place, library, steps, "import", "--swtpm", "vm", target)
-            after = contents("vm")
-            for name, data in whole.items():
-                true(data in (after.get(name), after.get(name + ".swtpm")), "%s after %d steps" % (name, steps))
-            ours = has_ours(place, target)
-            true(ours or after.get(PERMANENT) == whole[PERMANENT], "swtpm or we can start after %d steps" % steps)
-            true(ours or after.get(VOLATILE) == whole[VOLATILE], "and resume, after %d steps" % steps)
-        true(steps > 5, "it was killed %d times" % steps)
-        same(sorted(n for n in after if ".new." in n), [])
-        steps = 0
+        at_each_step(place, library, lambda: restore("old"), lambda what, to=target: check_import(to, what),
+                     "import", "--swtpm", "vm", target)
+        same(sorted(n for n in contents("vm") if ".new." in n), [])
     shutil.copytree("vm", "imported")
     ours = read_file("vm/" + PERMANENT)
-    killed = True
-    while killed:
-        steps += 1
-        shutil.rmtree("vm")
-        shutil.copytree("imported", "vm")
-        killed = killed_at(place, library, steps, "export", "--swtpm", "--plaintext", "vm/" + PERMANENT, "vm")
+
+    def check_export(what):
         after = contents("vm")
-        true(ours in (after[PERMANENT], after.get(PERMANENT + ".vtpm")), "ours after %d steps" % steps)
-        true(after[PERMANENT] in (ours, whole[PERMANENT]), "one of both, whole, after %d steps" % steps)
+        true(ours in (after[PERMANENT], after.get(PERMANENT + ".vtpm")), "ours after " + what)
+        true(after[PERMANENT] in (ours, whole[PERMANENT]), "one of both, whole, after " + what)
         if after[PERMANENT] != ours:
             same(after[VOLATILE], whole[VOLATILE])
-    true(steps > 5, "it was killed %d times" % steps)
+
+    at_each_step(place, library, lambda: restore("imported"), check_export,
+                 "export", "--swtpm", "--plaintext", "vm/" + PERMANENT, "vm")
 
 
 if __name__ == "__main__":
