@@ -150,7 +150,7 @@ static gboolean
 replace_ours (Export *export, GError **error)
 {
   const char *path = export->path[VTPM_SWTPM_PERMANENT];
-  g_autofree char *made = g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "%08x", path, g_random_int ());
+  g_autofree char *made = vtpm_swtpm_name_temporary (path);
   export->aside = vtpm_swtpm_name_aside (path, ASIDE, error);
   if (!export->aside || !vtpm_swtpm_sync_folder (path, error)
       || !vtpm_swtpm_write_file (made, export->blob[VTPM_SWTPM_PERMANENT], &export->like, error))

@@ -14,6 +14,7 @@
 
 #define TPM_1_2_FILE "tpm-00.permall"
 #define MAX_ASIDE 1000
+#define TEMPORARY_DIGITS 8
 
 static gboolean
 fail_errno (GError **error, VtpmErrorCode otherwise, const char *what, const char *path)
@@ -287,6 +288,29 @@ vtpm_swtpm_name_aside (const char *path, const char *suffix, GError **error)
   vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, VTPM_ERROR_FAILED, errno,
                         "cannot set %s aside; see who may write in its folder", path);
   return NULL;
+}
+
+static gboolean
+is_left_name (const char *name, const char *base)
+{
+  gsize len = strlen (base) + strlen (VTPM_TEMPORARY_SUFFIX);
+  return g_str_has_prefix (name, base) && g_str_has_prefix (name + strlen (base), VTPM_TEMPORARY_SUFFIX)
+         && strlen (name) == len + TEMPORARY_DIGITS && strspn (name + len, "0123456789abcdef") == TEMPORARY_DIGITS;
+}
+
+char *
+vtpm_swtpm_name_temporary (const char *path)
+{
+  g_autofree char *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    if (is_left_name (name, base))
+      {
+        g_autofree char *left = g_build_filename (folder, name, NULL);
+        unlink (left);
+      }
+  return g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "%0*x", path, TEMPORARY_DIGITS, g_random_int ());
 }
 
 gboolean

@@ -46,6 +46,10 @@ gboolean vtpm_swtpm_is_same_file (const char *one, const char *other);
  * vtpm_swtpm_sync_folder(). NULL: failed.
  */
 char *vtpm_swtpm_name_aside (const char *path, const char *suffix, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** A name beside PATH for the file that is to take PATH's place, made of VTPM_TEMPORARY_SUFFIX and eight hexadecimal
+ * digits. Such files that killed processes left are removed, for they may hold a TPM in the clear: the caller holds the
+ * lock of what stands at PATH, so nobody works on one. */
+char *vtpm_swtpm_name_temporary (const char *path);
 /** Makes the names in the folder of PATH durable. FALSE: store-failed. */
 gboolean vtpm_swtpm_sync_folder (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -71,8 +71,7 @@ choose_name (Import *import, GError **error)
                       "%s is there already and was left as it is; choose another name", target);
       return FALSE;
     }
-  import->made = import->in_place ? g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "%08x", target, g_random_int ())
-                                  : g_strdup (target);
+  import->made = import->in_place ? vtpm_swtpm_name_temporary (target) : g_strdup (target);
   return TRUE;
 }
 

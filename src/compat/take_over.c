@@ -43,12 +43,39 @@ vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
   return FALSE;
 }
 
+/* A name that only a TPM leaves: set aside by us, or swtpm's backup or half of a write. */
+static char *
+find_trace (const VtpmCompatPlace *place)
+{
+  static const char *const starts[] = { VTPM_SWTPM_PERMANENT_FILE, VTPM_SWTPM_VOLATILE_FILE, "TMP2-00." };
+  g_autofree char *folder = g_path_get_dirname (place->path);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    for (gsize i = 0; i < G_N_ELEMENTS (starts); i++)
+      if (g_str_has_prefix (name, starts[i]))
+        return g_strdup (name);
+  return NULL;
+}
+
 gboolean
 vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
 {
   struct stat info;
-  g_autofree char *kept = g_strconcat (place->path, "." VTPM_SWTPM_ASIDE, NULL);
-  return lstat (kept, &info) != 0 || vtpm_compat_make_mark (place, error);
+  g_autoptr (GError) cause = NULL;
+  if (!place->mark || vtpm_compat_has_mark (place))
+    return TRUE;
+  if (lstat (place->path, &info) == 0)
+    {
+      if (!vtpm_compat_make_mark (place, &cause)) /* it can be served all the same */
+        vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one", cause->message);
+      return TRUE;
+    }
+  g_autofree char *trace = find_trace (place);
+  if (!trace)
+    return TRUE;
+  vtpm_log (VTPM_LOG_WARNING, "%s is not there, but %s beside it: no new TPM is made where one was", place->path, trace);
+  return vtpm_compat_make_mark (place, error);
 }
 
 gboolean

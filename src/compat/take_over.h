@@ -9,11 +9,12 @@
 #include "src/compat/options.h"
 #include "src/config.h"
 
-/** Whether setup has been here. */
+/** Whether a TPM was here: then one that is missing is not replaced by a new one. */
 gboolean vtpm_compat_has_mark (const VtpmCompatPlace *place);
 /** Leaves the mark, durably. FALSE: failed. */
 gboolean vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** The same where swtpm's file was kept: the start that took it over may have ended before its mark. */
+/** The same at a start: where a state is, or anything else that only a TPM leaves (a backup, a file set aside). FALSE:
+ * failed, and there is no state. */
 gboolean vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**

@@ -13,8 +13,8 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARK, OTHER_VM, STATE, VM, Served, debian, escrow_config, folder_of, ioctl, loop_device,  # noqa: E402
-                   pipe_of, run, setup)
+from swtpm import (MARK, OTHER_VM, STATE, SUSPENDED, VM, Served, debian, escrow_config, folder_of, ioctl,  # noqa: E402
+                   loop_device, pipe_of, run, setup)
 from test_swtpm_setup import powered_banks  # noqa: E402
 from tpm_bytes import nv_define, nv_write, startup  # noqa: E402
 
@@ -110,6 +110,36 @@ def test_empty_folder(place):
         same(control.init(), 0x101)
     served.ends(1, "[state-missing]")
     same(sorted(os.listdir(folder)), before)
+
+
+def test_lost(place):
+    """what was started once more, or cloned there, and is gone is state-missing; so it is where a file tells of a TPM"""
+    def lost(folder, *words):
+        os.unlink(os.path.join(folder, STATE))
+        served = Served(place, folder)
+        with served.control() as control:
+            same(control.init(), 0x101)
+        served.ends(1, "[state-missing]", *words)
+        true(not os.path.exists(os.path.join(folder, STATE)), "a new TPM was made")
+
+    folder = folder_of("plain")
+    for _ in range(2):
+        Served(place, folder).powered()
+        place.clean_up()
+    lost(folder)
+    os.unlink(os.path.join(folder, MARK))
+    place.create("source.vtpm")
+    same(place.vtpm("clone", "source.vtpm", os.path.join(folder, STATE), "--vm-uuid", OTHER_VM, "--on-clone", "replace",
+                    "--config", place.config).returncode, 0)
+    Served(place, folder).powered()
+    place.clean_up()
+    lost(folder)
+    for name in (STATE + ".bak", STATE + ".overwritten", "TMP2-00.permall", SUSPENDED):
+        os.unlink(os.path.join(folder, MARK))
+        write_file(os.path.join(folder, STATE), b"")
+        write_file(os.path.join(folder, name), b"something")
+        lost(folder, name)
+        os.unlink(os.path.join(folder, name))
 
 
 def test_identity(place):
