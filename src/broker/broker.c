@@ -85,20 +85,6 @@ check_at_least (const VtpmBrokerOptions *options, const VtpmState *state, GError
   return FALSE;
 }
 
-/* A library that is newer than the one that wrote the state is told to older hosts before it writes; and from now on a
- * guest may have reached this TPM. */
-static gboolean
-settle_record (VtpmState *state, GError **error)
-{
-  const VtpmRecord *record = vtpm_state_record (state);
-  if (record->library_version >= vtpm_engine_version () && !(record->flags & VTPM_RECORD_AWAITS_INCOMING))
-    return TRUE;
-  g_autoptr (VtpmRecord) changed = vtpm_record_copy (record);
-  changed->library_version = MAX (record->library_version, vtpm_engine_version ());
-  changed->flags &= ~VTPM_RECORD_AWAITS_INCOMING;
-  return vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), record, changed, error);
-}
-
 /* What needs mending before anything else is done with the file. */
 static gboolean
 mend (VtpmBroker *broker, VtpmState *state, GError **error)
@@ -215,7 +201,8 @@ vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **error)
 {
   if (!settle_identity (broker->options, state, error))
     return FALSE;
-  return settle_record (state, error) && send_state (broker, state, error);
+  /* from now on a guest may have reached this TPM */
+  return vtpm_identity_settle_record (state, VTPM_RECORD_AWAITS_INCOMING, error) && send_state (broker, state, error);
 }
 
 /* Takes the store over. */

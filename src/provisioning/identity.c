@@ -59,6 +59,18 @@ vtpm_identity_check_library (const char *name, const VtpmRecord *record, GError 
   return FALSE;
 }
 
+gboolean
+vtpm_identity_settle_record (VtpmState *state, guint32 without_flags, GError **error)
+{
+  const VtpmRecord *record = vtpm_state_record (state);
+  if (record->library_version >= vtpm_engine_version () && !(record->flags & without_flags))
+    return TRUE;
+  g_autoptr (VtpmRecord) changed = vtpm_record_copy (record);
+  changed->library_version = MAX (record->library_version, vtpm_engine_version ());
+  changed->flags &= ~without_flags;
+  return vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), record, changed, error);
+}
+
 /* Keeps the word and the cause of the provider that cannot wrap, and names the way on. */
 static void
 set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, const GError *cause)

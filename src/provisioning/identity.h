@@ -28,6 +28,11 @@ void vtpm_identity_set_other (GError **error, const char *name, const VtpmRecord
 /** Whether this host's libtpms is new enough for the state NAME of RECORD. FALSE: state-newer-version. */
 gboolean vtpm_identity_check_library (const char *name, const VtpmRecord *record,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Before this host's libtpms writes the TPM in STATE, whose owner lock is held: older hosts are told of it where it is
+ * newer than the one that wrote last. WITHOUT_FLAGS (VTPM_RECORD_...) are taken from the record. FALSE: rekey-pending,
+ * store-full, store-failed. */
+gboolean vtpm_identity_settle_record (VtpmState *state, guint32 without_flags,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * The first bind: a new epoch and DEK for VM_UUID, the same vTPM id and policy; wrapped by the

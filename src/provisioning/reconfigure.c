@@ -2,6 +2,7 @@
 #include "src/provisioning/reconfigure.h"
 
 #include "base/errors.h"
+#include "src/provisioning/identity.h"
 #include "src/provisioning/manufacture.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
@@ -35,12 +36,19 @@ vtpm_reconfigure_banks (VtpmState *state, guint banks, GError **error)
                       vtpm_state_store (state)->name);
       return FALSE;
     }
+  if (!vtpm_identity_check_library (vtpm_state_store (state)->name, vtpm_state_record (state), error))
+    return FALSE;
   if (!vtpm_engine_open (error) || !vtpm_engine_power_on (payload->permanent, NULL, error))
     return FALSE;
   gboolean fine = change_powered (banks, &done, error);
   vtpm_engine_power_off ();
   if (!fine || !done)
     return fine;
+  if (!vtpm_identity_settle_record (state, 0, error))
+    {
+      vtpm_blob_free (done);
+      return FALSE;
+    }
   vtpm_state_take (state, done, NULL);
   return vtpm_state_commit_final (state, error);
 }

@@ -9,7 +9,7 @@
 /**
  * Has the TPM in STATE, which is recovered and whose owner lock is held, start with the PCR banks BANKS (VTPM_BANK_...)
  * from now on; keys and NV data stay. Writes nothing where they are as wanted. Calls libtpms: for a process that runs
- * no TPM. FALSE: usage (it is suspended), store-full, store-failed, failed.
+ * no TPM. FALSE: usage (it is suspended), state-newer-version, store-full, store-failed, failed.
  */
 gboolean vtpm_reconfigure_banks (VtpmState *state, guint banks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

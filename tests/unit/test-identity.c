@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "src/provisioning/create.h"
+#include "src/provisioning/manufacture.h"
+#include "src/provisioning/reconfigure.h"
+#include "src/tpm/engine.h"
 #include "tests/unit/host_fixture.h"
 
 #define UUID_A "7d444840-9dc0-41d1-b245-5ffdce74fad2"
@@ -63,6 +66,39 @@ create_unbound (const Host *host, const char *provider)
   VtpmCreateOptions options = { .policy = VTPM_POLICY_REPLACE, .provider = provider };
   g_assert_true (vtpm_create (host->config, host->path, &options, NULL, &error));
   g_assert_no_error (error);
+}
+
+static void
+set_library (const Host *host, guint32 version)
+{
+  GError *error = NULL;
+  g_autoptr (VtpmState) state = host_open_owner (host);
+  g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
+  changed->library_version = version;
+  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
+                                     changed, &error));
+}
+
+/* A change of the PCR banks writes the TPM as a start does: a newer library's is left, an older one's is then ours. */
+static void
+test_reconfigure (Host *host, gconstpointer unused)
+{
+  (void) unused;
+  GError *error = NULL;
+  create_unbound (host, NULL);
+  set_library (host, 0xff0000);
+  VtpmState *state = host_open_owner (host);
+  g_assert_false (vtpm_reconfigure_banks (state, VTPM_BANK_SHA1, &error));
+  assert_code (&error, VTPM_ERROR_STATE_NEWER_VERSION);
+  vtpm_state_close (state);
+  set_library (host, 0x000800);
+  state = host_open_owner (host);
+  g_assert_true (vtpm_reconfigure_banks (state, VTPM_BANK_SHA1, &error));
+  g_assert_no_error (error);
+  vtpm_state_close (state);
+  state = host_open_owner (host);
+  g_assert_cmpuint (vtpm_state_record (state)->library_version, ==, vtpm_engine_version ());
+  vtpm_state_close (state);
 }
 
 /* A second provider's slot, as a later command will add it. */
@@ -171,6 +207,7 @@ main (int argc, char **argv)
   g_test_add_func ("/identity/other", test_other);
   g_test_add_func ("/identity/policy", test_policy);
 #define TEST(name, function) g_test_add ("/identity/" name, Host, NULL, host_set_up, function, host_tear_down)
+  TEST ("reconfigure", test_reconfigure);
   TEST ("bind", test_bind);
   TEST ("bind-needs-every-provider", test_bind_needs_every_provider);
   TEST ("bind-makes-no-provider", test_bind_makes_no_provider);
