@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Preloaded into QEMU by bench/snapshot-run: notes when QEMU wrote a command to its TPM's control channel and when it had
- * read the answer. When QEMU ends, CONTROL_TIMES has a line for each: command, its second word (the blob's type, of
+ * Preloaded into QEMU by bench/snapshot-run: notes when QEMU wrote a command to its TPM's control channel and when it
+ * had read the answer. When QEMU ends, CONTROL_TIMES has a line for each: command, its second word (the blob's type, of
  * CMD_GET_STATEBLOB and CMD_SET_STATEBLOB), begin and end in ns.
  */
 #include <dlfcn.h>
@@ -79,8 +79,7 @@ recvmsg (int fd, struct msghdr *message, int flags)
   return n;
 }
 
-static void __attribute__ ((destructor))
-tell (void)
+static void __attribute__ ((destructor)) tell (void)
 {
   const char *path = getenv ("CONTROL_TIMES");
   FILE *file = path && n_times ? fopen (path, "we") : NULL;

@@ -111,6 +111,7 @@ set_place (VtpmConfig *config)
       g_autofree char *runtime = path_from_environment ("XDG_RUNTIME_DIR");
       g_autofree char *data = g_build_filename (g_get_user_data_dir (), "vtpm", NULL);
       set_user_place (config, g_canonicalize_filename (data, NULL));
+      config->system_dir = access (SYSTEM_DATA_DIR, F_OK) == 0 ? SYSTEM_DATA_DIR : NULL;
       config->run_dir
           = runtime ? g_build_filename (runtime, "vtpm", NULL) : g_build_filename (config->place.data_dir, "run", NULL);
     }

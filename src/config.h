@@ -13,12 +13,13 @@
 typedef struct
 {
   VtpmPlace place;
-  char *run_dir;       /* where management sockets go: RUNSTATEDIR/vtpm, or below the user's runtime folder */
-  gboolean is_system;  /* the system's places are in use, not a user's */
-  guint init_wait_ms;  /* how long CMD_INIT waits for the key; 30000 */
-  guint store_wait_ms; /* how long a failed commit is tried again; 10000 */
-  GStrv state_dirs;    /* where state files are, for what has to find them all; never NULL */
-  char *ca;            /* certificate authority of new TPMs: a name, exec:PROGRAM, none */
+  char *run_dir;          /* where management sockets go: RUNSTATEDIR/vtpm, or below the user's runtime folder */
+  gboolean is_system;     /* the system's places are in use, not a user's */
+  const char *system_dir; /* where the system's data are, if this user may not use them; else NULL */
+  guint init_wait_ms;     /* how long CMD_INIT waits for the key; 30000 */
+  guint store_wait_ms;    /* how long a failed commit is tried again; 10000 */
+  GStrv state_dirs;       /* where state files are, for what has to find them all; never NULL */
+  char *ca;               /* certificate authority of new TPMs: a name, exec:PROGRAM, none */
   char *escrow;        /* name or UUID: the provider of a second key slot where a TPM is made under a key of its owner's
                           (the swtpm command lines); NULL: none */
   VtpmPolicy on_clone; /* of state files that say nothing */

@@ -413,13 +413,23 @@ make_default (const VtpmPlace *place, Edit *edit, GError **error)
 }
 
 gboolean
-vtpm_registry_ensure_default (const VtpmPlace *place, GError **error)
+vtpm_registry_ensure_default (const VtpmPlace *place, gboolean *made, GError **error)
 {
   g_autoptr (VtpmRegistry) seen = vtpm_registry_load (place, error);
   g_auto (Edit) edit = { .lock = -1 };
+  if (made)
+    *made = FALSE;
   if (!seen)
     return FALSE;
   if (seen->has_default)
     return TRUE;
-  return edit_begin (place, &edit, error) && (edit.registry->has_default || make_default (place, &edit, error));
+  if (!edit_begin (place, &edit, error))
+    return FALSE;
+  if (edit.registry->has_default)
+    return TRUE;
+  if (!make_default (place, &edit, error))
+    return FALSE;
+  if (made)
+    *made = TRUE;
+  return TRUE;
 }

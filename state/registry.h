@@ -120,9 +120,11 @@ gboolean vtpm_registry_remove (const VtpmPlace *place, const VtpmUuid *uuid, GEr
 /**
  * Where the registry has no default: makes the native provider "native" (key store first,
  * durable, then the entry). Does nothing where there is one. Safe against a second process
- * that does the same. Only create, run --create and their like call this.
+ * that does the same. *MADE (or NULL): it was made now. Only create, run --create and
+ * their like call this.
  */
-gboolean vtpm_registry_ensure_default (const VtpmPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_registry_ensure_default (const VtpmPlace *place, gboolean *made,
+                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_registry_error_quark (void);
 #define VTPM_REGISTRY_ERROR (vtpm_registry_error_quark ())

@@ -63,7 +63,8 @@ vtpm_swtpm_lock_image (const char *path, GError **error)
     return -1;
   if (!is_open_elsewhere (fd))
     return vtpm_fd_steal (&fd);
-  vtpm_swtpm_fail (error, VTPM_ERROR_IN_USE, path, "is open in another process (lsof tells which); stop that swtpm first");
+  vtpm_swtpm_fail (error, VTPM_ERROR_IN_USE, path,
+                   "is open in another process (lsof tells which); stop that swtpm first");
   return -1;
 }
 
@@ -120,8 +121,7 @@ vtpm_swtpm_is_state (const char *path)
   guint8 start[16];
   vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   ssize_t n = fd >= 0 ? pread (fd, start, sizeof start, 0) : -1;
-  return n > 0 && !is_ours (fd)
-         && (vtpm_swtpm_is_blob (start, (gsize) n) || vtpm_swtpm_is_image (start, (gsize) n));
+  return n > 0 && !is_ours (fd) && (vtpm_swtpm_is_blob (start, (gsize) n) || vtpm_swtpm_is_image (start, (gsize) n));
 }
 
 static gboolean

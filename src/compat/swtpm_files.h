@@ -34,11 +34,13 @@ gboolean vtpm_swtpm_is_state (const char *path);
 
 /** Takes the lock that an swtpm holds while it runs on FOLDER. -1: in-use, access-denied. */
 int vtpm_swtpm_lock_folder (const char *folder, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Opens the image PATH to be read and written, and locks it. swtpm itself locks one only where it is told to: a regular
- * file that any process has open is in use, too, where the file system can tell. -1: in-use, access-denied, failed. */
+/** Opens the image PATH to be read and written, and locks it. swtpm itself locks one only where it is told to: a
+ * regular file that any process has open is in use, too, where the file system can tell. -1: in-use, access-denied,
+ * failed. */
 int vtpm_swtpm_lock_image (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Whether both names are one file's, also where a call said that it had failed to make them so (NFS: rename(2), BUGS). */
+/** Whether both names are one file's, also where a call said that it had failed to make them so (NFS: rename(2), BUGS).
+ */
 gboolean vtpm_swtpm_is_same_file (const char *one, const char *other);
 
 /**

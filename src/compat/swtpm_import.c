@@ -212,7 +212,8 @@ take_place (Import *import, VtpmStore *store, GError **error)
 static gboolean
 finish (Import *import, GError **error)
 {
-  const char *permanent = import->files.path[VTPM_SWTPM_PERMANENT], *suspended = import->files.path[VTPM_SWTPM_VOLATILE];
+  const char *permanent = import->files.path[VTPM_SWTPM_PERMANENT],
+             *suspended = import->files.path[VTPM_SWTPM_VOLATILE];
   g_autoptr (GError) cause = NULL;
   if (import->files.is_device)
     return TRUE;
@@ -236,8 +237,9 @@ take_back (Import *import, VtpmStore *store)
   g_autoptr (GError) error = NULL;
   if (!import->files.is_device && !is_there (import))
     {
-      vtpm_log (VTPM_LOG_WARNING, "nobody can tell what %s is now: look at it, at what was made as %s, and for a name "
-                                  "that ends with ." VTPM_SWTPM_ASIDE " beside it",
+      vtpm_log (VTPM_LOG_WARNING,
+                "nobody can tell what %s is now: look at it, at what was made as %s, and for a name "
+                "that ends with ." VTPM_SWTPM_ASIDE " beside it",
                 import->files.path[VTPM_SWTPM_PERMANENT], store->name);
       return;
     }

@@ -68,13 +68,15 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
   if (lstat (place->path, &info) == 0)
     {
       if (!vtpm_compat_make_mark (place, &cause)) /* it can be served all the same */
-        vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one", cause->message);
+        vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one",
+                  cause->message);
       return TRUE;
     }
   g_autofree char *trace = find_trace (place);
   if (!trace)
     return TRUE;
-  vtpm_log (VTPM_LOG_WARNING, "%s is not there, but %s beside it: no new TPM is made where one was", place->path, trace);
+  vtpm_log (VTPM_LOG_WARNING, "%s is not there, but %s beside it: no new TPM is made where one was", place->path,
+            trace);
   return vtpm_compat_make_mark (place, error);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "src/keys/backup.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
@@ -183,10 +184,25 @@ given_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *opti
   return add_key_slots (config, options, record, dek, error) ? options->payload : NULL;
 }
 
+/* Whoever takes care of the host's keys does not know of one that a service's user makes for itself. */
+static gboolean
+ensure_provider (const VtpmConfig *config, GError **error)
+{
+  gboolean made;
+  if (!vtpm_registry_ensure_default (&config->place, &made, error))
+    return FALSE;
+  if (made && config->system_dir)
+    vtpm_log (VTPM_LOG_WARNING,
+              "made a key provider in %s, for this user alone: %s, with the host's key providers, is not open to user "
+              "%u, who is not in its group. If this TPM is the host's, add him, remove it, and make it again",
+              config->place.data_dir, config->system_dir, (guint) geteuid ());
+  return TRUE;
+}
+
 static gboolean
 fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, VtpmRecord *record, GError **error)
 {
-  if ((!options->provider && !vtpm_registry_ensure_default (&config->place, error))
+  if ((!options->provider && !ensure_provider (config, error))
       || !vtpm_backup_allows_create (&config->place, options->provider, error)
       || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;

@@ -195,6 +195,10 @@ def test_plain_host(_place):
         contains(said(host.run("vtpm", "inspect", folder + "/tpm2-00.permall")), VM)
         true(os.listdir(host.path("/var/lib/vtpm/native")), "the host's provider is not in the system's place")
         shutil.rmtree(host.path(STATES))
+        # who is not in group vtpm keeps keys of his own, and hears where
+        contains(said(host.run("sh", "-c", "exec env -C / HOME=/tmp/his setpriv --reuid=nobody --clear-groups sh -c "
+                                           "'mkdir -p /tmp/his/vm && swtpm_setup --tpm2 --tpm-state /tmp/his/vm' 2>&1")),
+                 "/tmp/his/.local/share/vtpm, for this user alone", "/var/lib/vtpm")
         dpkg(host, "-r", "vtpm")
         same(diverted(host), {})
         for path in ["/usr/bin/" + name for name in (*NAMES, "vtpm")] + [PROFILE]:

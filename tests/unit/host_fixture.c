@@ -112,7 +112,7 @@ VtpmUuid
 host_native (const Host *host)
 {
   GError *error = NULL;
-  g_assert_true (vtpm_registry_ensure_default (&host->config->place, &error));
+  g_assert_true (vtpm_registry_ensure_default (&host->config->place, NULL, &error));
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&host->config->place, &error);
   g_assert_no_error (error);
   const VtpmProviderEntry *entry = vtpm_registry_find_name (registry, "native", &error);

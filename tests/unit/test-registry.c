@@ -170,7 +170,7 @@ test_damaged (RegistryHost *f, gconstpointer data)
       g_autoptr (VtpmProviderEntry) entry = registry_make_entry (UUID_B, "new", "native", NULL);
       g_assert_false (vtpm_registry_add (&f->place, entry, &error));
       assert_code (&error, VTPM_ERROR_STATE_DAMAGED);
-      g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+      g_assert_false (vtpm_registry_ensure_default (&f->place, NULL, &error));
       g_autofree char *after = registry_read (f);
       g_assert_cmpstr (after, ==, bad[i].text);
     }
@@ -224,7 +224,7 @@ test_modes (RegistryHost *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   mode_t before = umask (0777);
-  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_true (vtpm_registry_ensure_default (&f->place, NULL, &error));
   umask (before);
   g_assert_no_error (error);
   g_assert_cmpint (mode_of (f, ""), ==, 0700);
@@ -243,7 +243,7 @@ test_modes_system (RegistryHost *f, gconstpointer data)
   f->place.file_mode = 0660;
   f->place.group = getgid ();
   mode_t before = umask (0077);
-  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_true (vtpm_registry_ensure_default (&f->place, NULL, &error));
   umask (before);
   g_assert_no_error (error);
   g_assert_cmpint (mode_of (f, ""), ==, 02770);
@@ -264,7 +264,7 @@ test_place_in_the_way (RegistryHost *f, gconstpointer data)
   g_autoptr (GError) error = NULL;
   g_autofree char *parent = g_path_get_dirname (f->place.data_dir);
   g_assert_true (g_file_set_contents (parent, "a file", -1, NULL));
-  g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_false (vtpm_registry_ensure_default (&f->place, NULL, &error));
   g_assert_nonnull (strstr (error->message, parent));
   assert_code (&error, VTPM_ERROR_FAILED);
 }
@@ -274,9 +274,9 @@ test_default_once (RegistryHost *f, gconstpointer data)
 {
   (void) data;
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_true (vtpm_registry_ensure_default (&f->place, NULL, &error));
   g_autofree char *first = registry_read (f);
-  g_assert_true (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_true (vtpm_registry_ensure_default (&f->place, NULL, &error));
   g_autofree char *second = registry_read (f);
   g_assert_cmpstr (first, ==, second);
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (&f->place, &error);
@@ -291,7 +291,7 @@ test_default_name_taken (RegistryHost *f, gconstpointer data)
   (void) data;
   g_autoptr (GError) error = NULL;
   registry_write (f, "[provider " UUID_A "]\nname=native\nkind=kmip\n", -1);
-  g_assert_false (vtpm_registry_ensure_default (&f->place, &error));
+  g_assert_false (vtpm_registry_ensure_default (&f->place, NULL, &error));
   g_assert_nonnull (strstr (error->message, "vtpm provider default"));
   assert_code (&error, VTPM_ERROR_USAGE);
 }
@@ -315,7 +315,7 @@ test_race (RegistryHost *f, gconstpointer data)
           char byte;
           close (gate[1]);
           ssize_t n = read (gate[0], &byte, 1); /* ends for all at once */
-          _exit (n == 0 && vtpm_registry_ensure_default (&f->place, NULL) ? 0 : 1);
+          _exit (n == 0 && vtpm_registry_ensure_default (&f->place, NULL, NULL) ? 0 : 1);
         }
     }
   close (gate[0]);
