@@ -138,7 +138,8 @@ EXTRA_DIST += tests/integration/blobs.py tests/integration/certificates.py tests
 	tests/integration/sandbox_attack.c tests/integration/statefile.py tests/integration/swtpm.py \
 	tests/integration/swtpm_guest.py tests/integration/terminal.py tests/integration/tpm2_tools.py \
 	tests/integration/tpm_bytes.py tests/integration/tpm_corpus.py
-EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c
+EXTRA_DIST += tests/run-tap tests/unit/helpers tests/unit/swtpm-state tests/integration/killed_names.c \
+	tests/integration/newer_library.c
 
 # The parsers under clang's sanitizers: VTPM_FUZZ_SECONDS for each, 6 in check.
 tap_cases += tests/fuzz-run

@@ -197,12 +197,13 @@ settle_identity (const VtpmBrokerOptions *options, VtpmState *state, GError **er
 
 /* The rest of what start has to write, so that the device finds a file in order; then it is the device's. */
 gboolean
-vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, GError **error)
+vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, gboolean may_go_back, GError **error)
 {
   if (!settle_identity (broker->options, state, error))
     return FALSE;
   /* from now on a guest may have reached this TPM */
-  return vtpm_identity_settle_record (state, VTPM_RECORD_AWAITS_INCOMING, error) && send_state (broker, state, error);
+  return (may_go_back || vtpm_identity_settle_record (state, VTPM_RECORD_AWAITS_INCOMING, error))
+         && send_state (broker, state, error);
 }
 
 /* Takes the store over. */
@@ -324,7 +325,7 @@ try_start (VtpmBroker *broker, GPtrArray **key_slots, GError **error)
     }
   if (broker->options->may_come && !broker->awaits_file && (!state || vtpm_broker_is_placeholder (state)))
     broker->options->incoming = TRUE;
-  if (!broker->options->incoming && !vtpm_broker_hand_over (broker, state, error))
+  if (!broker->options->incoming && !vtpm_broker_hand_over (broker, state, FALSE, error))
     return FALSE;
   if (state)
     *key_slots = g_ptr_array_ref (vtpm_state_record (state)->key_slots);

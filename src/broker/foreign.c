@@ -108,7 +108,7 @@ vtpm_broker_deliver_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,
         g_propagate_error (error, g_steal_pointer (&cause));
       return FALSE;
     }
-  gboolean fine = vtpm_broker_hand_over (broker, broker->held, error);
+  gboolean fine = vtpm_broker_hand_over (broker, broker->held, FALSE, error);
   g_clear_pointer (&broker->held, vtpm_state_close);
   return fine;
 }

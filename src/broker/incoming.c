@@ -171,8 +171,9 @@ static gboolean
 merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
   gboolean held = broker->held != NULL;
-  gboolean fine
-      = (!request->record || take_in (broker, request, error)) && vtpm_broker_hand_over (broker, broker->held, error);
+  gboolean may_go_back = request->record && held && !vtpm_broker_is_placeholder (broker->held);
+  gboolean fine = (!request->record || take_in (broker, request, error))
+                  && vtpm_broker_hand_over (broker, broker->held, may_go_back, error);
   g_clear_pointer (&broker->held, vtpm_state_close);
   if (!fine && held)
     {

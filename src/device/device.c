@@ -110,6 +110,30 @@ vtpm_device_drop_volatile (VtpmDevice *device)
   device->commit_open = TRUE;
 }
 
+/* Start has done it, but for a TPM that came in and may yet go back: that is of this library from its first commit on.
+ * Tools may have changed key slots meanwhile; one that is at it goes first, and the next commit tries again. */
+void
+vtpm_device_tell_library (VtpmDevice *device)
+{
+  g_autoptr (GError) error = NULL;
+  VtpmStore *store = vtpm_state_store (device->state);
+  const VtpmRecord *own = vtpm_state_record (device->state);
+  const VtpmSecret *dek = vtpm_state_dek (device->state);
+  if (device->library_told || own->library_version >= vtpm_engine_version ())
+    return;
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, &error);
+  const VtpmRecord *newest = header ? vtpm_header_find (header, own->epoch, dek) : NULL;
+  g_autoptr (VtpmRecord) changed = newest ? vtpm_record_copy (newest) : NULL;
+  if (changed)
+    changed->library_version = MAX (newest->library_version, vtpm_engine_version ());
+  device->library_told = changed
+                         && (newest->library_version == changed->library_version
+                             || vtpm_header_change (store, dek, newest, changed, &error));
+  if (error)
+    vtpm_log (VTPM_LOG_INFO, "older hosts are not told yet that a newer libtpms writes %s: %s", store->name,
+              error->message);
+}
+
 gboolean
 vtpm_device_try_commit (VtpmDevice *device)
 {
@@ -118,6 +142,7 @@ vtpm_device_try_commit (VtpmDevice *device)
     return TRUE;
   if (device->released)
     return FALSE;
+  vtpm_device_tell_library (device);
   if (vtpm_state_commit (device->state, &error))
     {
       if (device->commit_reported)

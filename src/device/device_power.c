@@ -193,6 +193,7 @@ finish_locked (VtpmDevice *device, GError **error)
   if (device->released || (device->untouched && !device->commit_open))
     return TRUE;
   gint64 deadline = vtpm_now_ms () + device->options.store_wait_ms;
+  vtpm_device_tell_library (device);
   for (;;)
     {
       g_autoptr (GError) cause = NULL;

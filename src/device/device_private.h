@@ -40,6 +40,7 @@ struct VtpmDevice
   gboolean taken_over;      /* and another process has written to it meanwhile: it never is again */
   gboolean file_is_new;     /* made of what came in */
   gboolean untouched;       /* came in as the file holds it, and no command since: it may yet be another's */
+  gboolean library_told;    /* the file's record says which libtpms writes it */
   guint stops;              /* each ends a wait for a commit */
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
   guint64 commands;         /* run since the process began */
@@ -59,6 +60,8 @@ void vtpm_device_leave (VtpmDevice *device);
 void vtpm_device_take_stored (VtpmDevice *device);
 /** Drops volatile state that lies in the file, for it is about to be out of date. */
 void vtpm_device_drop_volatile (VtpmDevice *device);
+/** Raises the library version in the file's record, where start has left that for now. Before each commit. */
+void vtpm_device_tell_library (VtpmDevice *device);
 /** One attempt to close an open commit. TRUE when none is open after. */
 gboolean vtpm_device_try_commit (VtpmDevice *device);
 /** Attempts for the store wait, the lock released in between; ended by a stop when STOPPABLE. */

@@ -5,16 +5,18 @@ two hosts are two processes here, with one file."""
 import fcntl
 import os
 import struct
+import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, lacks, main,  # noqa: E402
-                    read_file, same, true)
+from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Skip, contains, lacks,  # noqa: E402
+                    main, read_file, same, true)
 from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, setup  # noqa: E402
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
 
+HERE = os.path.dirname(os.path.realpath(__file__))
 LOCK_STORAGE, RETRY, IN_USE, FAILURE, FAIL = 19, 0x800, 0x1F, 0x101, 9
 IOERROR = 0x1F
 OWNER_BYTE, PID_BYTE = 0, 2
@@ -184,6 +186,58 @@ def test_target_without_guest(place):
     pair.finds(pair.data, b"first")
     ended(pair.source, pair.control, 0)
     place.sound(pair.path)
+
+
+def newer_library(place):
+    """A library to be preloaded, with which libtpms says that it is newer."""
+    path = os.path.join(place.folder, "newer_library.so")
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", path, os.path.join(HERE, "newer_library.c")], check=True,
+                       stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        raise Skip("there is no compiler to build newer_library.c") from None
+    return {"LD_PRELOAD": path, "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", "")}
+
+
+def test_newer_target(place):
+    """a target with a newer libtpms: where its guest never runs the source goes on, and its hosts open the TPM still;
+    from its guest's first command on they are told that they cannot"""
+    newer = newer_library(place)
+
+    def version():
+        return place.inspect(pair.path)["records"][0]["libtpms_version"]
+
+    pair = Pair(place)
+    before = version()
+    for runs in (False, True):
+        blobs = pair.save()
+        target = Served(place, pair.folder, *INCOMING, ctrl="target", env=newer)
+        control = target.control()
+        data = control.open_data()
+        same(control.load(*blobs), 0, target.errors())
+        same(version(), before, "no byte is newer")
+        if runs:
+            break
+        control.close()
+        target.process.kill()
+        target.process.wait(10)
+        same(lock_storage(pair.control, 300), 0)
+        pair.finds(pair.data, b"first")
+        ended(pair.source, pair.control, 0)
+        pair.source, pair.control, pair.data = pair.start("again", *OUTGOING)
+        same(pair.control.init(), 0, pair.source.errors())
+        pair.data.good(startup())
+        pair.data.good(pcr_extend(16, b"\1" * 32))
+    pair.source.process.kill()
+    pair.source.process.wait(10)
+    pair.finds(data, b"first")
+    data.good(nv_write(INDEX, b"later"))
+    same(version(), "0.99.0")
+    ended(target, control, 0)
+    served = Served(place, pair.folder, ctrl="older")
+    with served.control() as control:
+        same(control.init(), 0x2E)
+    served.ends(1, "[state-newer-version]")
 
 
 def test_storage_apart(place):
