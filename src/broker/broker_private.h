@@ -34,8 +34,8 @@ VtpmState *vtpm_broker_open_state (VtpmBroker *broker, VtpmStore *taken, const V
                                    const VtpmUnlocked *unlocked, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Opens the file, or makes it. NULL without an error: there is none yet, and that is fine. */
 VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
-/** Settles the identity and gives the file to the device. MAY_GO_BACK: the host that let go of it may take it back; then
- * the device tells older hosts of its library, with its first commit. */
+/** Settles the identity and gives the file to the device. MAY_GO_BACK: the host that let go of it may take it back;
+ * then the device tells older hosts of its library, with its first commit. */
 gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, gboolean may_go_back,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
