@@ -145,7 +145,7 @@ make (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
   if (!vtpm_compat_setup_manufacture (setup, config, &how, error)
       || !vtpm_create (config, place->path, &options, &store, error))
     return FALSE;
-  if (tell (setup, store, error) && vtpm_compat_make_mark (place, error))
+  if (tell (setup, store, error) && vtpm_compat_settle_place (config, place, error))
     return TRUE;
   take_back (store);
   return FALSE;

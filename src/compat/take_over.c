@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,8 +27,8 @@ vtpm_compat_has_mark (const VtpmCompatPlace *place)
 }
 
 /* That it is there is what counts: a power cut may take what stands in it, so only the folder is synced. */
-gboolean
-vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
+static gboolean
+make_mark (const VtpmCompatPlace *place, GError **error)
 {
   static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
                              "one only in a folder without this mark.\n";
@@ -41,6 +43,31 @@ vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error)
   if (fd >= 0)
     unlink (place->mark);
   return FALSE;
+}
+
+static gboolean
+is_below (const char *path, const char *folder)
+{
+  g_autofree char *real = realpath (folder, NULL);
+  gsize len = real ? strlen (real) : 0;
+  return real && g_str_has_prefix (path, real) && (len == 1 || path[len] == '/');
+}
+
+gboolean
+vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place, GError **error)
+{
+  g_autofree char *real = place->mark ? NULL : realpath (place->path, NULL);
+  if (place->mark)
+    return make_mark (place, error);
+  for (char **dir = config->state_dirs; *dir; dir++)
+    if (!real || is_below (real, *dir))
+      return TRUE;
+  if (config->state_dirs[0])
+    vtpm_log (VTPM_LOG_WARNING,
+              "%s is in no folder of state-dirs in vtpm.conf: what looks at all TPMs of this host before a key or the "
+              "package goes does not find it; add its folder there",
+              place->path);
+  return TRUE;
 }
 
 /* A name that only a TPM leaves: set aside by us, or swtpm's backup or half of a write. */
@@ -67,7 +94,7 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
     return TRUE;
   if (lstat (place->path, &info) == 0)
     {
-      if (!vtpm_compat_make_mark (place, &cause)) /* it can be served all the same */
+      if (!make_mark (place, &cause)) /* it can be served all the same */
         vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one",
                   cause->message);
       return TRUE;
@@ -77,7 +104,7 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
     return TRUE;
   vtpm_log (VTPM_LOG_WARNING, "%s is not there, but %s beside it: no new TPM is made where one was", place->path,
             trace);
-  return vtpm_compat_make_mark (place, error);
+  return make_mark (place, error);
 }
 
 gboolean
@@ -100,7 +127,7 @@ vtpm_compat_take_over (const VtpmConfig *config, const VtpmCompatPlace *place, V
                                             .flags = flags } };
   gboolean done = vtpm_swtpm_import (config, &how, &imported, error);
   vtpm_fd_clear (&source.fd);
-  if (!done || !vtpm_compat_make_mark (place, error))
+  if (!done || !vtpm_compat_settle_place (config, place, error))
     return FALSE;
   vtpm_log (VTPM_LOG_INFO, "%s was swtpm's and is now vtpm's; as it was it is kept as %s", place->path,
             imported.aside ? imported.aside : place->path);

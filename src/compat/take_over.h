@@ -11,9 +11,11 @@
 
 /** Whether a TPM was here: then one that is missing is not replaced by a new one. */
 gboolean vtpm_compat_has_mark (const VtpmCompatPlace *place);
-/** Leaves the mark, durably. FALSE: failed. */
-gboolean vtpm_compat_make_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** The same at a start: where a state is, or anything else that only a TPM leaves (a backup, a file set aside). FALSE:
+/** For a TPM that was made there: leaves the mark; in place of a folder's, a warning tells of a file that nobody would
+ * find who looks for all TPMs of the host. FALSE: failed. */
+gboolean vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The mark at a start: where a state is, or anything else that only a TPM leaves (a backup, a file set aside). FALSE:
  * failed, and there is no state. */
 gboolean vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -365,6 +365,17 @@ def test_reconfigure_secret(place):
     same(powered_banks(place, folder, "--key", "pwdfd=%d" % (fd := pipe_of(b"good")), pass_fds=(fd,)), {4})
 
 
+def test_place_unknown(place):
+    """a file:// state that is in no folder which a search for all TPMs looks through is told of; others are not"""
+    folders = [os.path.join(place.folder, name) for name in ("known", "unknown")]
+    for folder in folders:
+        os.mkdir(folder)
+    with open(place.config, "a", encoding="utf-8") as file:
+        file.write("state-dirs=%s\n" % folders[0])
+    lacks(setup(place, "file://%s/image" % folders[0]).stderr, "state-dirs")
+    contains(setup(place, "file://%s/image" % folders[1]).stderr, folders[1] + "/image is in no folder of state-dirs")
+
+
 def test_place(place):
     """dir:// and file:// say where; file:// is a file of any name and leaves no mark"""
     os.mkdir("d")
