@@ -90,21 +90,25 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
 {
   struct stat info;
   g_autoptr (GError) cause = NULL;
-  if (!place->mark || vtpm_compat_has_mark (place))
+  if (!place->mark)
     return TRUE;
+  gboolean is_marked = vtpm_compat_has_mark (place);
   if (lstat (place->path, &info) == 0)
     {
-      if (!make_mark (place, &cause)) /* it can be served all the same */
+      if (!is_marked && !make_mark (place, &cause)) /* it can be served all the same */
         vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one",
                   cause->message);
       return TRUE;
     }
-  g_autofree char *trace = find_trace (place);
+  g_autofree char *trace = is_marked ? g_path_get_basename (place->mark) : find_trace (place);
   if (!trace)
     return TRUE;
-  vtpm_log (VTPM_LOG_WARNING, "%s is not there, but %s beside it: no new TPM is made where one was", place->path,
-            trace);
-  return make_mark (place, error);
+  vtpm_log (
+      VTPM_LOG_WARNING,
+      "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; for a "
+      "new one move away what is in that folder",
+      place->path, trace);
+  return is_marked || make_mark (place, error);
 }
 
 gboolean

@@ -108,7 +108,7 @@ def test_empty_folder(place):
     served = Served(place, folder)
     with served.control() as control:
         same(control.init(), 0x101)
-    served.ends(1, "[state-missing]")
+    served.ends(1, "[state-missing]", MARK)
     same(sorted(os.listdir(folder)), before)
 
 
