@@ -79,7 +79,7 @@ static int export(const Arguments *a, char **argv, GError **error)
 {
   g_auto (VtpmSwtpmKeySource) key = { .fd = -1 };
   vtpm_harden_no_dump ();
-  if (!vtpm_secret_init (error) || (a->key && !vtpm_swtpm_key_parse (a->key, &key, error)))
+  if (!vtpm_secret_init (error) || (a->key && !vtpm_swtpm_key_parse ("--key", a->key, &key, error)))
     return vtpm_command_fail ("export", *error);
   if (a->all && a->key && !key.file)
     {

@@ -76,7 +76,7 @@ import (const Arguments *a, const VtpmSwtpmImport *options, GError **error)
   g_auto (VtpmSwtpmKeySource) key = { .fd = -1 };
   g_auto (VtpmSwtpmImported) imported = { 0 };
   vtpm_harden_no_dump ();
-  if (!vtpm_secret_init (error) || (a->key && !vtpm_swtpm_key_parse (a->key, &key, error)))
+  if (!vtpm_secret_init (error) || (a->key && !vtpm_swtpm_key_parse ("--key", a->key, &key, error)))
     return FALSE;
   VtpmSwtpmImport how = *options;
   how.key = a->key ? &key : NULL;

@@ -37,7 +37,8 @@ read_passphrase (const VtpmSwtpmKeySource *source, GError **error)
   ssize_t n = fd >= 0 ? vtpm_read_full (fd, content->data, content->len) : -1;
   if (n >= 1 && n <= VTPM_SECRET_MAX)
     return vtpm_secret_copy (content->data, (gsize) n, error);
-  const char *name = source->file ? source->file : "the descriptor of --key";
+  g_autofree char *name
+      = source->file ? g_strdup (source->file) : g_strdup_printf ("the descriptor of %s", source->option);
   if (n < 0)
     vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED, errno, "cannot read the passphrase from %s",
                           name);
@@ -88,9 +89,9 @@ ask (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean i
     {
       vtpm_error_set (
           error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED,
-          "key provider \"%s\" (kind %s) asks for its %s, and the %s of --key is not for it; 'vtpm inspect' tells "
+          "key provider \"%s\" (kind %s) asks for its %s, and the %s of %s is not for it; 'vtpm inspect' tells "
           "which key slots this TPM has",
-          entry->name, entry->kind, what, key->source.is_passphrase ? "passphrase" : "key");
+          entry->name, entry->kind, what, key->source.is_passphrase ? "passphrase" : "key", key->source.option);
       return NULL;
     }
   const VtpmSecret *given = get_given (key, error);
@@ -106,7 +107,7 @@ ask (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean i
 
 /* The words that are ours, the rest in *OTHERS. */
 static gboolean
-take_remove (const char *text, gboolean *remove, char **others, GError **error)
+take_remove (const char *option, const char *text, gboolean *remove, char **others, GError **error)
 {
   const VtpmCompatWord words[] = { { "remove", NULL, remove }, { NULL, NULL, NULL } };
   g_auto (GStrv) parts = g_strsplit (text, ",", -1);
@@ -114,20 +115,21 @@ take_remove (const char *text, gboolean *remove, char **others, GError **error)
   for (char **part = parts; *part; part++)
     if (**part && !g_str_equal (*part, "remove") && !g_str_has_prefix (*part, "remove="))
       g_string_append_printf (left, "%s%s", left->len ? "," : "", *part);
-    else if (**part && !vtpm_compat_words ("--key", *part, words, error))
+    else if (**part && !vtpm_compat_words (option, *part, words, error))
       return FALSE;
   *others = g_string_free (g_steal_pointer (&left), FALSE);
   return TRUE;
 }
 
 VtpmCompatKey *
-vtpm_compat_key_parse (const char *text, GError **error)
+vtpm_compat_key_parse (const char *option, const char *text, GError **error)
 {
   g_autoptr (VtpmCompatKey) key = g_new0 (VtpmCompatKey, 1);
   g_autofree char *others = NULL;
   key->asker = (VtpmAsker){ ask, key };
   key->source.fd = -1;
-  if (!take_remove (text, &key->remove, &others, error) || !vtpm_swtpm_key_parse (others, &key->source, error))
+  if (!take_remove (option, text, &key->remove, &others, error)
+      || !vtpm_swtpm_key_parse (option, others, &key->source, error))
     return NULL;
   return g_steal_pointer (&key);
 }
@@ -170,7 +172,8 @@ vtpm_compat_key_source (VtpmCompatKey *key, VtpmSwtpmKeySource *source, GError *
   const VtpmSecret *given = get_given (key, error);
   if (!given)
     return FALSE;
-  *source = (VtpmSwtpmKeySource){ .fd = -1,
+  *source = (VtpmSwtpmKeySource){ .option = key->source.option,
+                                  .fd = -1,
                                   .is_passphrase = key->source.is_passphrase,
                                   .is_binary = !key->source.is_passphrase,
                                   .is_sha512 = key->source.is_sha512,
@@ -184,6 +187,7 @@ vtpm_compat_key_source (VtpmCompatKey *key, VtpmSwtpmKeySource *source, GError *
         return TRUE;
       vtpm_fd_clear (&source->fd);
     }
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe for what --key gives");
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make a pipe for what %s gives",
+                        source->option);
   return FALSE;
 }

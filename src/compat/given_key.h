@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What swtpm's --key gives: the passphrase or key of the one slot that opens the state, and of what swtpm itself
- * encrypted. Read once, by the first who asks, in the process that may ask key providers.
+ * What swtpm's key options give (--key, --migration-key; swtpm_setup has others): the passphrase or key of the one slot
+ * that opens the state, and of what swtpm itself encrypted. Read once, by the first who asks, in the process that may
+ * ask key providers.
  */
 #pragma once
 
@@ -10,8 +11,8 @@
 
 typedef struct VtpmCompatKey VtpmCompatKey;
 
-/** TEXT: the argument of --key, as swtpm(8) has it. NULL: usage. */
-VtpmCompatKey *vtpm_compat_key_parse (const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** TEXT: the argument of OPTION, as swtpm(8) has that of --key. OPTION is static: errors name it. NULL: usage. */
+VtpmCompatKey *vtpm_compat_key_parse (const char *option, const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Forgets it and closes the descriptor. NULL is allowed. */
 void vtpm_compat_key_free (VtpmCompatKey *key);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)

@@ -145,8 +145,9 @@ keep (char **text, const char *value)
 }
 
 static gboolean
-set_key (VtpmCompatSetup *setup, const char *word, const char *value)
+set_key (VtpmCompatSetup *setup, const char *option, const char *word, const char *value)
 {
+  setup->key_option = option;
   g_free (setup->key_words);
   setup->key_words = g_strdup_printf ("%s=%s", word, value);
   return TRUE;
@@ -172,13 +173,13 @@ take_option (int option, const char *argument, VtpmCompatSetup *setup, GError **
     case O_LOG:
       return keep (&setup->log, argument);
     case O_KEYFILE:
-      return set_key (setup, "file", argument);
+      return set_key (setup, "--keyfile", "file", argument);
     case O_KEYFILE_FD:
-      return set_key (setup, "fd", argument);
+      return set_key (setup, "--keyfile-fd", "fd", argument);
     case O_PWDFILE:
-      return set_key (setup, "pwdfile", argument);
+      return set_key (setup, "--pwdfile", "pwdfile", argument);
     case O_PWDFILE_FD:
-      return set_key (setup, "pwdfd", argument);
+      return set_key (setup, "--pwdfile-fd", "pwdfd", argument);
     case O_CIPHER:
       return keep (&setup->cipher, argument);
     case O_VMID:
@@ -227,7 +228,7 @@ take_key (VtpmCompatSetup *setup, GError **error)
     return TRUE;
   g_autofree char *words
       = setup->cipher ? g_strdup_printf ("%s,mode=%s", setup->key_words, setup->cipher) : g_strdup (setup->key_words);
-  setup->key = vtpm_compat_key_parse (words, error);
+  setup->key = vtpm_compat_key_parse (setup->key_option, words, error);
   return setup->key != NULL;
 }
 

@@ -18,6 +18,7 @@ typedef struct
   gboolean help, version, print_capabilities, create_config_files;
   VtpmCompatConfigWords config_words;
   char *vm_id, *banks, *rsa_size, *log, *config_file, *certificate_dir, *user;
+  const char *key_option;   /* whose argument is in key_words */
   char *key_words, *cipher; /* what --key of swtpm socket would be told */
   VtpmCompatKey *key;
 } VtpmCompatSetup;

@@ -177,10 +177,10 @@ parse_seccomp (const char *text, VtpmSandboxMode *mode, GError **error)
 }
 
 static gboolean
-parse_key (const char *text, VtpmCompatKey **key, GError **error)
+parse_key (const char *option, const char *text, VtpmCompatKey **key, GError **error)
 {
   g_clear_pointer (key, vtpm_compat_key_free);
-  *key = vtpm_compat_key_parse (text, error);
+  *key = vtpm_compat_key_parse (option, text, error);
   return *key != NULL;
 }
 
@@ -327,9 +327,9 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case O_SERVER:
       return vtpm_compat_channel ("--server", argument, &server->data, NULL, &server->on_data.disconnect, error);
     case O_MIGRATION_KEY:
-      return parse_key (argument, &socket->migration_key, error);
+      return parse_key ("--migration-key", argument, &socket->migration_key, error);
     case O_KEY:
-      return parse_key (argument, &socket->key, error);
+      return parse_key ("--key", argument, &socket->key, error);
     case O_LOG:
       return parse_log (argument, socket, error);
     case O_LOCALITY:

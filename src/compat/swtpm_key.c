@@ -17,9 +17,9 @@
 #define SHA512_SIZE 64
 
 static gboolean
-usage (GError **error, const char *word, const char *wanted)
+usage (const VtpmSwtpmKeySource *source, GError **error, const char *word, const char *wanted)
 {
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE, "--key: '%s' is not %s", word, wanted);
+  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE, "%s: '%s' is not %s", source->option, word, wanted);
   return FALSE;
 }
 
@@ -54,38 +54,40 @@ parse_word (const char *word, VtpmSwtpmKeySource *source, GError **error)
       source->is_passphrase = name[0] == 'p';
       g_free (source->file);
       source->file = g_strdup (value);
-      return *value || usage (error, word, "the name of a file");
+      return *value || usage (source, error, word, "the name of a file");
     }
   if (g_str_equal (name, "fd") || g_str_equal (name, "pwdfd"))
     {
       source->is_passphrase = name[0] == 'p';
-      return parse_fd (value, &source->fd) || usage (error, word, "the number of an open descriptor");
+      return parse_fd (value, &source->fd) || usage (source, error, word, "the number of an open descriptor");
     }
   if (g_str_equal (name, "mode"))
-    return parse_mode (value, &source->size) || usage (error, word, "mode=aes-128-cbc or mode=aes-256-cbc");
+    return parse_mode (value, &source->size) || usage (source, error, word, "mode=aes-128-cbc or mode=aes-256-cbc");
   if (g_str_equal (name, "format"))
     {
       source->is_binary = g_str_equal (value, "binary");
-      return source->is_binary || g_str_equal (value, "hex") || usage (error, word, "format=hex or format=binary");
+      return source->is_binary || g_str_equal (value, "hex")
+             || usage (source, error, word, "format=hex or format=binary");
     }
   if (g_str_equal (name, "kdf"))
     {
       source->is_sha512 = g_str_equal (value, "sha512");
-      return source->is_sha512 || g_str_equal (value, "pbkdf2") || usage (error, word, "kdf=pbkdf2 or kdf=sha512");
+      return source->is_sha512 || g_str_equal (value, "pbkdf2")
+             || usage (source, error, word, "kdf=pbkdf2 or kdf=sha512");
     }
-  return usage (error, word, "one of file=, fd=, format=, pwdfile=, pwdfd=, kdf=, mode=");
+  return usage (source, error, word, "one of file=, fd=, format=, pwdfile=, pwdfd=, kdf=, mode=");
 }
 
 gboolean
-vtpm_swtpm_key_parse (const char *text, VtpmSwtpmKeySource *source, GError **error)
+vtpm_swtpm_key_parse (const char *option, const char *text, VtpmSwtpmKeySource *source, GError **error)
 {
   g_auto (GStrv) words = g_strsplit (text, ",", -1);
-  *source = (VtpmSwtpmKeySource){ .fd = -1 };
+  *source = (VtpmSwtpmKeySource){ .option = option, .fd = -1 };
   for (char **word = words; *word; word++)
     if (!parse_word (*word, source, error))
       return FALSE;
   if ((source->file != NULL) == (source->fd >= 0))
-    return usage (error, text, "one of file=, fd=, pwdfile=, pwdfd= with what else belongs to it");
+    return usage (source, error, text, "one of file=, fd=, pwdfile=, pwdfd= with what else belongs to it");
   return TRUE;
 }
 
@@ -100,7 +102,8 @@ read_content (const VtpmSwtpmKeySource *source, GError **error)
 {
   vtpm_autofd int opened = source->file ? open (source->file, O_RDONLY | O_CLOEXEC | O_NOCTTY) : -1;
   int fd = source->file ? opened : source->fd;
-  const char *name = source->file ? source->file : "the descriptor of --key";
+  g_autofree char *name
+      = source->file ? g_strdup (source->file) : g_strdup_printf ("the descriptor of %s", source->option);
   g_autoptr (VtpmSecret) content = vtpm_secret_new (MAX_CONTENT + 1, error);
   if (!content)
     return NULL;
@@ -117,24 +120,24 @@ read_content (const VtpmSwtpmKeySource *source, GError **error)
 }
 
 static gboolean
-not_a_key (GError **error, const char *wanted)
+not_a_key (const VtpmSwtpmKeySource *source, GError **error, const char *wanted)
 {
-  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE, "what --key names holds no key: %s", wanted);
+  vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE, "what %s names holds no key: %s", source->option, wanted);
   return FALSE;
 }
 
 static VtpmSecret *
-from_binary (const VtpmSecret *content, GError **error)
+from_binary (const VtpmSwtpmKeySource *source, const VtpmSecret *content, GError **error)
 {
   if (content->len == 16 || content->len == 32)
     return vtpm_secret_copy (content->data, content->len, error);
-  not_a_key (error, "with format=binary it must hold 16 or 32 bytes");
+  not_a_key (source, error, "with format=binary it must hold 16 or 32 bytes");
   return NULL;
 }
 
 /* What follows the digits, from a first white space on, is passed over, as by swtpm. */
 static VtpmSecret *
-from_hex (const VtpmSecret *content, GError **error)
+from_hex (const VtpmSwtpmKeySource *source, const VtpmSecret *content, GError **error)
 {
   gsize at = content->len > 2 && memcmp (content->data, "0x", 2) == 0 ? 2 : 0, digits = 0;
   while (at + digits < content->len && g_ascii_isxdigit (content->data[at + digits]))
@@ -142,7 +145,8 @@ from_hex (const VtpmSecret *content, GError **error)
   gboolean ends = at + digits == content->len || g_ascii_isspace (content->data[at + digits]);
   if (!ends || (digits != 32 && digits != 64))
     {
-      not_a_key (error, "it must be 32 or 64 hexadecimal digits, or say format=binary, or pwdfile= for a passphrase");
+      not_a_key (source, error,
+                 "it must be 32 or 64 hexadecimal digits, or say format=binary, or pwdfile= for a passphrase");
       return NULL;
     }
   g_autoptr (VtpmSecret) key = vtpm_secret_new (digits / 2, error);
@@ -175,10 +179,11 @@ vtpm_swtpm_key_read (const VtpmSwtpmKeySource *source, gsize size, GError **erro
     return NULL;
   if (source->is_passphrase)
     return derive (content, source->is_sha512, source->size ? source->size : size, error);
-  g_autoptr (VtpmSecret) key = source->is_binary ? from_binary (content, error) : from_hex (content, error);
+  g_autoptr (VtpmSecret) key
+      = source->is_binary ? from_binary (source, content, error) : from_hex (source, content, error);
   if (key && source->size && source->size != key->len)
     {
-      not_a_key (error, "it is of another size than mode= says");
+      not_a_key (source, error, "it is of another size than mode= says");
       return NULL;
     }
   return g_steal_pointer (&key);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The key of an encrypted swtpm state, given in swtpm's own words (swtpm(8), --key), always by a file or descriptor.
+ * Several options take those words.
  */
 #pragma once
 
@@ -10,6 +11,7 @@
 
 typedef struct
 {
+  const char *option;     /* whose argument it is, as errors say it; static */
   char *file;             /* NULL: FD */
   int fd;                 /* -1: none */
   gboolean is_passphrase; /* pwdfile=, pwdfd=: the key is derived from what is in there, a last LF too */
@@ -19,10 +21,11 @@ typedef struct
 } VtpmSwtpmKeySource;
 
 /**
- * Reads file=F|fd=N[,format=hex|binary][,mode=M] or pwdfile=F|pwdfd=N[,kdf=sha512|pbkdf2][,mode=M]; M is aes-cbc,
- * aes-128-cbc or aes-256-cbc. FALSE: usage.
+ * Reads TEXT, the argument of OPTION: file=F|fd=N[,format=hex|binary][,mode=M] or
+ * pwdfile=F|pwdfd=N[,kdf=sha512|pbkdf2][,mode=M]; M is aes-cbc, aes-128-cbc or aes-256-cbc. FALSE: usage.
  */
-gboolean vtpm_swtpm_key_parse (const char *text, VtpmSwtpmKeySource *source, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_swtpm_key_parse (const char *option, const char *text, VtpmSwtpmKeySource *source,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_swtpm_key_clear (VtpmSwtpmKeySource *source);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmSwtpmKeySource, vtpm_swtpm_key_clear)
 

@@ -265,7 +265,7 @@ def test_secret(place):
     true(not os.path.exists(os.path.join(place.data_dir, "providers.conf")), "no provider was made for it")
     folder = folder_of("empty")
     contains(setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"")), status=1, pass_fds=(fd,)).stderr,
-             "[key-closed]")
+             "[key-closed] the descriptor of --pwdfile-fd is empty")
     same(os.listdir(folder), [])
 
 
@@ -297,6 +297,7 @@ def test_key_file(place):
         folder = folder_of("key-%d" % number)
         write_file("key", content)
         done = setup(place, folder, "--keyfile", "key", status=0 if good else 1)
+        lacks(done.stderr, " --key ")
         if good:
             same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
         else:
@@ -439,6 +440,9 @@ def test_refused(place):
                         (("--tpm2", "--tpm-state", folder, "--config", "/nonexistent"), "/nonexistent"),
                         (("--tpm2", "--tpm-state", folder, "--pwdfile", "w", "--cipher", "rot13"), "rot13"),
                         (("--tpm2", "--tpm-state", folder, "--cipher", "rot13"), "rot13"),
+                        (("--tpm2", "--tpm-state", folder, "--pwdfile-fd", "977"), " --pwdfile-fd: 'pwdfd=977'"),
+                        (("--tpm2", "--tpm-state", folder, "--keyfile", ""), " --keyfile: 'file='"),
+                        (("--tpm2", "--tpm-state", folder, "--keyfile-fd", "977"), " --keyfile-fd: 'fd=977'"),
                         (("--create-config-files", "always"), "always"), (("--create-config-files=root,x",), "'x'"),
                         (("--tpm2", "--tpm-state", folder, "--runas", "no-such-user"), "no-such-user"),
                         (("--tpm2", "--tpm-state", "no/such/folder"), "no/such/folder")):

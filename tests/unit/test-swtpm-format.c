@@ -57,7 +57,7 @@ key_of (const char *text, gsize size)
 {
   g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
   g_autoptr (GError) error = NULL;
-  g_assert_true (vtpm_swtpm_key_parse (text, &source, &error));
+  g_assert_true (vtpm_swtpm_key_parse ("--key", text, &source, &error));
   g_assert_no_error (error);
   if (source.file)
     {
@@ -365,8 +365,9 @@ test_key_words (void)
     {
       g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
       g_autoptr (GError) error = NULL;
-      g_assert_false (vtpm_swtpm_key_parse (wrong[i], &source, &error));
+      g_assert_false (vtpm_swtpm_key_parse ("--one", wrong[i], &source, &error));
       g_assert_cmpint ((int) vtpm_error_code (error), ==, (int) VTPM_ERROR_USAGE);
+      g_assert_true (g_str_has_prefix (error->message, "[usage] --one: '"));
     }
 }
 
@@ -381,7 +382,7 @@ key_content (const char *content, gsize len, const char *words, gsize wanted, Vt
   close (fd);
   g_autofree char *text = g_strdup_printf ("file=%s%s", path, words);
   g_auto (VtpmSwtpmKeySource) source = { .fd = -1 };
-  g_assert_true (vtpm_swtpm_key_parse (text, &source, NULL));
+  g_assert_true (vtpm_swtpm_key_parse ("--key", text, &source, NULL));
   g_autoptr (VtpmSecret) key = vtpm_swtpm_key_read (&source, 16, &error);
   g_assert_cmpuint (key ? key->len : 0, ==, wanted);
   if (!key)
