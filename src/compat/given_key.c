@@ -25,36 +25,14 @@ struct VtpmCompatKey
   GError *unreadable; /* or why not: a descriptor is not read twice */
 };
 
-/* Whole, whatever pieces a pipe gives it in. */
-static VtpmSecret *
-read_passphrase (const VtpmSwtpmKeySource *source, GError **error)
-{
-  vtpm_autofd int opened = source->file ? open (source->file, O_RDONLY | O_CLOEXEC | O_NOCTTY) : -1;
-  int fd = source->file ? opened : source->fd;
-  g_autoptr (VtpmSecret) content = vtpm_secret_new (VTPM_SECRET_MAX + 1, error);
-  if (!content)
-    return NULL;
-  ssize_t n = fd >= 0 ? vtpm_read_full (fd, content->data, content->len) : -1;
-  if (n >= 1 && n <= VTPM_SECRET_MAX)
-    return vtpm_secret_copy (content->data, (gsize) n, error);
-  g_autofree char *name
-      = source->file ? g_strdup (source->file) : g_strdup_printf ("the descriptor of %s", source->option);
-  if (n < 0)
-    vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED, errno, "cannot read the passphrase from %s",
-                          name);
-  else
-    vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED, "%s %s: it must hold the passphrase", name,
-                    n == 0 ? "is empty" : "holds more than " G_STRINGIFY (VTPM_SECRET_MAX) " bytes");
-  return NULL;
-}
-
 static const VtpmSecret *
 get_given (VtpmCompatKey *key, GError **error)
 {
   if (!key->given && !key->unreadable)
     {
-      key->given = key->source.is_passphrase ? read_passphrase (&key->source, &key->unreadable)
-                                             : vtpm_swtpm_key_read (&key->source, 0, &key->unreadable);
+      key->given = key->source.is_passphrase
+                       ? vtpm_swtpm_key_read_content (&key->source, VTPM_SECRET_MAX, &key->unreadable)
+                       : vtpm_swtpm_key_read (&key->source, 0, &key->unreadable);
       if (key->given && key->remove && key->source.file)
         unlink (key->source.file);
       vtpm_fd_clear (&key->source.fd);

@@ -97,25 +97,30 @@ vtpm_swtpm_key_clear (VtpmSwtpmKeySource *source)
   g_clear_pointer (&source->file, g_free);
 }
 
-static VtpmSecret *
-read_content (const VtpmSwtpmKeySource *source, GError **error)
+/* Whole, whatever pieces a pipe gives it in. */
+VtpmSecret *
+vtpm_swtpm_key_read_content (const VtpmSwtpmKeySource *source, gsize max, GError **error)
 {
-  vtpm_autofd int opened = source->file ? open (source->file, O_RDONLY | O_CLOEXEC | O_NOCTTY) : -1;
-  int fd = source->file ? opened : source->fd;
+  const char *what = source->is_passphrase ? "passphrase" : "key";
   g_autofree char *name
       = source->file ? g_strdup (source->file) : g_strdup_printf ("the descriptor of %s", source->option);
-  g_autoptr (VtpmSecret) content = vtpm_secret_new (MAX_CONTENT + 1, error);
+  g_autoptr (VtpmSecret) content = vtpm_secret_new (max + 1, error);
   if (!content)
     return NULL;
+  vtpm_autofd int opened = source->file ? open (source->file, O_RDONLY | O_CLOEXEC | O_NOCTTY) : -1;
+  int fd = source->file ? opened : source->fd;
   ssize_t n = fd >= 0 ? vtpm_read_full (fd, content->data, content->len) : -1;
-  if (n >= 1 && n <= MAX_CONTENT)
+  if (n >= 1 && (gsize) n <= max)
     return vtpm_secret_copy (content->data, (gsize) n, error);
   VtpmErrorCode code = n < 0 && (errno == EACCES || errno == EPERM) ? VTPM_ERROR_ACCESS_DENIED : VTPM_ERROR_KEY_CLOSED;
   if (n < 0)
-    vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, code, errno, "cannot read the key from %s", name);
+    vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, code, errno, "cannot read the %s from %s", what, name);
+  else if (n == 0)
+    vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s is empty: it must hold the %s", name, what);
   else
-    vtpm_error_set (error, VTPM_SWTPM_ERROR, code, "%s %s: it must hold the key or passphrase and nothing else", name,
-                    n == 0 ? "is empty" : "holds more than 4096 bytes");
+    vtpm_error_set (error, VTPM_SWTPM_ERROR, code,
+                    "%s holds more than %" G_GSIZE_FORMAT " bytes: it must hold the %s and nothing else", name, max,
+                    what);
   return NULL;
 }
 
@@ -174,7 +179,7 @@ derive (const VtpmSecret *passphrase, gboolean sha512, gsize size, GError **erro
 VtpmSecret *
 vtpm_swtpm_key_read (const VtpmSwtpmKeySource *source, gsize size, GError **error)
 {
-  g_autoptr (VtpmSecret) content = read_content (source, error);
+  g_autoptr (VtpmSecret) content = vtpm_swtpm_key_read_content (source, MAX_CONTENT, error);
   if (!content)
     return NULL;
   if (source->is_passphrase)

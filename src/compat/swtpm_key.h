@@ -30,6 +30,12 @@ void vtpm_swtpm_key_clear (VtpmSwtpmKeySource *source);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmSwtpmKeySource, vtpm_swtpm_key_clear)
 
 /**
+ * What is in there, at most MAX bytes, in the secure heap; a descriptor is read to its end, once. NULL: access-denied,
+ * key-closed (nothing to be read, or more than that).
+ */
+VtpmSecret *vtpm_swtpm_key_read_content (const VtpmSwtpmKeySource *source, gsize max,
+                                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/**
  * The key, in the secure heap; a descriptor is read to its end, once. SIZE is that of a key derived from a passphrase
  * for which no mode= was given (16 or 32). NULL: access-denied, key-closed (nothing to be read), usage (it is no key).
  */

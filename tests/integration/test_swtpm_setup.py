@@ -11,7 +11,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import VTPM, change_file, contains, lacks, main, read_file, same, true, write_file  # noqa: E402
+from device import VTPM, change_file, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
 from swtpm import (MARK, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
                    folder_of, loop_device, pipe_of, run, setup)
@@ -265,7 +265,9 @@ def test_secret(place):
     true(not os.path.exists(os.path.join(place.data_dir, "providers.conf")), "no provider was made for it")
     folder = folder_of("empty")
     contains(setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"")), status=1, pass_fds=(fd,)).stderr,
-             "[key-closed] the descriptor of --pwdfile-fd is empty")
+             "[key-closed] the descriptor of --pwdfile-fd is empty: it must hold the passphrase")
+    contains(setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"x" * 1025)), status=1, pass_fds=(fd,)).stderr,
+             "[key-closed] the descriptor of --pwdfile-fd holds more than 1024 bytes")
     same(os.listdir(folder), [])
 
 
@@ -528,6 +530,21 @@ def test_keys_not_to_be_read(place):
             lacks(told, "--password-file")
     contains(setup(place, folder, "--reconfigure", "--keyfile", "/nonexistent", status=1).stderr, "from /nonexistent: No such")
     same(os.listdir(folder), [])
+
+
+def test_keys_of_another_user(place):
+    """a key file or passphrase that the user may not read is refused with access-denied"""
+    need_root()
+    folder = folder_of(VM)
+    os.mkdir("data")
+    for path in (".", "swtpm", "swtpm/" + VM):
+        os.chmod(path, 0o755)
+    write_file("secret", b"1f" * 16)
+    os.chmod("secret", 0o600)
+    for option, what in (("--keyfile", "key"), ("--pwdfile", "passphrase")):
+        told = setup(place, folder, "--runas", "nobody", option, "secret", status=1,
+                     env={"VTPM_DATA_DIR": os.path.abspath("data")}).stderr
+        contains(told, "[access-denied] cannot read the %s from secret: Permission denied" % what)
 
 
 def test_options_of_debian(place):
