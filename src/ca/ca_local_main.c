@@ -143,8 +143,7 @@ run (const VtpmPlace *place, char **arguments, GError **error)
 static int
 tell (const GError *error)
 {
-  const char *text = strstr (error->message, "] ");
-  printf ("error %s %s\n", vtpm_error_row (vtpm_error_code (error))->word, text ? text + 2 : error->message);
+  printf ("error %s %s\n", vtpm_error_row (vtpm_error_code (error))->word, vtpm_error_text (error));
   return vtpm_error_row (vtpm_error_code (error))->exit_status;
 }
 

@@ -115,8 +115,7 @@ static int
 print_failure (const VtpmFleetFile *file)
 {
   const VtpmErrorRow *row = vtpm_error_row (vtpm_error_code (file->error));
-  const char *text = strstr (file->error->message, "] ");
-  text = text ? text + strlen ("] ") : file->error->message;
+  const char *text = vtpm_error_text (file->error);
   const char *separator = strstr (text, file->path) ? "" : ": ";
   g_autofree char *line = g_strconcat (*separator ? file->path : "", separator, text, NULL);
   g_autofree char *shown = vtpm_text_show (line, -1, NULL);

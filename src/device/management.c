@@ -169,9 +169,7 @@ parse_rekey (const char *text, gsize len, RekeyRequest *request)
 static char *
 error_line (const GError *error)
 {
-  const char *text = strstr (error->message, "] ");
-  return g_strdup_printf ("error %s %s", vtpm_error_row (vtpm_error_code (error))->word,
-                          text ? text + strlen ("] ") : error->message);
+  return g_strdup_printf ("error %s %s", vtpm_error_row (vtpm_error_code (error))->word, vtpm_error_text (error));
 }
 
 static char *

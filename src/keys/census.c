@@ -137,10 +137,7 @@ search (File *file)
   g_autoptr (GPtrArray) finds = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_image_find_free);
   g_autoptr (GError) error = NULL;
   if (!vtpm_image_search (file->fd, finds, &error))
-    {
-      const char *text = strstr (error->message, "] ");
-      unreadable (file->walk, file->path, "%s", text ? text + 2 : error->message);
-    }
+    unreadable (file->walk, file->path, "%s", vtpm_error_text (error));
   for (guint i = 0; i < finds->len; i++)
     {
       const VtpmImageFind *find = finds->pdata[i];

@@ -2,7 +2,6 @@
 #include "src/keys/epoch.h"
 
 #include <fcntl.h>
-#include <string.h>
 
 #include "base/errors.h"
 #include "base/io.h"
@@ -228,12 +227,11 @@ successor (VtpmProviderPool *pool, const VtpmRecord *record, guint i, const Vtpm
 static void
 note_failure (GString *failures, VtpmErrorCode *code, const GError *cause)
 {
-  const char *text = strstr (cause->message, "] ");
   if (failures->len == 0)
     *code = vtpm_error_code (cause);
   else
     g_string_append (failures, "; ");
-  g_string_append (failures, text ? text + strlen ("] ") : cause->message);
+  g_string_append (failures, vtpm_error_text (cause));
 }
 
 /* A passphrase that was mistyped would wrap the new DEK as well as the right one, and the one on paper would open

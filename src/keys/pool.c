@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/keys/pool.h"
 
-#include <string.h>
-
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
@@ -195,10 +193,9 @@ end_turn (Turn *turn, const GError *outcome)
 static void
 name_provider (const Member *member, GError **error, GError *cause)
 {
-  const char *text = strstr (cause->message, "] ");
-  if (cause->domain == VTPM_KEYSLOT_ERROR && text)
+  if (cause->domain == VTPM_KEYSLOT_ERROR)
     vtpm_provider_set_error (error, member->entry, vtpm_error_code (cause),
-                             "gives another key than the slot was made with: %s", text + strlen ("] "));
+                             "gives another key than the slot was made with: %s", vtpm_error_text (cause));
   else
     g_propagate_error (error, g_steal_pointer (&cause));
   g_clear_error (&cause);

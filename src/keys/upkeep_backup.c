@@ -33,12 +33,8 @@ ask_password (const VtpmAsker *asker, const VtpmProviderEntry *entry, const char
   g_autoptr (GError) cause = NULL;
   VtpmSecret *password = asker->ask (asker->data, entry, what, is_new, &cause);
   if (!password)
-    {
-      const char *text = strstr (cause->message, "] ");
-      vtpm_error_set (error, VTPM_UPKEEP_ERROR, vtpm_error_code (cause),
-                      "no %s: %s. Give it with --password-file FILE, or at a terminal", what,
-                      text ? text + strlen ("] ") : cause->message);
-    }
+    vtpm_error_set (error, VTPM_UPKEEP_ERROR, vtpm_error_code (cause),
+                    "no %s: %s. Give it with --password-file FILE, or at a terminal", what, vtpm_error_text (cause));
   return password;
 }
 

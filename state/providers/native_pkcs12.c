@@ -92,9 +92,7 @@ read_bags (const char *path, const VtpmSecret *password, VtpmNativeBags *bags, G
       g_autoptr (GError) cause = NULL;
       if (vtpm_native_bags_decode (bytes->data, bytes->len, password, bags, &cause))
         return TRUE;
-      const char *text = strstr (cause->message, "] "); /* the word stays in front */
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, vtpm_error_code (cause), "%s: %s", path,
-                      text ? text + 2 : cause->message);
+      vtpm_error_set (error, VTPM_PROVIDER_ERROR, vtpm_error_code (cause), "%s: %s", path, vtpm_error_text (cause));
       return FALSE;
     }
   if (errno == EFBIG || errno == EISDIR || errno == EINVAL)

@@ -94,8 +94,10 @@ test_errors (void)
   vtpm_error_set (&error, VTPM_BASE_ERROR, VTPM_ERROR_IN_USE, "%s is %d", "x", 5);
   g_assert_cmpstr (error->message, ==, "[in-use] x is 5");
   g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_IN_USE);
+  g_assert_cmpstr (vtpm_error_text (error), ==, "x is 5");
   g_clear_error (&error);
-  g_set_error (&error, G_FILE_ERROR, VTPM_ERROR_IN_USE, "of another domain");
+  g_set_error (&error, G_FILE_ERROR, VTPM_ERROR_IN_USE, "of another [domain] x");
+  g_assert_cmpstr (vtpm_error_text (error), ==, "of another [domain] x");
   g_assert_cmpint (vtpm_error_code (error), ==, VTPM_ERROR_FAILED);
   g_assert_cmpint (vtpm_error_code (NULL), ==, VTPM_ERROR_FAILED);
   VtpmErrorCode code;
