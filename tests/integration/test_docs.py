@@ -139,23 +139,45 @@ def check_links():
     check('links between pages lead somewhere', not missing, missing)
 
 
-def check_architecture():
-    page, missing = read('docs/architecture.md'), []
-    sources = {}
+def sources_of_ours():
+    """Path below TOP: text."""
+    found = {}
     for folder in ('base', 'state', 'src'):
         for where, _, names in os.walk(os.path.join(TOP, folder)):
             for name in names:
-                if name.endswith('.c'):
-                    with open(os.path.join(where, name), encoding='utf-8') as f:
-                        sources[name] = f.read()
-    whole = '\n'.join(sources.values())
-    for function in set(re.findall(r'`([a-z_]+) ?\(\)`', page)):
-        if not re.search(r'^%s \(' % function, whole, re.M):
-            missing.append(function)
-    for name in set(re.findall(r'`(?:[a-z]+/)*([a-z_]+\.c)`', page)):
-        if name not in sources:
-            missing.append(name)
+                if name.endswith(('.c', '.h')):
+                    path = os.path.relpath(os.path.join(where, name), TOP)
+                    found[path] = read(path)
+    return found
+
+
+def check_architecture():
+    """Functions and files that there are, `f()` in `x.c` where it is, and no arrow up in the table of folders."""
+    page, sources = read('docs/architecture.md'), sources_of_ours()
+
+    def has(function, name):
+        return any(re.search(r'^%s \(' % function, text, re.M) for path, text in sources.items()
+                   if path.endswith('.c') and ('/' + path).endswith(name and '/' + name))
+
+    missing = [function for function in set(re.findall(r'`([a-z_]+) ?\(\)`', page)) if not has(function, '')]
+    missing += [name for name in set(re.findall(r'`((?:[a-z]+/)*[a-z_]+\.c)`', page)) if not has('[a-z_0-9]+', name)]
     check('architecture.md names functions and files that there are', not missing, missing)
+    pairs = re.findall(r'`([a-z_]+)\(\)`\s+in\s+`([a-z_/]+\.c)`', page)
+    pairs += [(function, name) for name, function in re.findall(r'`([a-z_/]+\.c)`,\s+`([a-z_]+)\(\)`', page)]
+    missing = ['%s in %s' % pair for pair in pairs if not has(*pair)]
+    check('architecture.md: what it says is in a file is there', pairs and not missing, missing)
+    rows = [re.findall(r'`((?:src|state|base)\b[^`]*)`', line.split('|')[1]) for line in page.splitlines()
+            if line.startswith(('| `src/', '| `state/', '| `base/'))]
+
+    def row_of(path):
+        return next((i for i, row in enumerate(rows) if path.startswith(tuple(row))), None)
+
+    wrong = []
+    for path, text in sources.items():
+        for header in re.findall(r'^#include "((?:src|state|base)/[^"]+)"', text, re.M):
+            if row_of(path) is None or row_of(header) is None or row_of(header) < row_of(path):
+                wrong.append('%s includes %s' % (path, header))
+    check('architecture.md: arrows point down only', rows and not wrong, '\n'.join(wrong))
 
 
 def check_manual():
