@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -398,6 +399,7 @@ main (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   if (!vtpm_fill_stdio ())
     return EXIT_FAILURE;
+  signal (SIGXFSZ, SIG_IGN); /* a file beyond a limit is a write that fails, and is cleared away */
   if (!parse (argc, argv, &call, &error))
     return fail (error);
   if (call.option == O_HELP || call.option == O_VERSION)

@@ -2,6 +2,7 @@
 #include "state/providers/helper.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -172,6 +173,7 @@ vtpm_helper_init (GError **error)
 {
   struct rlimit none = { 0, 0 };
   const VtpmConfineNeeds needs = { .network = FALSE, .programs = FALSE };
+  signal (SIGXFSZ, SIG_IGN); /* a file beyond a limit is a write that fails, and is cleared away */
   if (vtpm_fill_stdio () && prctl (PR_SET_DUMPABLE, 0) == 0 && setrlimit (RLIMIT_CORE, &none) == 0)
     return vtpm_secret_init (error) && vtpm_harden_no_new_privileges (error) && vtpm_confine (&needs, error);
   vtpm_error_set_errno (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_FAILED, errno, "cannot hide its memory");

@@ -34,7 +34,7 @@ VtpmSecret *vtpm_helper_answer (const VtpmHelperOps *ops, gconstpointer self, co
                                 gsize len) G_GNUC_WARN_UNUSED_RESULT;
 
 /** What a helper program does first: descriptors 0 to 2 stand, neither a debugger of the same user nor a core file sees
- * its memory, there is a secure heap. FALSE: failed. */
+ * its memory, there is a secure heap; a limit on file sizes is an error of the write. FALSE: failed. */
 gboolean vtpm_helper_init (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** A helper's talk with vtpm on two descriptors; the rest starts as zero. */

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -73,6 +74,13 @@ def test_killed_first_create(place):
                 true(verifies(certificates(place, path)["endorsement_keys"][0]["certificate"], chain), "openssl verify")
                 os.unlink(path)
         true(step > 5, "%s was killed %d times" % (name, step - 1))
+
+
+def test_file_size_limit(place):
+    """a limit on file sizes (ulimit -f): told, and nothing is left of the authority"""
+    refuses(place, 1, ["[store-full]", "ca/own."], "ca", "create", "own",
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)))
+    same(os.listdir(os.path.join(place.data_dir, "ca")), ["ca.lock"])
 
 
 def test_group_place(place):

@@ -11,6 +11,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file)  # noqa: E402
+from keyhost import LIBEXEC, uuid_of  # noqa: E402
 from providers import (DAY, add_example, add_helper, bad, edit_registry, good, key_store, listed, provider,  # noqa: E402
                        registry, secret_file, status_of)
 from test_store import Failing  # noqa: E402
@@ -351,6 +352,21 @@ def test_registry_in_the_way(place):
     same(stores(), before)
     same(read_file(registry(place)), text)
     good(place, "create", "two", "--kind", "native")
+
+
+def test_helper_file_size_limit(place):
+    """the helper itself under a limit on file sizes: it answers, and nothing is left of what it could not write"""
+    good(place, "create", "one", "--kind", "native")
+    folder = os.path.join(place.data_dir, "native")
+    before, store = sorted(os.listdir(folder)), read_file(key_store(place, "one"))
+    helper = os.path.join(LIBEXEC, "vtpm-provider-native")
+    done = subprocess.run([helper, uuid_of(place, "one")], input="rotate\nstatus\n", env=place.env, capture_output=True,
+                          text=True, timeout=60, check=False,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)))
+    answers = [line.split()[:2] for line in done.stdout.splitlines()[1:]]
+    same(answers, [["error", "store-full"], ["ok", "ready"]], str(done))
+    same(sorted(os.listdir(folder)), before)
+    same(read_file(key_store(place, "one")), store)
 
 
 def test_registry_not_synced(place):

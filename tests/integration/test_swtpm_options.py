@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import resource
 import socket
 import stat
 import sys
@@ -405,6 +406,18 @@ def test_one_command(place):
     for args in (("-i", "-s"), ("-c", "-c"), ("-g", "--save", "permanent", "f")):
         for program in (debian("swtpm_ioctl"), IOCTL):
             same(run(place, program, "--unix", "c", *args, status=1).stderr, "Only one command may be given.\n", program)
+    served.shutdown()
+
+
+def test_save_file_size_limit(place):
+    """swtpm_ioctl --save under a limit on file sizes: told, and no half of a blob is left"""
+    served = Served(place, folder_of("limit"))
+    served.powered()
+    before = os.listdir(".")
+    done = run(place, IOCTL, "--unix", "c", "--save", "permanent", "blob", status=1,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)))
+    contains(done.stderr, "'blob'", "File too large")
+    same(os.listdir("."), before)
     served.shutdown()
 
 
