@@ -196,7 +196,7 @@ static gboolean
 store_template (const VtpmKeyKind *kind, const guint8 *template, gsize len, GError **error)
 {
   g_autoptr (GBytes) bytes = g_bytes_new (template, len);
-  return vtpm_nv_store (vtpm_endorsement_template_index (kind), bytes, error);
+  return vtpm_nv_store (vtpm_endorsement_template_index (kind), bytes, "key template", error);
 }
 
 /* CA: NULL where no certificates are wanted. */
@@ -245,7 +245,16 @@ static gboolean
 store_certificate (VtpmCaClient *ca, guint32 nv_index, GBytes **certificate, GError **error)
 {
   *certificate = vtpm_ca_client_answer (ca, error);
-  return *certificate && vtpm_nv_store (nv_index, *certificate, error);
+  if (!*certificate)
+    return FALSE;
+  gsize size = g_bytes_get_size (*certificate);
+  if (size <= VTPM_NV_MAX_SIZE)
+    return vtpm_nv_store (nv_index, *certificate, "certificate", error);
+  vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                  "the certificate for NV index 0x%08x has %" G_GSIZE_FORMAT
+                  " bytes, and a TPM keeps at most %d; have the certificate authority issue a shorter one",
+                  nv_index, size, VTPM_NV_MAX_SIZE);
+  return FALSE;
 }
 
 /* In the order in which make_keys() asked for them. */

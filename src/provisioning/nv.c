@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/provisioning/nv.h"
 
-#include "base/errors.h"
 #include "src/provisioning/public_part.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/tpm_provision_commands.h"
@@ -12,7 +11,6 @@
 
 #define PLATFORM_CREATE 0x40000000u
 
-#define MAX_NV_SIZE 2048 /* TPM_PT_NV_INDEX_MAX of libtpms */
 #define FIRST_NV 0x01000000u
 /* EK Credential Profile 2.2.1.4 and 2.2.1.5: low and high range; certificate chains lie behind and are an owner's. */
 #define FIRST_EK 0x01c00002u
@@ -38,21 +36,12 @@ write_chunks (guint32 index, GBytes *data, const char *what, GError **error)
 }
 
 gboolean
-vtpm_nv_store (guint32 index, GBytes *data, GError **error)
+vtpm_nv_store (guint32 index, GBytes *data, const char *name, GError **error)
 {
   guint8 command[VTPM_TPM_MAX_COMMAND];
   VtpmReader r;
-  gsize size = g_bytes_get_size (data);
-  g_autofree char *what = g_strdup_printf ("store a certificate at NV index 0x%08x", index);
-  if (size > MAX_NV_SIZE)
-    {
-      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "the certificate for NV index 0x%08x has %" G_GSIZE_FORMAT
-                      " bytes, and a TPM keeps at most %d; have the certificate authority issue a shorter one",
-                      index, size, MAX_NV_SIZE);
-      return FALSE;
-    }
-  gsize len = vtpm_tpm_nv_define (index, (guint16) size, CERTIFICATE_ATTRIBUTES, command);
+  g_autofree char *what = g_strdup_printf ("store a %s at NV index 0x%08x", name, index);
+  gsize len = vtpm_tpm_nv_define (index, (guint16) g_bytes_get_size (data), CERTIFICATE_ATTRIBUTES, command);
   if (!vtpm_tpm_call (command, len, what, &r, NULL, error) || !write_chunks (index, data, what, error))
     return FALSE;
   len = vtpm_tpm_nv_write_lock (index, command);

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * NV indices of the platform in a TPM that is on: certificates, written and locked.
+ * NV indices of the platform in a TPM that is on: certificates and key templates, written and locked.
  */
 #pragma once
 
 #include <glib.h>
 
+#define VTPM_NV_MAX_SIZE 2048 /* TPM_PT_NV_INDEX_MAX of libtpms */
+
 /**
- * Defines INDEX, writes DATA (at most 2048 bytes) and locks it for good: only the platform can undefine it. FALSE:
- * failed.
+ * Defines INDEX, writes DATA (at most VTPM_NV_MAX_SIZE bytes) and locks it for good: only the platform can undefine it.
+ * NAME says in an error what it is. FALSE: failed.
  */
-gboolean vtpm_nv_store (guint32 index, GBytes *data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_nv_store (guint32 index, GBytes *data, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /**
  * Undefines, one by one, what there is of the indices for certificates, templates and nonces of endorsement keys, for

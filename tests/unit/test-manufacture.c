@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "src/provisioning/nv.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"
@@ -225,6 +226,23 @@ test_without_certificates (Host *host, gconstpointer unused G_GNUC_UNUSED)
   vtpm_engine_power_off ();
 }
 
+/* An index that is taken: the error says what was to be stored there. */
+static void
+test_nv_taken (Host *host, gconstpointer unused G_GNUC_UNUSED)
+{
+  GError *error = NULL;
+  VtpmManufacture how = quick (host);
+  how.ca = "none";
+  g_autoptr (VtpmPublicPart) part = make (host, &how);
+  g_autoptr (GBytes) bytes = g_bytes_new_static ("template", 8);
+  g_assert_true (vtpm_nv_store (0x01c00004, bytes, "key template", &error));
+  g_assert_no_error (error);
+  g_assert_false (vtpm_nv_store (0x01c00004, bytes, "key template", &error));
+  g_assert_nonnull (strstr (error->message, "does not store a key template at NV index 0x01c00004: "));
+  assert_code (&error, VTPM_ERROR_FAILED);
+  vtpm_engine_power_off ();
+}
+
 static void
 refuses (const Host *host, const VtpmManufacture *how, VtpmErrorCode code)
 {
@@ -261,6 +279,7 @@ main (int argc, char **argv)
   TEST ("again", test_again);
   TEST ("owner-password", test_owner_password);
   TEST ("without-certificates", test_without_certificates);
+  TEST ("nv-taken", test_nv_taken);
   TEST ("refused", test_refused);
   return g_test_run ();
 }
