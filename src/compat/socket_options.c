@@ -345,7 +345,7 @@ take_option (int option, const char *argument, VtpmCompatSocket *socket, GError 
     case O_MIGRATION:
       return parse_migration (argument, socket, error);
     default:
-      return vtpm_compat_usage (error, COMMAND, "there is no such option, or it wants an argument");
+      g_return_val_if_reached (FALSE);
     }
 }
 

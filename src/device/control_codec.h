@@ -51,7 +51,6 @@ enum
 };
 
 #define VTPM_CONTROL_INIT_DELETE_VOLATILE 1u /* flag of INIT */
-#define VTPM_CONTROL_BLOB_DECRYPTED 1u       /* flag of GET_STATEBLOB: asked for; we never comply */
 #define VTPM_CONTROL_BLOB_ENCRYPTED 2u       /* flag of a blob's reply and of SET_STATEBLOB */
 enum
 {

@@ -13,7 +13,6 @@
 #define VTPM_ENGINE_MAX_BUFFER 4096             /* the largest command or response of libtpms (TPM_BUFFER_MAX) */
 #define VTPM_ENGINE_GUEST_PERMANENT (56 * 1024) /* with more, a guest adds nothing to NV */
 #define VTPM_ENGINE_MAX_PERMANENT (60 * 1024)   /* nor does the platform */
-#define VTPM_ENGINE_BAD_LOCALITY 0x3d
 
 /** TPMLIB_GetVersion(): major << 16 | minor << 8 | micro. */
 guint32 vtpm_engine_version (void);
@@ -62,7 +61,7 @@ gboolean vtpm_engine_hash_data (const guint8 *data, gsize len) G_GNUC_WARN_UNUSE
 gboolean vtpm_engine_hash_end (void) G_GNUC_WARN_UNUSED_RESULT;
 
 gboolean vtpm_engine_established (void);
-/** Gives 0, or the library's result (VTPM_ENGINE_BAD_LOCALITY below locality 3). */
+/** Gives 0, or the library's result (TPM_BAD_LOCALITY below locality 3). */
 guint32 vtpm_engine_reset_established (guint8 locality) G_GNUC_WARN_UNUSED_RESULT;
 
 /** Sets the buffer size while off (WANT 0 asks); gives what is in force. */
