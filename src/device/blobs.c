@@ -9,6 +9,7 @@
 #include "src/device/blobs_private.h"
 
 #define FOREIGN_HEADER_SIZE 10
+#define TAKE_ANEW "; take it anew from where it was saved"
 
 VtpmBlobs *
 vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data)
@@ -151,9 +152,9 @@ accept_payload (VtpmBlobs *blobs, const VtpmEnvelope *envelope, VtpmRecord *reco
   g_autoptr (VtpmSecret) own_dek = dek;
   g_autoptr (VtpmPayload) own_payload = payload;
   if (envelope->part == VTPM_ENVELOPE_PERMANENT && !payload->permanent)
-    return mismatch (error, "the permanent state blob holds no permanent state");
+    return mismatch (error, "the permanent state blob holds no permanent state" TAKE_ANEW);
   if (envelope->part == VTPM_ENVELOPE_VOLATILE && !payload->volatile_state)
-    return mismatch (error, "the volatile state blob holds no volatile state");
+    return mismatch (error, "the volatile state blob holds no volatile state" TAKE_ANEW);
   if (!incoming->payload)
     incoming->payload = vtpm_payload_new ();
   if (envelope->part == VTPM_ENVELOPE_VOLATILE)
@@ -197,9 +198,10 @@ open_foreign (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GErr
   VtpmIncoming *incoming = &blobs->incoming;
   Arriving *arriving = &blobs->in[index];
   if (vtpm_device_has_state (blobs->device))
-    return mismatch (error, "the state blob is one of swtpm's; such a blob is taken only where there is no TPM yet");
+    return mismatch (error, "the state blob is one of swtpm's, which is taken only where there is no TPM yet; to go on "
+                            "from it, move the state file of this one away");
   if (len > VTPM_MAX_PAYLOAD)
-    return mismatch (error, "the state blob is larger than any TPM's");
+    return mismatch (error, "the state blob is larger than any TPM's" TAKE_ANEW);
   VtpmBlob *opened = blobs->open (blobs->outside, index == 1, data, len, error);
   if (!opened)
     return FALSE;
@@ -237,7 +239,8 @@ open_whole (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError
   if (!vtpm_envelope_decode (data, len, &envelope, error))
     return FALSE;
   if (envelope.part != (index ? VTPM_ENVELOPE_VOLATILE : VTPM_ENVELOPE_PERMANENT))
-    return mismatch (error, "the state blob is of the other type than it was sent as");
+    return mismatch (error,
+                     "the state blob is of the other type than it was sent as; send each of the two as what it is");
   /* of one that came with the blob just before, or is this file's, the MAC was verified under the DEK that find_dek()
    * gives for it */
   gboolean again = is_record (blobs->incoming.record, &envelope), own = is_record (blobs->record, &envelope);
@@ -249,7 +252,7 @@ open_whole (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError
   if (!dek)
     return FALSE;
   if (!again && !own && !vtpm_seal_verify_record (dek, record))
-    return mismatch (error, "the record in the state blob was changed without its key");
+    return mismatch (error, "the record in the state blob was changed without its key" TAKE_ANEW);
   if (!check_epoch (blobs->device, record, error))
     return FALSE;
   VtpmSealer *sealer = vtpm_blobs_sealer (blobs, error);
@@ -269,7 +272,7 @@ whole_length (const guint8 *data, gsize len, gsize *whole, GError **error)
   foreign_length (data, len, whole);
   if (!*whole && !vtpm_envelope_length (data, len, whole, error))
     return FALSE;
-  return !*whole || len <= *whole || mismatch (error, "the state blob is longer than its header says");
+  return !*whole || len <= *whole || mismatch (error, "the state blob is longer than its header says" TAKE_ANEW);
 }
 
 /* A blob that comes in one piece is not copied. */

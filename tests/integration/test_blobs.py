@@ -102,6 +102,20 @@ def test_pairs(place):
         same(data.nv(INDEX, 5), b"first")
 
 
+def test_refused_with_advice(place):
+    """a blob that is refused for what it is: the log says so, and what to do"""
+    device, control, _ = prepared(place)
+    permanent, volatile = control.pair()
+    same(control.result(STOP), 0)
+    for kind, blob, advice in ((PERMANENT, volatile, "; send each of the two as what it is"),
+                               (VOLATILE, permanent, "; send each of the two as what it is"),
+                               (PERMANENT, permanent + b"x", "; take it anew from where it was saved")):
+        told = len(device.log())
+        same(control.set_blob(kind, blob), FAILURE)
+        contains(device.log()[told:], "[blob-mismatch]", advice)
+    device.term()
+
+
 def test_moment(place):
     """the volatile half is of the moment of the permanent one, also where the TPM was stopped before it was fetched"""
     device, control, data = prepared(place)

@@ -291,7 +291,7 @@ def test_run(place):
     device = place.start("there.vtpm", "--vm-uuid", VM, log="there")
     with device.control() as control:
         same(load(control, blobs), FAILURE)
-    contains(device.log(), "[blob-mismatch]")
+    contains(device.log(), "[blob-mismatch]", "; to go on from it, move the state file of this one away")
     device.term()
     device = place.start("in.vtpm", "--incoming", "--vm-uuid", OTHER_VM)
     with device.control() as control:
