@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What the swtpm command lines share: options of the form word=value,word, the state's place, the caller's user.
+ * What the swtpm command lines share: options of the form word=value,word, the state's place, its root folder.
  */
 #pragma once
 

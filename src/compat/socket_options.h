@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The options of swtpm socket, read.
+ * The options of swtpm socket, chardev and cuse, read.
  */
 #pragma once
 

@@ -17,7 +17,7 @@ int vtpm_control_channel_fd (VtpmControlChannel *channel);
 typedef enum
 {
   VTPM_CHANNEL_OPEN,
-  VTPM_CHANNEL_WAITING, /* an INIT waits for the key: call vtpm_control_channel_resume() when that changed */
+  VTPM_CHANNEL_WAITING, /* an INIT or SET_STATEBLOB waits for the key: vtpm_control_channel_resume() then */
   VTPM_CHANNEL_LOST,
   VTPM_CHANNEL_END, /* SHUTDOWN was answered */
 } VtpmChannelState;

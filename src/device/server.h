@@ -16,7 +16,7 @@ typedef struct
 {
   const VtpmConfig *config;
   const char *path;        /* the state file, for messages */
-  VtpmEndpoint ctrl, data; /* kind NONE where not given (one of them must be); opened by vtpm_server_listen() */
+  VtpmEndpoint ctrl, data; /* NONE where not given (one of them is, or NODE); opened by vtpm_server_listen() */
   VtpmEndpoint manage;     /* NONE: none */
   VtpmFrontendSpec node;   /* kind NONE: none; with one there is no data channel of the client's */
   VtpmFrontend *frontend;  /* it, opened by vtpm_server_listen() */

@@ -41,9 +41,9 @@ typedef struct
 } VtpmCensus;
 
 /**
- * Looks through PATHS, files or folders with all below them (symbolic links are not followed; other file
- * systems are). With IMAGES every file is searched through for envelopes. Never fails for one file: that is UNREADABLE.
- * NULL: usage (a PATH is not there).
+ * Looks through PATHS, files or folders with all below them (a symbolic link is followed where it is a PATH and nowhere
+ * below; other file systems are looked through). With IMAGES every file is searched through for envelopes. Never fails
+ * for one file: that is UNREADABLE. NULL: usage (a PATH is not there).
  */
 VtpmCensus *vtpm_census_take (const char *const *paths, gboolean images, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vtpm_census_free (VtpmCensus *census);

@@ -53,7 +53,8 @@ gboolean vtpm_frontend_start (VtpmFrontend *frontend, VtpmControl *control, Vtpm
 int vtpm_frontend_fd (VtpmFrontend *frontend, gboolean powered);
 /** The descriptor where answers of the data channel come. */
 int vtpm_frontend_answer_fd (VtpmFrontend *frontend);
-/** Handles what one of them, or both, have. WAITING: an INIT waits, but everything else goes on. */
+/** Handles what one of them, or both, have. WAITING: an INIT or SET_STATEBLOB waits, but everything else
+ * goes on. */
 VtpmChannelState vtpm_frontend_serve (VtpmFrontend *frontend, gboolean node_ready, gboolean answer_ready);
 /** Handles what waits. */
 VtpmChannelState vtpm_frontend_resume (VtpmFrontend *frontend);
