@@ -80,8 +80,7 @@ gboolean vtpm_device_cancel_tick (VtpmDevice *device);
 /* The management socket's thread. */
 
 /** One line for the management socket: identity, epoch, generation, power, whether a commit is open and whether both
- * state slots are in that epoch; only that it is busy while a command runs. An open commit is tried once. To be freed.
- */
+ * state slots are in that epoch; of a TPM at work only that it is busy. An open commit is tried once. To be freed. */
 char *vtpm_device_status (VtpmDevice *device);
 /**
  * Moves into EPOCH, whose record a tool has put into the header, and DEK (see vtpm_state_follow_epoch). Waits for a

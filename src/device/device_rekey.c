@@ -80,8 +80,8 @@ vtpm_device_status (VtpmDevice *device)
 {
   char vtpm_id[VTPM_UUID_TEXT_SIZE];
   char *line;
-  if (pthread_mutex_trylock (&device->lock) != 0) /* a command may be long */
-    return g_strdup ("ok state=open power=on busy=yes");
+  if (!vtpm_device_try_enter (device)) /* a command may be long; or it comes to its end, the TPM off already */
+    return g_strdup ("ok busy=yes");
   if (!device->state)
     line = g_strdup ("ok state=none");
   else
