@@ -22,9 +22,6 @@
 #define PREFIX_SIZE 9
 #define SUFFIX_SIZE 4
 #define MAX_LOCALITY 4 /* libtpms 0.9.2 takes 34 for 2, and so on: it shifts a bit by the number */
-/* TPM2_CC_SET_LOCALITY of Linux's drivers/char/tpm/tpm_vtpm_proxy.c: a header and one byte. */
-#define CC_SET_LOCALITY 0x20001000u
-#define SET_LOCALITY_SIZE (VTPM_TPM_HEADER_SIZE + 1)
 #define BUFFER_SIZE (2 * VTPM_ENGINE_MAX_BUFFER)
 
 struct VtpmDataChannel
@@ -147,21 +144,15 @@ run_command (VtpmDataChannel *channel, Connection *connection, const Frame *fram
 static gboolean
 sets_locality (const VtpmDataChannel *channel, const Connection *connection, const Frame *frame)
 {
-  VtpmReader r = vtpm_reader (connection->in + connection->start + frame->header, frame->size);
-  vtpm_read_be16 (&r);
-  vtpm_read_be32 (&r);
-  return channel->options.set_locality && vtpm_read_be32 (&r) == CC_SET_LOCALITY;
+  return channel->options.set_locality
+         && vtpm_tpm_code (connection->in + connection->start + frame->header) == VTPM_CC_PROXY_LOCALITY;
 }
 
-/* The library does not know this command: it is for whoever passes on the guest's. */
 static gboolean
 set_locality (VtpmDataChannel *channel, Connection *connection, const Frame *frame)
 {
   const guint8 *command = connection->in + connection->start + frame->header;
-  guint32 rc = VTPM_RC_INSUFFICIENT;
-  if (frame->size == SET_LOCALITY_SIZE)
-    rc = vtpm_device_set_locality (channel->device, command[VTPM_TPM_HEADER_SIZE]) == 0 ? VTPM_RC_SUCCESS
-                                                                                        : VTPM_RC_LOCALITY;
+  guint32 rc = vtpm_device_proxy_locality (channel->device, command, frame->size);
   connection->start += frame->header + frame->size;
   vtpm_tpm_response (rc, connection->out + 4);
   return write_response (connection, frame, VTPM_TPM_HEADER_SIZE);

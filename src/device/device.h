@@ -61,6 +61,9 @@ gboolean vtpm_device_finish (VtpmDevice *device, GError **error) G_GNUC_WARN_UNU
 gboolean vtpm_device_startup (VtpmDevice *device, guint16 type, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 guint32 vtpm_device_store_volatile (VtpmDevice *device);
 guint32 vtpm_device_set_locality (VtpmDevice *device, guint8 locality);
+/** The same for a VTPM_CC_PROXY_LOCALITY, which is for who passes commands on: the library does not know it. Gives the
+ * TPM's code. */
+guint32 vtpm_device_proxy_locality (VtpmDevice *device, const guint8 *command, gsize len);
 gboolean vtpm_device_established (VtpmDevice *device);
 guint32 vtpm_device_reset_established (VtpmDevice *device, guint8 locality);
 guint32 vtpm_device_hash_start (VtpmDevice *device);

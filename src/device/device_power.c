@@ -282,6 +282,15 @@ vtpm_device_set_locality (VtpmDevice *device, guint8 locality)
   return VTPM_CONTROL_OK;
 }
 
+guint32
+vtpm_device_proxy_locality (VtpmDevice *device, const guint8 *command, gsize len)
+{
+  if (len != VTPM_TPM_HEADER_SIZE + 1)
+    return VTPM_RC_INSUFFICIENT;
+  return vtpm_device_set_locality (device, command[VTPM_TPM_HEADER_SIZE]) == VTPM_CONTROL_OK ? VTPM_RC_SUCCESS
+                                                                                             : VTPM_RC_LOCALITY;
+}
+
 gboolean
 vtpm_device_established (VtpmDevice *device)
 {

@@ -18,6 +18,7 @@
 #define VTPM_RC_RETRY 0x922u
 #define VTPM_CC_STARTUP 0x144u
 #define VTPM_CC_SHUTDOWN 0x145u
+#define VTPM_CC_PROXY_LOCALITY 0x20001000u /* TPM2_CC_SET_LOCALITY of Linux's tpm_vtpm_proxy.c, with one byte */
 #define VTPM_SU_CLEAR 0x0000u
 #define VTPM_SU_STATE 0x0001u
 

@@ -19,7 +19,6 @@
 #include "src/tpm/tpm_commands.h"
 
 #define CONTROL_NODE "/dev/vtpmx"
-#define SET_LOCALITY_SIZE (VTPM_TPM_HEADER_SIZE + 1)
 
 static void
 answer (VtpmFrontend *frontend, const guint8 *response, gsize len)
@@ -36,17 +35,8 @@ answer_code (VtpmFrontend *frontend, guint32 rc)
   answer (frontend, response, sizeof response);
 }
 
-/* The driver's own command, before its first other; it lets none through that a user of /dev/tpmN makes up. */
-static void
-set_locality (VtpmFrontend *frontend, const guint8 *command, gsize len)
-{
-  gboolean set
-      = len == SET_LOCALITY_SIZE
-        && vtpm_device_set_locality (frontend->control->device, command[VTPM_TPM_HEADER_SIZE]) == VTPM_CONTROL_OK;
-  answer_code (frontend, set ? VTPM_RC_SUCCESS : VTPM_RC_LOCALITY);
-}
-
-/* OWN: it is the driver's, made by us. Of what another has made the data channel looks for locality commands, if it is
+/* OWN: it is the driver's, made by us, whose own command sets the locality before its first other; it lets none through
+ * that a user of /dev/tpmN makes up. Of what another has made the data channel looks for locality commands, if it is
  * told to. */
 static void
 take (VtpmFrontend *frontend, gboolean own)
@@ -65,8 +55,8 @@ take (VtpmFrontend *frontend, gboolean own)
     }
   else if (n > 0 && len == 0)
     answer_code (frontend, VTPM_RC_COMMAND_SIZE);
-  else if (n > 0 && own && vtpm_tpm_code (command) == TPM2_CC_SET_LOCALITY)
-    set_locality (frontend, command, len);
+  else if (n > 0 && own && vtpm_tpm_code (command) == VTPM_CC_PROXY_LOCALITY)
+    answer_code (frontend, vtpm_device_proxy_locality (frontend->control->device, command, len));
   else if (n > 0)
     vtpm_command_link_send (&frontend->link, command, len);
 }
