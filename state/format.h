@@ -105,6 +105,8 @@ typedef struct
 VtpmRecord *vtpm_record_new (void);
 /** A deep copy without BYTES: to be changed and sealed again. */
 VtpmRecord *vtpm_record_copy (const VtpmRecord *record);
+/** One with BYTES, as RECORD has them: to be kept as it is. */
+VtpmRecord *vtpm_record_copy_sealed (const VtpmRecord *record);
 /** Position of PROVIDER's first key slot; -1: it has none. */
 int vtpm_record_find_slot (const VtpmRecord *record, const VtpmUuid *provider);
 void vtpm_record_free (VtpmRecord *record);

@@ -81,6 +81,14 @@ vtpm_record_copy (const VtpmRecord *record)
   return copy;
 }
 
+VtpmRecord *
+vtpm_record_copy_sealed (const VtpmRecord *record)
+{
+  VtpmRecord *copy = vtpm_record_copy (record);
+  copy->bytes = g_bytes_ref (record->bytes);
+  return copy;
+}
+
 int
 vtpm_record_find_slot (const VtpmRecord *record, const VtpmUuid *provider)
 {

@@ -241,8 +241,7 @@ vtpm_state_open (VtpmStore *store, const VtpmHeader *header, const VtpmEpochKey 
         {
           state = g_new0 (VtpmState, 1);
           state->dek = copy;
-          state->record = vtpm_record_copy (epoch->record);
-          state->record->bytes = g_bytes_ref (epoch->record->bytes);
+          state->record = vtpm_record_copy_sealed (epoch->record);
           state->copy[0] = header->copy[0];
           state->copy[1] = header->copy[1];
           state->copies_differ = header->copies_differ || header->records->len > 1;

@@ -9,14 +9,6 @@
 #include "base/log.h"
 #include "state/seal.h"
 
-static VtpmRecord *
-copy_sealed (const VtpmRecord *record)
-{
-  VtpmRecord *copy = vtpm_record_copy (record);
-  copy->bytes = g_bytes_ref (record->bytes);
-  return copy;
-}
-
 /* Both header copies shall hold RECORD alone. */
 static gboolean
 write_alone (VtpmState *state, const VtpmHeader *header, VtpmRecord *record, GError **error)
@@ -87,7 +79,7 @@ recover (VtpmState *state, GError **error)
   if (newest && !g_bytes_equal (newest->bytes, state->record->bytes))
     {
       vtpm_record_free (state->record); /* a tool changed it between open and the lock */
-      state->record = copy_sealed (newest);
+      state->record = vtpm_record_copy_sealed (newest);
     }
   fine = fine && recover_locked (state, header, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
@@ -233,7 +225,7 @@ change_epoch (VtpmState *state, VtpmRecord *record, const VtpmSecret *dek, VtpmP
   if (!payload || !vtpm_seal_record (dek, record, error) || !(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
       || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
     return FALSE;
-  next.record = copy_sealed (record);
+  next.record = vtpm_record_copy_sealed (record);
   gboolean fine = change_epoch_locked (state, &next, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);
   return fine;
@@ -342,7 +334,7 @@ follow_locked (VtpmState *state, guint64 epoch, Epoch *next, GError **error)
   const VtpmRecord *record = header ? find_next (state, header, epoch, next->dek, error) : NULL;
   if (!record)
     return FALSE;
-  next->record = copy_sealed (record);
+  next->record = vtpm_record_copy_sealed (record);
   return follow (state, next, error);
 }
 
@@ -388,7 +380,7 @@ take_record_locked (VtpmState *state, VtpmRecord *record, GError **error)
   if (!write_alone (state, header, record, error))
     return FALSE;
   vtpm_record_free (state->record);
-  state->record = copy_sealed (record);
+  state->record = vtpm_record_copy_sealed (record);
   return TRUE;
 }
 
@@ -410,7 +402,7 @@ vtpm_state_take_over (VtpmState *state, VtpmRecord *record, const VtpmSecret *de
   if (!(next.dek = vtpm_secret_copy (dek->data, dek->len, error))
       || !vtpm_store_lock (state->store, VTPM_LOCK_HEADER, TRUE, VTPM_HEADER_LOCK_WAIT_MS, error))
     return FALSE;
-  next.record = copy_sealed (record);
+  next.record = vtpm_record_copy_sealed (record);
   vtpm_state_raise_generation (state, generation);
   gboolean fine = same_epoch ? take_record_locked (state, record, error) : change_epoch_locked (state, &next, error);
   vtpm_store_unlock (state->store, VTPM_LOCK_HEADER);

@@ -39,14 +39,6 @@ vtpm_blobs_sealer (VtpmBlobs *blobs, GError **error)
   return blobs->sealer;
 }
 
-static VtpmRecord *
-copy_record (const VtpmRecord *record)
-{
-  VtpmRecord *copy = vtpm_record_copy (record);
-  copy->bytes = g_bytes_ref (record->bytes);
-  return copy;
-}
-
 /* The record as the file has it now: tools may have changed its key slots. Mostly nobody has, since it was last looked
  * at. */
 static const VtpmRecord *
@@ -62,7 +54,7 @@ newest_record (VtpmBlobs *blobs)
   const VtpmRecord *found = blobs->header ? vtpm_header_find (blobs->header, own->epoch, vtpm_state_dek (state)) : NULL;
   if (!found)
     return own; /* what is in memory opens as well */
-  blobs->record = copy_record (found);
+  blobs->record = vtpm_record_copy_sealed (found);
   return blobs->record;
 }
 

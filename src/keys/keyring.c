@@ -66,14 +66,6 @@ is_whole (const VtpmHeader *header)
          && header->records->len == 1;
 }
 
-static VtpmRecord *
-copy_sealed (const VtpmRecord *record)
-{
-  VtpmRecord *copy = vtpm_record_copy (record);
-  copy->bytes = g_bytes_ref (record->bytes);
-  return copy;
-}
-
 VtpmKeyring *
 vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage, GError **error)
 {
@@ -89,7 +81,7 @@ vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
     return NULL;
   VtpmKeyring *keyring = g_new0 (VtpmKeyring, 1);
   keyring->pool = pool;
-  keyring->record = copy_sealed (vtpm_header_find (header, epoch, dek));
+  keyring->record = vtpm_record_copy_sealed (vtpm_header_find (header, epoch, dek));
   keyring->store = g_steal_pointer (&store);
   keyring->dek = g_steal_pointer (&dek);
   return keyring;

@@ -224,6 +224,8 @@ test_record_unknown (void)
   g_assert_cmpmem (record->unknown->data, record->unknown->len, raw->bytes + from, to - from);
   g_autoptr (VtpmRecord) copy = vtpm_record_copy (record);
   g_assert_null (copy->bytes);
+  g_autoptr (VtpmRecord) sealed = vtpm_record_copy_sealed (record);
+  g_assert_true (g_bytes_equal (sealed->bytes, record->bytes));
   g_assert_cmpmem (copy->unknown->data, copy->unknown->len, raw->bytes + from, to - from);
   raw_needed (raw, 0);
   raw_tlv (raw, 0x8abc, "", 0);
