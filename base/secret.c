@@ -114,6 +114,12 @@ vtpm_blob_copy (const void *data, gsize len)
   return blob;
 }
 
+VtpmBlob *
+vtpm_blob_dup (const VtpmBlob *blob)
+{
+  return blob ? vtpm_blob_copy (blob->data, blob->len) : NULL;
+}
+
 void
 vtpm_blob_free (VtpmBlob *blob)
 {

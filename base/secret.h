@@ -45,6 +45,8 @@ gboolean vtpm_secret_equal (const VtpmSecret *a, const VtpmSecret *b);
 /** LEN zero bytes. Aborts when there is no memory, as GLib does. */
 VtpmBlob *vtpm_blob_new (gsize len);
 VtpmBlob *vtpm_blob_copy (const void *data, gsize len);
+/** NULL: BLOB is. */
+VtpmBlob *vtpm_blob_dup (const VtpmBlob *blob);
 /** Wipes and frees. NULL is allowed. */
 void vtpm_blob_free (VtpmBlob *blob);
 

@@ -121,12 +121,6 @@ add_former_key (GPtrArray *keys, const VtpmUuid *vtpm_id, guint64 epoch, const V
   return key != NULL;
 }
 
-static VtpmBlob *
-copy_blob (const VtpmBlob *blob)
-{
-  return blob ? vtpm_blob_copy (blob->data, blob->len) : NULL;
-}
-
 /* The payload as it travels into the next epoch; of former keys this epoch's comes first. *PUSHED_OUT: not all found
  * room. */
 static VtpmPayload *
@@ -134,9 +128,9 @@ next_payload (const VtpmState *state, gboolean keep_former, gboolean *pushed_out
 {
   const VtpmPayload *own = state->payload;
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
-  payload->permanent = copy_blob (own->permanent);
-  payload->volatile_state = copy_blob (own->volatile_state);
-  payload->unknown = copy_blob (own->unknown);
+  payload->permanent = vtpm_blob_dup (own->permanent);
+  payload->volatile_state = vtpm_blob_dup (own->volatile_state);
+  payload->unknown = vtpm_blob_dup (own->unknown);
   *pushed_out = FALSE;
   if (!keep_former)
     return g_steal_pointer (&payload);

@@ -106,7 +106,7 @@ vtpm_device_drop_volatile (VtpmDevice *device)
   const VtpmPayload *payload = vtpm_state_payload (device->state);
   if (!payload->volatile_state)
     return;
-  vtpm_state_take (device->state, vtpm_blob_copy (payload->permanent->data, payload->permanent->len), NULL);
+  vtpm_state_take (device->state, vtpm_blob_dup (payload->permanent), NULL);
   device->commit_open = TRUE;
 }
 

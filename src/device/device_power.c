@@ -79,8 +79,7 @@ take_incoming (VtpmDevice *device, const VtpmIncoming *incoming)
   device->untouched = same && !device->file_is_new;
   if (same)
     return;
-  vtpm_state_take (device->state,
-                   vtpm_blob_copy (incoming->payload->permanent->data, incoming->payload->permanent->len), NULL);
+  vtpm_state_take (device->state, vtpm_blob_dup (incoming->payload->permanent), NULL);
   vtpm_state_raise_generation (device->state, incoming->generation);
   device->commit_open = TRUE;
 }
@@ -262,7 +261,7 @@ vtpm_device_store_volatile (VtpmDevice *device)
       const VtpmBlob *permanent = vtpm_state_payload (device->state)->permanent;
       if (volatile_state)
         {
-          vtpm_state_take (device->state, vtpm_blob_copy (permanent->data, permanent->len), volatile_state);
+          vtpm_state_take (device->state, vtpm_blob_dup (permanent), volatile_state);
           device->commit_open = TRUE;
         }
       result = !volatile_state                           ? VTPM_CONTROL_FAIL

@@ -92,12 +92,6 @@ wrap (const VtpmConfig *config, const VtpmRebind *how, Next *next, GError **erro
 }
 
 static VtpmBlob *
-copy_blob (const VtpmBlob *blob)
-{
-  return blob ? vtpm_blob_copy (blob->data, blob->len) : NULL;
-}
-
-static VtpmBlob *
 blank_tpm (const VtpmConfig *config, const char *ca, const VtpmBlob *permanent, VtpmRecord *record, GError **error)
 {
   VtpmManufacture how;
@@ -116,15 +110,15 @@ next_payload (const VtpmConfig *config, const VtpmPayload *source, const VtpmReb
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
   if (how->policy == VTPM_POLICY_COPY)
     {
-      payload->permanent = copy_blob (source->permanent);
-      payload->volatile_state = copy_blob (source->volatile_state);
+      payload->permanent = vtpm_blob_dup (source->permanent);
+      payload->volatile_state = vtpm_blob_dup (source->volatile_state);
     }
   else if (how->policy == VTPM_POLICY_REIDENTIFY)
     payload->permanent = vtpm_reidentify (config, ca, source->permanent, &record->vtpm_id, &record->public_part, error);
   else
     payload->permanent = blank_tpm (config, ca, source->permanent, record, error);
   if (how->policy != VTPM_POLICY_REPLACE)
-    payload->unknown = copy_blob (source->unknown);
+    payload->unknown = vtpm_blob_dup (source->unknown);
   return payload->permanent ? g_steal_pointer (&payload) : NULL;
 }
 

@@ -151,7 +151,7 @@ forget_permanent (void)
 gboolean
 vtpm_engine_power_on (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error)
 {
-  VtpmBlob *copy = vtpm_blob_copy (permanent->data, permanent->len);
+  VtpmBlob *copy = vtpm_blob_dup (permanent);
   forget_permanent ();
   tpm.permanent = copy;
   tpm.volatile_state = volatile_state;
@@ -337,7 +337,7 @@ vtpm_engine_info (guint64 flags)
 gboolean
 vtpm_engine_validate (const VtpmBlob *permanent, const VtpmBlob *volatile_state, GError **error)
 {
-  tpm.permanent = vtpm_blob_copy (permanent->data, permanent->len);
+  tpm.permanent = vtpm_blob_dup (permanent);
   tpm.volatile_state = volatile_state;
   TPM_RESULT result = TPMLIB_ValidateState (
       volatile_state ? TPMLIB_STATE_PERMANENT | TPMLIB_STATE_VOLATILE : TPMLIB_STATE_PERMANENT, 0);
