@@ -188,7 +188,7 @@ vtpm_swtpm_key_read (const VtpmSwtpmKeySource *source, gsize size, GError **erro
       = source->is_binary ? from_binary (source, content, error) : from_hex (source, content, error);
   if (key && source->size && source->size != key->len)
     {
-      not_a_key (source, error, "it is of another size than mode= says");
+      not_a_key (source, error, "it is of another size than the cipher that was given");
       return NULL;
     }
   return g_steal_pointer (&key);

@@ -304,6 +304,9 @@ def test_key_file(place):
             same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
         else:
             same(os.listdir(folder), [], done.stderr)
+    write_file("key", b"1f" * 16)
+    told = setup(place, folder_of("other"), "--keyfile", "key", "--cipher", "aes-256-cbc", status=1).stderr
+    contains(told, "what --keyfile names holds no key: it is of another size than the cipher that was given")
 
 
 def test_escrow(place):
