@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -40,14 +41,18 @@ lock_whole (int fd, short type, const char *name, GError **error)
   return FALSE;
 }
 
-/* Not kept: who opens the file would wait for us. */
+/* A lease is given only where nobody else has the file open (fcntl(2)). Not kept: who opens it would wait for us. One
+ * who does so meanwhile has the kernel send a signal, which would end us. */
 static gboolean
 is_open_elsewhere (int fd)
 {
-  if (fcntl (fd, F_SETLEASE, F_WRLCK) != 0)
-    return errno == EAGAIN;
+  struct sigaction before, ignore = { .sa_handler = SIG_IGN };
+  if (sigaction (SIGIO, &ignore, &before) != 0)
+    return FALSE;
+  gboolean refused = fcntl (fd, F_SETLEASE, F_WRLCK) != 0 && errno == EAGAIN;
   (void) !fcntl (fd, F_SETLEASE, F_UNLCK);
-  return FALSE;
+  (void) !sigaction (SIGIO, &before, NULL);
+  return refused;
 }
 
 int
