@@ -403,6 +403,8 @@ def test_newer_epoch_refused(place):
     contains(device.log(), "[state-older]", "--incoming")
     same(control.init(), 0)
     data.good(startup())
+    children = "/proc/%d/task/%d/children" % (device.pid, device.pid)
+    wait_until(lambda: not read_file(children).strip(), "the broker ends after the guest's first command")
     same(control.result(STOP), 0)
     same(control.set_blob(PERMANENT, pair[0]), FAILURE)
     contains(device.log(), "[blob-needs-provider]")
