@@ -147,6 +147,18 @@ host_open_owner (const Host *host)
   return state;
 }
 
+void
+host_set_library (const Host *host, guint32 version)
+{
+  GError *error = NULL;
+  g_autoptr (VtpmState) state = host_open_owner (host);
+  g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
+  changed->library_version = version;
+  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
+                                     changed, &error));
+  g_assert_no_error (error);
+}
+
 GBytes *
 host_bytes (const char *path)
 {

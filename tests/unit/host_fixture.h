@@ -40,6 +40,8 @@ void host_override_mode (const Host *host, const char *mode);
 void host_must_read (const Host *host, VtpmReading *reading);
 /** Opens as the owner, recovered. */
 VtpmState *host_open_owner (const Host *host);
+/** Changes the libtpms version in the record, as a tool that has the key would. */
+void host_set_library (const Host *host, guint32 version);
 GBytes *host_bytes (const char *path);
 /** Number of entries in the folder that state files are in. */
 guint host_count_files (const Host *host);

@@ -53,19 +53,6 @@ expect (const Host *host, int status, const char *text)
   g_assert_true (g_bytes_equal (before, after));
 }
 
-/* Changes the record, as a tool that has the key does. */
-static void
-change_record (const Host *host, guint32 library_version)
-{
-  GError *error = NULL;
-  g_autoptr (VtpmState) state = host_open_owner (host);
-  g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
-  changed->library_version = library_version;
-  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
-                                     changed, &error));
-  g_assert_no_error (error);
-}
-
 static void
 write_at (const Host *host, guint64 offset, const void *data, gsize len)
 {
@@ -77,9 +64,9 @@ static void
 test_newer_library (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   host_create (host);
-  change_record (host, vtpm_engine_version () - 1);
+  host_set_library (host, vtpm_engine_version () - 1);
   expect (host, 0, NULL);
-  change_record (host, vtpm_engine_version () + 1);
+  host_set_library (host, vtpm_engine_version () + 1);
   expect (host, 3, "[state-newer-version]");
   g_autofree char *said = NULL; /* a destination that opens the keys and not the TPM */
   g_assert_cmpint (check (host, TRUE, &said), ==, 3);
@@ -91,7 +78,7 @@ test_copies_differ (Host *host, gconstpointer unused G_GNUC_UNUSED)
 {
   host_create (host);
   g_autoptr (GBytes) old = host_bytes (host->path);
-  change_record (host, vtpm_engine_version () - 1);
+  host_set_library (host, vtpm_engine_version () - 1);
   write_at (host, VTPM_HEADER_OFFSET (1), (const guint8 *) g_bytes_get_data (old, NULL) + VTPM_HEADER_OFFSET (1),
             VTPM_BLANK_SIZE);
   expect (host, 1, "[rekey-pending]");

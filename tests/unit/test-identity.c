@@ -68,17 +68,6 @@ create_unbound (const Host *host, const char *provider)
   g_assert_no_error (error);
 }
 
-static void
-set_library (const Host *host, guint32 version)
-{
-  GError *error = NULL;
-  g_autoptr (VtpmState) state = host_open_owner (host);
-  g_autoptr (VtpmRecord) changed = vtpm_record_copy (vtpm_state_record (state));
-  changed->library_version = version;
-  g_assert_true (vtpm_header_change (vtpm_state_store (state), vtpm_state_dek (state), vtpm_state_record (state),
-                                     changed, &error));
-}
-
 /* A change of the PCR banks writes the TPM as a start does: a newer library's is left, an older one's is then ours. */
 static void
 test_reconfigure (Host *host, gconstpointer unused)
@@ -86,12 +75,12 @@ test_reconfigure (Host *host, gconstpointer unused)
   (void) unused;
   GError *error = NULL;
   create_unbound (host, NULL);
-  set_library (host, 0xff0000);
+  host_set_library (host, 0xff0000);
   VtpmState *state = host_open_owner (host);
   g_assert_false (vtpm_reconfigure_banks (state, VTPM_BANK_SHA1, &error));
   assert_code (&error, VTPM_ERROR_STATE_NEWER_VERSION);
   vtpm_state_close (state);
-  set_library (host, 0x000800);
+  host_set_library (host, 0x000800);
   state = host_open_owner (host);
   g_assert_true (vtpm_reconfigure_banks (state, VTPM_BANK_SHA1, &error));
   g_assert_no_error (error);
