@@ -172,12 +172,12 @@ name_aside (Import *import, GError **error)
   return import->done->aside && vtpm_swtpm_sync_folder (permanent, error);
 }
 
-/* Whether swtpm's file still has its own name. */
+/* Whether swtpm's file still has its own name, or the link that stands for it. */
 static gboolean
 is_there (const Import *import)
 {
   struct stat info;
-  return lstat (import->files.path[VTPM_SWTPM_PERMANENT], &info) == 0 && info.st_dev == import->files.info.st_dev
+  return stat (import->files.path[VTPM_SWTPM_PERMANENT], &info) == 0 && info.st_dev == import->files.info.st_dev
          && info.st_ino == import->files.info.st_ino;
 }
 

@@ -34,7 +34,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VtpmSwtpmImported, vtpm_swtpm_imported_clear)
 /**
  * Imports. Calls libtpms: for a process that runs no TPM. Tells the audit log. FALSE: state-exists, in-use,
  * state-missing, state-truncated, state-damaged, state-newer-version, wrong-passphrase, key-closed, usage, a provider's
- * word, store-full; the original is as it was, and there is no new file.
+ * word, store-full; the original is as it was, and there is no new file. Or store-failed: it is done, and a power cut
+ * may undo it.
  */
 gboolean vtpm_swtpm_import (const VtpmConfig *config, const VtpmSwtpmImport *how, VtpmSwtpmImported *imported,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -97,6 +97,11 @@ def test_not_verified(place):
     before = contents("old")
     import_it(place, "old", "old/" + PERMANENT, "--provider", "forgetful", status=4, word="key-destroyed")
     same(contents("old"), before)
+    os.unlink(os.path.join(place.data_dir, "asked"))
+    os.rename("old/" + PERMANENT, "elsewhere")
+    os.symlink("../elsewhere", "old/" + PERMANENT)
+    import_it(place, "old", "new.vtpm", "--provider", "forgetful", status=4, word="key-destroyed")
+    same((contents("old"), os.path.exists("new.vtpm")), (before, False), "by a symbolic link")
 
 
 def test_taken(place):
