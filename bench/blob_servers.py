@@ -4,9 +4,11 @@
   vtpm             as it is: the state and the blobs are sealed
   swtpm-encrypted  as libvirt starts it for a domain with a secret: the state and the blobs are encrypted
   swtpm            in the clear
+  floor            what any program does that gives the same bytes out sealed (bench/blob_floor.c)
 
 Environment: VTPM (default ./vtpm)."""
 import os
+import shutil
 import subprocess
 
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
@@ -22,6 +24,8 @@ class Server:
 
     def command(self, ctrl, _log=None, _incoming=False):
         """CTRL: the path of a socket to be made. Without, it is the listening descriptor 3."""
+        if not self.socket_kind:
+            return [*self.words, *([ctrl] if ctrl else [])]
         return [*self.words, "--ctrl", self.socket_kind[1] + ctrl if ctrl else self.socket_kind[0]]
 
 
@@ -37,6 +41,13 @@ def swtpm(folder, name, run, environment):
                   ("type=unixio,fd=3", "type=unixio,path="))
 
 
+def floor(folder):
+    """Beside the programs under test, as bench/client is. It reads a copy: swtpm writes to its own."""
+    state = folder / "floor.permall"
+    shutil.copy(folder / "swtpm" / "tpm2-00.permall", state)
+    return Server("floor", dict(os.environ), [os.path.abspath("bench/blob_floor"), state], None)
+
+
 def make(folder):
     """The servers by name, their states in FOLDER."""
     config = folder / "vtpm.conf"
@@ -50,7 +61,8 @@ def make(folder):
     run("create", folder / "state.vtpm")
     ours = Server("vtpm", environment, [VTPM, "run", folder / "state.vtpm", "--manage", "none", "--config", config],
                   ("fd:3", "unix:"))
-    return {"vtpm": ours, **{name: swtpm(folder, name, run, environment) for name in THEIRS}}
+    theirs = {name: swtpm(folder, name, run, environment) for name in THEIRS}
+    return {"vtpm": ours, **theirs, "floor": floor(folder)}
 
 
 def report(title, means, limit):
@@ -60,4 +72,6 @@ def report(title, means, limit):
         ratio = means["vtpm"] / means[server]
         met = "" if limit is None else " (at most %.1f: %s)" % (limit, "met" if ratio <= limit else "not met")
         parts.append("%s %.0f us, ratio %.2f%s" % (what, means[server], ratio, met))
+    parts.append("floor %.0f us, itself %s" % (means["floor"], " and ".join(
+        "%.2f of %s" % (means["floor"] / means[server], what) for server, what in THEIRS.items())))
     print("state blobs, %s: vtpm %.0f us; %s" % (title, means["vtpm"], "; ".join(parts)), flush=True)

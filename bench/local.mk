@@ -1,5 +1,5 @@
 # built by make check too: a change that breaks them shall be seen
-check_PROGRAMS += bench/floor bench/client bench/create_floor bench/fleet bench/nodes
+check_PROGRAMS += bench/floor bench/client bench/create_floor bench/blob_floor bench/fleet bench/nodes
 bench_floor_SOURCES = bench/floor.c
 bench_floor_LDFLAGS = -Wl,--as-needed $(AM_LDFLAGS)
 bench_floor_LDADD = libvtpm-base.a $(TPMS_LIBS)
@@ -7,12 +7,14 @@ bench_client_SOURCES = bench/client.c bench/blobs.c bench/blobs.h bench/commands
 bench_client_LDADD = libvtpm-base.a $(GLIB_LIBS) $(CRYPTO_LIBS)
 bench_create_floor_SOURCES = bench/create_floor.c
 bench_create_floor_LDADD = $(VTPM_LIBS)
+bench_blob_floor_SOURCES = bench/blob_floor.c
+bench_blob_floor_LDADD = $(VTPM_LIBS)
 bench_nodes_SOURCES = bench/nodes.c
 bench_nodes_LDADD =
 bench_fleet_SOURCES = bench/fleet.c
 bench_fleet_LDADD = $(STATE_LIBS)
 EXTRA_DIST += bench/run bench/clone-run bench/create-run bench/fleet-run bench/nodes-run
-CLEANFILES += bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so bench/control-times.so
+CLEANFILES += bench/floor bench/client bench/create_floor bench/blob_floor bench/fleet bench/nodes bench/same-random.so bench/control-times.so
 
 # preloaded, so no part of libtool's or automake's world
 bench/same-random.so: bench/same_random.c
@@ -20,8 +22,8 @@ bench/same-random.so: bench/same_random.c
 bench/control-times.so: bench/control_times.c
 	$(AM_V_CCLD)$(CC) -D_GNU_SOURCE $(CFLAGS) -shared -fPIC -o $@ $(srcdir)/bench/control_times.c
 
-bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/fleet bench/nodes bench/same-random.so \
-		bench/control-times.so
+bench: vtpm $(helper_PROGRAMS) bench/floor bench/client bench/create_floor bench/blob_floor bench/fleet bench/nodes \
+		bench/same-random.so bench/control-times.so
 	$(srcdir)/bench/run
 	$(srcdir)/bench/create-run
 	$(srcdir)/bench/clone-run
