@@ -14,7 +14,7 @@ import tty
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, VTPM, Control, Tpm, closed, contains, gone, lacks, main,
-                    need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
+                    need_filter, need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
 from swtpm import IOCTL, STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
 from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
                        words)  # noqa: E402
@@ -360,6 +360,8 @@ def test_words(place):
 
 def test_seccomp(place):
     """--seccomp: kill and log are the sandbox, as without it, and none is none"""
+    need_filter()
+
     def mode(*args):
         served = Served(place, folder_of("seccomp"), *args)
         served.powered()
