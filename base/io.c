@@ -265,3 +265,30 @@ vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode, g
   errno = saved;
   return FALSE;
 }
+
+gboolean
+vtpm_write_output (const char *path, const void *data, gsize len, mode_t mode)
+{
+  struct stat info;
+  gboolean there = stat (path, &info) == 0;
+  g_autofree char *file = there && S_ISREG (info.st_mode) ? realpath (path, NULL) : NULL;
+  if (file || (!there && lstat (path, &info) != 0))
+    return vtpm_replace_file (file ? file : path, data, len, mode, (gid_t) -1);
+  vtpm_autofd int fd = open (path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, mode);
+  return fd >= 0 && vtpm_write_full (fd, data, len);
+}
+
+VtpmBlob *
+vtpm_read_input (const char *path, gsize max)
+{
+  vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+  g_autoptr (VtpmBlob) blob = vtpm_blob_new (max + 1);
+  ssize_t n = fd < 0 ? -1 : vtpm_read_full (fd, blob->data, blob->len);
+  if (n < 0)
+    return NULL;
+  blob->len = (gsize) n;
+  if (blob->len <= max)
+    return g_steal_pointer (&blob);
+  errno = EFBIG;
+  return NULL;
+}

@@ -69,3 +69,13 @@ gboolean vtpm_sync_folder_of (const char *path) G_GNUC_WARN_UNUSED_RESULT;
  */
 gboolean vtpm_replace_file (const char *path, const void *data, gsize len, mode_t mode,
                             gid_t gid) G_GNUC_WARN_UNUSED_RESULT;
+
+/**
+ * Writes LEN bytes to what a user has named: a regular file, or none yet, is replaced whole as above (behind a symbolic
+ * link the one that it names); a device, FIFO, socket or /dev/stdout stays what it is and gets the bytes. FALSE with
+ * errno.
+ */
+gboolean vtpm_write_output (const char *path, const void *data, gsize len, mode_t mode) G_GNUC_WARN_UNUSED_RESULT;
+/** Reads what a user has named to its end, a pipe or device too, wiped when it is freed. NULL with errno; EFBIG beyond
+ * MAX bytes. */
+VtpmBlob *vtpm_read_input (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT;

@@ -321,7 +321,7 @@ run_save (const Ctl *ctl, GError **error)
       return FALSE;
     }
   gboolean written
-      = ctl->force ? vtpm_replace_file (path, blob->data, blob->len, 0600, (gid_t) -1) : write_new (path, blob);
+      = ctl->force ? vtpm_write_output (path, blob->data, blob->len, 0600) : write_new (path, blob);
   if (!written)
     return errno == EEXIST ? fail_exists (path, error) : fail_file (path, errno, error);
   if (!encrypted)
@@ -342,7 +342,7 @@ run_load (const Ctl *ctl, GError **error)
   guint32 type = 0;
   if (!read_type (ctl->args[0], &type, error))
     return FALSE;
-  g_autoptr (VtpmBlob) blob = vtpm_read_file (ctl->args[1], VTPM_CONTROL_MAX_BLOB);
+  g_autoptr (VtpmBlob) blob = vtpm_read_input (ctl->args[1], VTPM_CONTROL_MAX_BLOB);
   if (!blob)
     return fail_file (ctl->args[1], errno, error);
   return vtpm_client_set_blob (ctl->client, type, blob, error);

@@ -231,7 +231,7 @@ run_save (const Call *call, GError **error)
   g_autoptr (VtpmBlob) blob = read_type (call, &type, error) ? get_blob (call, type, error) : NULL;
   if (!blob)
     return FALSE;
-  if (vtpm_replace_file (call->file, blob->data, blob->len, 0600, (gid_t) -1))
+  if (vtpm_write_output (call->file, blob->data, blob->len, 0600))
     return TRUE;
   g_set_error (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, "Could not open file '%s' for writing: %s", call->file,
                g_strerror (errno));
@@ -244,7 +244,7 @@ run_load (const Call *call, GError **error)
   guint32 type;
   if (!read_type (call, &type, error))
     return FALSE;
-  g_autoptr (VtpmBlob) blob = vtpm_read_file (call->file, VTPM_CONTROL_MAX_BLOB);
+  g_autoptr (VtpmBlob) blob = vtpm_read_input (call->file, VTPM_CONTROL_MAX_BLOB);
   if (blob)
     return vtpm_client_set_blob (call->client, type, blob, error);
   g_set_error (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, "Could not open file '%s' for reading: %s", call->file,

@@ -7,6 +7,7 @@ import re
 import resource
 import socket
 import stat
+import subprocess
 import sys
 import time
 import tty
@@ -420,6 +421,49 @@ def test_save_file_size_limit(place):
                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)))
     contains(done.stderr, "'blob'", "File too large")
     same(os.listdir("."), before)
+    served.shutdown()
+
+
+def test_save_to_what_is_no_file(place):
+    """swtpm_ioctl --save to a FIFO, a device or /dev/stdout leaves it what it is, a link names the file; --load of a pipe"""
+    served = Served(place, folder_of("elsewhere"))
+    served.powered()
+    kept = {}
+
+    def save(program, to, **options):
+        return run(place, program, "--unix", "c", "--save", "permanent", to, **options)
+
+    for program in (IOCTL, debian("swtpm_ioctl")):
+        os.mkfifo("fifo")
+        with subprocess.Popen(["cat", "fifo"], stdout=subprocess.PIPE) as reader:
+            save(program, "fifo")
+            kept["fifo"] = reader.stdout.read()
+        write_file("file", b"x" * 100000)
+        os.symlink("file", "link")
+        save(program, "link")
+        kept["file"] = read_file("file")
+        os.symlink("none", "to-none")
+        save(program, "to-none")
+        kept["none"] = read_file("none")
+        with open("out", "wb") as out:
+            subprocess.run([program, "--unix", "c", "--save", "permanent", "/proc/self/fd/1"], stdout=out, check=True)
+        kept["out"] = read_file("out")
+        if os.geteuid() == 0:
+            os.mknod("full", stat.S_IFCHR | 0o600, os.makedev(1, 7))  # as /dev/full
+            save(program, "full", status=1)
+            same(stat.S_IFMT(os.lstat("full").st_mode), stat.S_IFCHR, program)
+            os.unlink("full")
+        same([stat.S_IFMT(os.lstat(path).st_mode) for path in ("fifo", "link", "to-none")],
+             [stat.S_IFIFO, stat.S_IFLNK, stat.S_IFLNK], program)
+        same([len(blob) > 1000 for blob in kept.values()], [True] * 4, program)
+        for path in ("fifo", "file", "link", "none", "to-none", "out"):
+            os.unlink(path)
+        run(place, program, "--unix", "c", "--stop")
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+            writer.stdin.write(kept["none"])
+            writer.stdin.close()
+            subprocess.run([program, "--unix", "c", "--load", "permanent", "/dev/stdin"], stdin=writer.stdout, check=True)
+        run(place, program, "--unix", "c", "-i")
     served.shutdown()
 
 
