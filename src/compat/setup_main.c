@@ -171,6 +171,13 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
   g_auto (VtpmCompatAside) aside = { 0 };
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
+  if (stat (setup->place.path, &info) == 0 && !S_ISREG (info.st_mode))
+    {
+      vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
+                      "%s is %s regular file; a state is kept in one, so name a file in a file system that is there",
+                      setup->place.path, S_ISBLK (info.st_mode) ? "a block device and no" : "no");
+      return FALSE;
+    }
   if (!vtpm_compat_set_blank_aside (&setup->place, &aside, error))
     {
       vtpm_compat_put_back (&setup->place, &aside);
@@ -187,6 +194,8 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
                       setup->place.path);
       return FALSE;
     }
+  if (!is_there && !setup->overwrite && !vtpm_compat_check_never_used (&setup->place, error))
+    return FALSE;
   gboolean made = (aside.state || !setup->overwrite || vtpm_compat_set_aside (&setup->place, &aside, error))
                   && make (setup, config, error);
   if (!made)
@@ -217,8 +226,7 @@ run (const VtpmCompatSetup *setup, GError **error)
     return FALSE;
   if (setup->key && !vtpm_compat_key_check (setup->key, error))
     return FALSE;
-  if (setup->key)
-    config->asker = vtpm_compat_key_asker (setup->key);
+  config->asker = vtpm_compat_key_asker (setup->key);
   return work (setup, config, error);
 }
 

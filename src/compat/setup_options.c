@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/io.h"
+#include "base/log.h"
 #include "src/tpm/key_kinds.h"
 
 #define COMMAND "swtpm_setup"
@@ -283,13 +284,25 @@ read_config_file (const VtpmCompatSetup *setup, char **banks, char **rsa_size, G
   return TRUE;
 }
 
+/* Banks that are unknown are left out as swtpm_setup does, for a list may be written for more than one version. */
 static gboolean
 parse_banks (const char *list, guint *banks, GError **error)
 {
-  g_autofree char *bad = NULL;
   *banks = 0;
-  return g_str_equal (list, ALL_BANKS) || vtpm_pcr_banks_parse (list, banks, &bad)
-         || vtpm_compat_usage (error, COMMAND, "--pcr-banks: '%s' is none of sha1, sha256, sha384, sha512", bad);
+  if (g_str_equal (list, ALL_BANKS))
+    return TRUE;
+  g_auto (GStrv) names = g_strsplit (list, ",", -1);
+  for (char **name = names; *name; name++)
+    {
+      guint bank;
+      g_autofree char *bad = NULL;
+      if (vtpm_pcr_banks_parse (g_strstrip (*name), &bank, &bad))
+        *banks |= bank;
+      else if (**name)
+        vtpm_log (VTPM_LOG_WARNING, "PCR bank '%s' is none of sha1, sha256, sha384, sha512 and is left out", *name);
+    }
+  return *banks
+         || vtpm_compat_usage (error, COMMAND, "--pcr-banks: '%s' names none of sha1, sha256, sha384, sha512", list);
 }
 
 /* The position of the kind of RSA key of SIZE bits. */

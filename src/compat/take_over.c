@@ -85,6 +85,29 @@ find_trace (const VtpmCompatPlace *place)
   return NULL;
 }
 
+/* What tells that a TPM was here: the mark, or a trace; to be freed. */
+static char *
+find_evidence (const VtpmCompatPlace *place)
+{
+  if (!place->mark)
+    return NULL;
+  return vtpm_compat_has_mark (place) ? g_path_get_basename (place->mark) : find_trace (place);
+}
+
+gboolean
+vtpm_compat_check_never_used (const VtpmCompatPlace *place, GError **error)
+{
+  g_autofree char *evidence = find_evidence (place);
+  if (!evidence)
+    return TRUE;
+  vtpm_error_set (
+      error, VTPM_COMPAT_ERROR, VTPM_ERROR_STATE_MISSING,
+      "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; "
+      "for a new one move away what is in that folder, or give --overwrite",
+      place->path, evidence);
+  return FALSE;
+}
+
 gboolean
 vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
 {
@@ -92,23 +115,22 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
   g_autoptr (GError) cause = NULL;
   if (!place->mark)
     return TRUE;
-  gboolean is_marked = vtpm_compat_has_mark (place);
   if (lstat (place->path, &info) == 0)
     {
-      if (!is_marked && !make_mark (place, &cause)) /* it can be served all the same */
+      if (!make_mark (place, &cause)) /* it can be served all the same */
         vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one",
                   cause->message);
       return TRUE;
     }
-  g_autofree char *trace = is_marked ? g_path_get_basename (place->mark) : find_trace (place);
-  if (!trace)
+  g_autofree char *evidence = find_evidence (place);
+  if (!evidence)
     return TRUE;
   vtpm_log (
       VTPM_LOG_WARNING,
       "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; for a "
       "new one move away what is in that folder",
-      place->path, trace);
-  return is_marked || make_mark (place, error);
+      place->path, evidence);
+  return make_mark (place, error);
 }
 
 gboolean

@@ -19,6 +19,9 @@ gboolean vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPla
  * failed, and there is no state. */
 gboolean vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/** For who would make a TPM there: FALSE (state-missing) where one was, and is gone. */
+gboolean vtpm_compat_check_never_used (const VtpmCompatPlace *place, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /**
  * Where swtpm's state is found it becomes ours, so that the VM finds its TPM as it was; KEY (or NULL) opens it, and
  * then makes the one slot; FLAGS: of its record. Does nothing where there is none. For a process that runs no TPM.

@@ -325,11 +325,13 @@ def test_escrow(place):
 
 
 def test_banks(place):
-    """PCR banks: SHA-256 by default, a list, - for all, the configuration file's; the last counts least"""
+    """PCR banks: SHA-256 by default, a list, - for all, the configuration file's; the last counts least, and
+    unknown ones do not count"""
     write_file("setup.conf", b"# a comment\ncreate_certs_tool = /bin/false\nactive_pcr_banks = sha1,sha512\n")
     for number, (args, wanted) in enumerate((((), {0x0B}), (("--pcr-banks", "sha1,sha384"), {4, 0x0C}),
                                              (("--pcr-banks", "-"), {4, 0x0B, 0x0C, 0x0D}),
                                              (("--config", "setup.conf"), {4, 0x0D}),
+                                             (("--pcr-banks", "sha512,foo"), {0x0D}), (("--pcr-banks", " sha1,"), {4}),
                                              (("--config", "setup.conf", "--pcr-banks", "sha256"), {0x0B}))):
         folder = folder_of("banks-%d" % number)
         setup(place, folder, *args)
@@ -369,6 +371,35 @@ def test_reconfigure_secret(place):
     setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"good")), "--pcr-banks", "sha1", "--reconfigure",
           pass_fds=(fd,))
     same(powered_banks(place, folder, "--key", "pwdfd=%d" % (fd := pipe_of(b"good")), pass_fds=(fd,)), {4})
+
+
+def test_lost(place):
+    """where a TPM was and is gone no other is made: by the mark, or by what only a TPM leaves; --overwrite makes one"""
+    for left in (MARK, STATE + ".bak", SUSPENDED):
+        folder = folder_of("lost-" + left)
+        if left == MARK:
+            setup(place, folder)
+            os.unlink(os.path.join(folder, STATE))
+        else:
+            write_file(os.path.join(folder, left), b"x")
+        for args in ((), ("--not-overwrite",)):
+            contains(setup(place, folder, "--createek", *args, status=1).stderr, "[state-missing]", left, "--overwrite")
+            same(os.listdir(folder), [left])
+        setup(place, folder, "--createek", "--overwrite")
+        place.sound(os.path.join(folder, STATE))
+
+
+def test_no_file(place):
+    """a state is kept in a file: a device or FIFO is told of and left, also with --not-overwrite and --overwrite"""
+    os.mkfifo("other")
+    for args in ((), ("--not-overwrite",), ("--overwrite",)):
+        contains(setup(place, "file://" + os.path.abspath("other"), *args, status=1).stderr, "[usage]", "/other")
+    true(stat.S_ISFIFO(os.lstat("other").st_mode), "it is left")
+    need_root()
+    write_file("disk", bytes(4 << 20))
+    with loop_device(os.path.abspath("disk")) as device:
+        contains(setup(place, "file://" + device, *LIBVIRT, status=1).stderr, device + " is a block device")
+    same(read_file("disk"), bytes(4 << 20))
 
 
 def test_place_unknown(place):
