@@ -278,6 +278,23 @@ open_or_make (VtpmBroker *broker, GError **error)
   return NULL;
 }
 
+/* Who gives a key means that nothing else opens the TPM. One that has no slot for it is not opened by it at all. */
+static void
+warn_unused_key (const VtpmBrokerOptions *options, GPtrArray *key_slots)
+{
+  VtpmUuid given;
+  if (!options->provider || !vtpm_uuid_parse (options->provider, &given))
+    return;
+  for (guint i = 0; i < key_slots->len; i++)
+    if (vtpm_uuid_equal (&((const VtpmKeySlot *) key_slots->pdata[i])->provider, &given))
+      return;
+  vtpm_log (
+      VTPM_LOG_WARNING,
+      "the key that was given opens nothing of %s, which has no key slot for it: it starts without it, by the key "
+      "providers that 'vtpm inspect' shows. To have it open with that key alone: vtpm rekey %s --to %s",
+      options->path, options->path, options->provider);
+}
+
 static gboolean
 say (VtpmBroker *broker, VtpmLinkType type, GError **error)
 {
@@ -351,7 +368,10 @@ start (VtpmBroker *broker, GError **error)
       if (try_start (broker, &key_slots, &cause))
         {
           if (key_slots) /* the device works by now: this costs the start no time */
-            vtpm_backup_warn_slots (&options->config->place, key_slots);
+            {
+              warn_unused_key (options, key_slots);
+              vtpm_backup_warn_slots (&options->config->place, key_slots);
+            }
           return TRUE;
         }
       if (try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)

@@ -130,10 +130,24 @@ vtpm_compat_key_check (VtpmCompatKey *key, GError **error)
   return get_given (key, error) != NULL;
 }
 
+static VtpmSecret *
+has_none (gpointer data, const VtpmProviderEntry *entry, const char *what, gboolean is_new, GError **error)
+{
+  (void) data;
+  (void) entry;
+  (void) is_new;
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_KEY_CLOSED,
+                  "the %s was not given; swtpm has --key for it, swtpm_setup --pwdfile and --keyfile, a domain of "
+                  "libvirt <encryption secret='UUID'/>",
+                  what);
+  return NULL;
+}
+
 const VtpmAsker *
 vtpm_compat_key_asker (VtpmCompatKey *key)
 {
-  return &key->asker;
+  static const VtpmAsker none = { has_none, NULL };
+  return key ? &key->asker : &none;
 }
 
 const char *

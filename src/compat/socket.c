@@ -162,8 +162,8 @@ static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
-  VtpmCompatKey *key = start->socket->key;
-  if (key && !vtpm_compat_key_check (key, error))
+  VtpmCompatKey *key = start->socket->key, *migration_key = start->socket->migration_key;
+  if ((key && !vtpm_compat_key_check (key, error)) || (migration_key && !vtpm_compat_key_check (migration_key, error)))
     return FALSE;
   return vtpm_compat_take_over (start->config, &start->socket->place, key, VTPM_RECORD_AWAITS_INCOMING, error);
 }
@@ -213,8 +213,9 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
   const VtpmCompatPlace *place = &socket->place;
   if (!vtpm_compat_complete_mark (place, error))
     return -1;
-  /* swtpm makes a TPM where there is none. Where setup has been there was one: another would be a loss unseen. */
-  gboolean make = !vtpm_compat_has_mark (place);
+  /* swtpm makes a TPM where there is none. Where setup has been there was one: another would be a loss unseen. And
+   * where one was announced another would take its place. */
+  gboolean make = !vtpm_compat_has_mark (place) && !socket->incoming;
   Start start = { socket, config };
   VtpmBrokerOptions broker = { .config = config,
                                .path = place->path,
@@ -256,8 +257,7 @@ run (VtpmCompatSocket *socket, GError **error)
   g_autoptr (VtpmConfig) config = vtpm_config_load (vtpm_compat_config_file (), error);
   if (!config)
     return -1;
-  if (socket->key)
-    config->asker = vtpm_compat_key_asker (socket->key);
+  config->asker = vtpm_compat_key_asker (socket->key);
   return serve (socket, config, error);
 }
 

@@ -267,6 +267,60 @@ def test_key_file(place):
         same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
 
 
+def test_key_without_slot(place):
+    """--key for a TPM that has no key slot for it: the TPM starts by those it has, and the log says what that means"""
+    folder = folder_of("no-slot")
+    setup(place, folder)
+    path = os.path.join(folder, STATE)
+    for slots in (["native"], ["swtpm-passphrase"]):
+        key, fd = secret(b"the word")
+        served = Served(place, folder, *key, pass_fds=(fd,))
+        served.powered()
+        served.shutdown()
+        same(names(place, path), slots)
+        if slots == ["native"]:
+            wait_until(lambda: "has no key slot for it" in served.errors(), "the log")
+            command = re.search(r"vtpm (rekey \S+ --to \S+)$", served.errors(), re.MULTILINE).group(1)
+            write_file("word", b"the word")
+            same(place.vtpm(*command.split(), "--password-file", "word", "--config", place.config).returncode, 0)
+        else:
+            lacks(served.errors(), "no key slot")
+
+
+def test_no_key(place):
+    """without the key that a TPM was made with, the log names the options that give it"""
+    folder = folder_of("no-key")
+    setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"word")), pass_fds=(fd,))
+    served = Served(place, folder)
+    with served.control() as control:
+        same(control.init(), 0x0D)
+    served.ends(1, "[key-closed]", "--key", "<encryption")
+
+
+def test_migration_key_file(place):
+    """the file of --migration-key is read at the start: remove takes it away, and one that cannot be read is an error"""
+    write_file("key", b"5f" * 16)
+    served = Served(place, folder_of("migration-key"), "--migration-key", "file=key,remove=true")
+    served.powered()
+    served.shutdown()
+    true(not os.path.exists("key"), "removed")
+    served = Served(place, folder_of("migration-key"), "--migration-key", "file=key")
+    with served.control() as control:
+        true(control.init() != 0, "INIT")
+    served.ends(1, "cannot read the key from key: No such file")
+
+
+def test_incoming_first(place):
+    """--migration incoming in an empty folder: an INIT that comes first is refused, and makes nothing"""
+    folder = folder_of("only-incoming")
+    served = Served(place, folder, "--migration", "incoming")
+    with served.control() as control:
+        true(control.init() != 0, "INIT")
+        contains(served.errors(), "[state-missing]")
+        same(os.listdir(folder), [])
+        served.process.terminate()
+
+
 def test_incoming(place):
     """what setup made in wait of an incoming TPM, and an empty folder, take one in, with the secret; where INIT comes
     first they are a TPM of their own; --migration incoming takes it in on a folder that setup has marked"""
