@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "src/compat/socket_channels.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 
 #include "src/compat/options.h"
@@ -37,6 +38,14 @@ channel_words_clear (ChannelWords *words)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (ChannelWords, channel_words_clear)
 
+/* swtpm minds an interface for addresses that need one, and for no other. */
+static gboolean
+is_link_local (const char *host)
+{
+  struct in6_addr address;
+  return inet_pton (AF_INET6, host, &address) == 1 && IN6_IS_ADDR_LINKLOCAL (&address);
+}
+
 static gboolean
 set_tcp (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, GError **error)
 {
@@ -46,7 +55,8 @@ set_tcp (const char *option, const ChannelWords *words, VtpmEndpoint *endpoint, 
   endpoint->kind = VTPM_ENDPOINT_TCP;
   endpoint->port = g_strdup (words->port);
   const char *host = words->bindaddr ? words->bindaddr : "127.0.0.1";
-  endpoint->host = words->ifname ? g_strdup_printf ("%s%%%s", host, words->ifname) : g_strdup (host);
+  endpoint->host
+      = words->ifname && is_link_local (host) ? g_strdup_printf ("%s%%%s", host, words->ifname) : g_strdup (host);
   return TRUE;
 }
 

@@ -16,7 +16,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (BAD_LOCALITY, SET_LOCALITY, SHUTDOWN, VTPM, Control, Tpm, closed, contains, gone, lacks, main,
                     need_filter, need_root, read_file, same, true, wait_until, write_file)  # noqa: E402
-from swtpm import IOCTL, STATE, SWTPM, Served, data_at, debian, folder_of, free_port, ioctl, run, setup  # noqa: E402
+from swtpm import (IOCTL, STATE, SWTPM, Served, data_at, debian, environment, folder_of, free_port, ioctl,  # noqa: E402
+                   run, setup)
 from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_define, nv_write, rc_of, startup, tpm_command,
                        words)  # noqa: E402
 
@@ -27,7 +28,7 @@ def test_servers(place):
     """data channels: --server tcp with and without a type, unix, -p, --fd; -p and disconnect end each connection"""
     for number, (args, address, disconnects) in enumerate((
             (lambda port: ("--server", "type=tcp,port=%d" % port), "tcp", False),
-            (lambda port: ("--server", "port=%d" % port), "tcp", False),
+            (lambda port: ("--server", "port=%d,ifname=lo" % port), "tcp", False),
             (lambda port: ("--server", "port=%d,bindaddr=127.0.0.1,disconnect" % port), "tcp", True),
             (lambda port: ("--port", str(port)), "tcp", True),
             (lambda port: ("-p", str(port)), "tcp", True),
@@ -129,6 +130,12 @@ def test_daemon_fails(place):
     done = run(place, SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder, "--ctrl", "type=unixio,path=c", "--daemon",
                status=1)
     contains(done.stderr, "swtpm: [state-missing]")
+    for _ in range(20):  # a file: who waits for its end sees no message that is late
+        with open("late", "wb") as late:
+            same(subprocess.run([SWTPM, "socket", "--tpm2", "--tpmstate", "dir=" + folder, "--ctrl",
+                                 "type=unixio,path=no-folder/c", "--daemon"], env=environment(place), stderr=late,
+                                check=False).returncode, 1)
+        contains(read_file("late").decode(), "no-folder/c")
 
 
 def test_flags(place):
