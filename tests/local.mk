@@ -99,6 +99,7 @@ tap_cases += \
 	tests/integration/test_libvirt.py \
 	tests/integration/test_life.py \
 	tests/integration/test_list.py \
+	tests/integration/test_loadvm.py \
 	tests/integration/test_man.py \
 	tests/integration/test_many.py \
 	tests/integration/test_mistakes.py \

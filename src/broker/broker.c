@@ -120,7 +120,7 @@ send_state (VtpmBroker *broker, VtpmState *state, GError **error)
   const VtpmSecret *dek = vtpm_state_dek (state);
   g_auto (VtpmLinkMessage) message = { .type = VTPM_LINK_STATE, .number = vtpm_state_record (state)->epoch, .fd = -1 };
   message.dek = vtpm_secret_copy (dek->data, dek->len, error);
-  message.text = broker->made ? g_strdup ("made") : NULL;
+  message.text = g_strdup (broker->made ? VTPM_LINK_MADE : broker->lends ? VTPM_LINK_LENT : NULL);
   if (!message.dek || !send_management_socket (broker, vtpm_store_file_fd (vtpm_state_store (state)), error))
     return FALSE;
   message.fd = vtpm_store_file_fd (vtpm_state_store (state));
@@ -406,7 +406,8 @@ serve (VtpmBroker *broker)
                       : request.type == VTPM_LINK_OPEN_FOREIGN ? vtpm_broker_open_foreign (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER_FOREIGN
                           ? vtpm_broker_deliver_foreign (broker, &request, &error)
-                          : FALSE;
+                      : request.type == VTPM_LINK_RETURN ? vtpm_broker_take_return (broker, &error)
+                                                         : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,
                         "device and broker do not understand each other; start the TPM again, and if it stays so "

@@ -19,6 +19,8 @@ typedef struct
   int sock;
   gboolean awaits_file; /* it is there, and still held by who sends the state */
   gboolean made;        /* the file, of what came in: no other process ever had it */
+  gboolean lends;       /* the device has it for want of one that comes in, and may return it */
+  gboolean returned;    /* and has: it is in nobody's way */
   VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
   VtpmBlob *foreign[2]; /* permanent and volatile state that an swtpm sent, since nothing has been made of it yet */
 } VtpmBroker;
@@ -49,12 +51,16 @@ gboolean vtpm_broker_confine (const VtpmBrokerOptions *options, GError **error) 
 
 /* src/broker/incoming.c */
 
+/** Setup made it in wait of an incoming TPM, and no start has powered it on since. */
 gboolean vtpm_broker_is_placeholder (const VtpmState *state);
+/** Whether what comes in may take the place of the file that is held: no guest has reached it. */
+gboolean vtpm_broker_holds_placeholder (const VtpmBroker *broker);
 /** Requests of the device. */
 gboolean vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_broker_take_return (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The name under which a file is made that takes a placeholder's place, free for that; NULL: there is no
  * placeholder. To be freed. */
 char *vtpm_broker_clear_beside (const VtpmBroker *broker) G_GNUC_WARN_UNUSED_RESULT;

@@ -16,7 +16,7 @@ static gboolean
 may_come (const VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  gboolean is_free = !broker->held || vtpm_broker_is_placeholder (broker->held);
+  gboolean is_free = !broker->held || vtpm_broker_holds_placeholder (broker);
   if (options->open_foreign && options->incoming && is_free)
     return TRUE;
   vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_BLOB_MISMATCH,

@@ -15,11 +15,16 @@
 #include "state/owner.h"
 #include "state/seal.h"
 
-/* Setup made it in wait of an incoming TPM, and no start has powered it on since. */
 gboolean
 vtpm_broker_is_placeholder (const VtpmState *state)
 {
   return (vtpm_state_record (state)->flags & VTPM_RECORD_AWAITS_INCOMING) != 0;
+}
+
+gboolean
+vtpm_broker_holds_placeholder (const VtpmBroker *broker)
+{
+  return broker->held && (broker->returned || vtpm_broker_is_placeholder (broker->held));
 }
 
 static VtpmRecord *
@@ -35,7 +40,7 @@ const VtpmUuid *
 vtpm_broker_awaited_vm (const VtpmBroker *broker)
 {
   const VtpmRecord *own = broker->held ? vtpm_state_record (broker->held) : NULL;
-  if (!own || !own->has_vm_uuid || (broker->options->has_vm_uuid && vtpm_broker_is_placeholder (broker->held)))
+  if (!own || !own->has_vm_uuid || (broker->options->has_vm_uuid && vtpm_broker_holds_placeholder (broker)))
     return NULL;
   return &own->vm_uuid;
 }
@@ -47,7 +52,7 @@ check_incoming (VtpmBroker *broker, const VtpmRecord *record, GError **error)
   if (!vtpm_broker_check_identity (broker->options, "the state blob", record, error))
     return FALSE;
   const VtpmUuid *id
-      = broker->held && !vtpm_broker_is_placeholder (broker->held) ? &vtpm_state_record (broker->held)->vtpm_id : NULL;
+      = broker->held && !vtpm_broker_holds_placeholder (broker) ? &vtpm_state_record (broker->held)->vtpm_id : NULL;
   const VtpmUuid *vm = vtpm_broker_awaited_vm (broker);
   gboolean same_vtpm = !id || vtpm_uuid_equal (id, &record->vtpm_id);
   if (same_vtpm && vtpm_identity_of (record, vm) != VTPM_IDENTITY_OTHER)
@@ -129,7 +134,7 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   g_autoptr (VtpmPayload) payload = record ? vtpm_payload_decode (request->keys, request->parts, error) : NULL;
   if (!payload || !check_incoming (broker, record, error))
     return FALSE;
-  if (!broker->held || vtpm_broker_is_placeholder (broker->held))
+  if (!broker->held || vtpm_broker_holds_placeholder (broker))
     {
       const VtpmUuid *vm = vtpm_broker_awaited_vm (broker);
       VtpmState *state = make_file (broker, request, record, payload, error);
@@ -171,7 +176,7 @@ static gboolean
 merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
   gboolean held = broker->held != NULL;
-  gboolean may_go_back = request->record && held && !vtpm_broker_is_placeholder (broker->held);
+  gboolean may_go_back = request->record && held && !vtpm_broker_holds_placeholder (broker);
   gboolean fine = (!request->record || take_in (broker, request, error))
                   && vtpm_broker_hand_over (broker, broker->held, may_go_back, error);
   g_clear_pointer (&broker->held, vtpm_state_close);
@@ -183,6 +188,28 @@ merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   return fine;
 }
 
+/* INIT came first, and there is none. */
+static gboolean
+make_in_wait (VtpmBroker *broker, GError **error)
+{
+  broker->options->may_come = broker->options->incoming = FALSE;
+  broker->held = vtpm_broker_unlock_file (broker, error);
+  broker->options->incoming = TRUE;
+  return broker->held != NULL;
+}
+
+/* QEMU powers the TPM on before it loads a snapshot (-loadvm). */
+gboolean
+vtpm_broker_take_return (VtpmBroker *broker, GError **error)
+{
+  if (!broker->lends || broker->held)
+    return FALSE;
+  broker->lends = FALSE;
+  broker->returned = broker->awaits_file = TRUE;
+  VtpmLinkMessage reply = { .type = VTPM_LINK_WAITS, .number = 1, .fd = -1 };
+  return vtpm_broker_await_file (broker, error) && vtpm_link_send (broker->sock, &reply, error);
+}
+
 /* INIT. A tool that has not seen the TPM go may change the header between our look at it and what we have to write:
  * then it is looked again. */
 gboolean
@@ -190,13 +217,10 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
 {
   if (!vtpm_broker_await_file (broker, error))
     return FALSE;
-  if (!broker->held && !request->record && broker->options->create)
-    {
-      broker->options->incoming = broker->options->may_come = FALSE;
-      broker->held = vtpm_broker_unlock_file (broker, error);
-      if (!broker->held)
-        return FALSE;
-    }
+  gboolean is_made = !broker->held && !request->record && broker->options->create;
+  if (is_made && !make_in_wait (broker, error))
+    return FALSE;
+  broker->lends = !request->record && (is_made || vtpm_broker_holds_placeholder (broker));
   if (!broker->held && !request->record)
     {
       vtpm_error_set (

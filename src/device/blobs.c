@@ -12,12 +12,13 @@
 #define TAKE_ANEW "; take it anew from where it was saved"
 
 VtpmBlobs *
-vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data)
+vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, VtpmBlobMakeWay make_way, gpointer data)
 {
   VtpmBlobs *blobs = g_new0 (VtpmBlobs, 1);
   blobs->device = device;
   blobs->unlock = unlock;
   blobs->open = open;
+  blobs->make_way = make_way;
   blobs->outside = data;
   device->blobs = blobs;
   return blobs;
@@ -96,6 +97,19 @@ find_own_dek (VtpmDevice *device, const VtpmRecord *record, VtpmSecret **dek, GE
     }
   vtpm_device_leave (device);
   return fine;
+}
+
+/* A device that has another TPM than the one that RECORD is of (NULL: nobody knows) gives it back, if it may. */
+static void
+make_way (VtpmBlobs *blobs, const VtpmRecord *record)
+{
+  VtpmDevice *device = blobs->device;
+  vtpm_device_enter (device);
+  gboolean is_other
+      = device->state && !(record && vtpm_uuid_equal (&vtpm_state_record (device->state)->vtpm_id, &record->vtpm_id));
+  vtpm_device_leave (device);
+  if (is_other && blobs->make_way (blobs->outside))
+    vtpm_log (VTPM_LOG_INFO, "the TPM that INIT found makes way for the one that comes in: no guest has reached it");
 }
 
 /* The DEK of an envelope: what came just before, this state's or a former one, else the broker is asked. */
@@ -197,6 +211,7 @@ open_foreign (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GErr
 {
   VtpmIncoming *incoming = &blobs->incoming;
   Arriving *arriving = &blobs->in[index];
+  make_way (blobs, NULL);
   if (vtpm_device_has_state (blobs->device))
     return mismatch (error, "the state blob is one of swtpm's, which is taken only where there is no TPM yet; to go on "
                             "from it, move the state file of this one away");
@@ -248,6 +263,7 @@ open_whole (VtpmBlobs *blobs, guint index, const guint8 *data, gsize len, GError
   const VtpmRecord *record = again ? blobs->incoming.record : decoded;
   if (!record || !check_version (record, error))
     return FALSE;
+  make_way (blobs, record);
   g_autoptr (VtpmSecret) dek = find_dek (blobs, record, error);
   if (!dek)
     return FALSE;

@@ -16,9 +16,13 @@ typedef VtpmSecret *(*VtpmBlobUnlock) (gpointer data, const VtpmRecord *record, 
 /** Gets what is in a blob of LEN bytes that an swtpm sent, likewise. */
 typedef VtpmBlob *(*VtpmBlobOpen) (gpointer data, gboolean is_volatile, const guint8 *blob, gsize len, GError **error);
 
+/** Another TPM comes in than the device has: has its state go back where it came from, if no guest has reached it. */
+typedef gboolean (*VtpmBlobMakeWay) (gpointer data);
+
 /** UNLOCK is asked for a DEK that is not in memory, OPEN for what is in a blob of swtpm's; they may refuse
  * (blob-needs-provider). */
-VtpmBlobs *vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, gpointer data);
+VtpmBlobs *vtpm_blobs_new (VtpmDevice *device, VtpmBlobUnlock unlock, VtpmBlobOpen open, VtpmBlobMakeWay make_way,
+                           gpointer data);
 void vtpm_blobs_free (VtpmBlobs *blobs);
 
 /**
@@ -29,6 +33,8 @@ void vtpm_blobs_free (VtpmBlobs *blobs);
 guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len,
                         guint32 *total);
 
+/** Forgets the pair given last, and what is known of the file's header. */
+void vtpm_blobs_drop_out (VtpmBlobs *blobs);
 /** Seals the volatile blob that belongs to a permanent one just given, so that it is there when it is asked for; wanted
  * before the TPM is stopped. Without WAIT only where no command runs. */
 void vtpm_blobs_finish_pair (VtpmBlobs *blobs, gboolean wait);

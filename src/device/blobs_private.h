@@ -20,7 +20,8 @@ struct VtpmBlobs
   VtpmDevice *device;
   VtpmBlobUnlock unlock;
   VtpmBlobOpen open;
-  gpointer outside;     /* of both */
+  VtpmBlobMakeWay make_way;
+  gpointer outside;     /* of all three */
   VtpmHeader *header;   /* as the file's was when RECORD was found in it; or NULL */
   VtpmRecord *record;   /* of the epoch that the state is in, verified under its DEK; or NULL */
   VtpmSealer *sealer;   /* for one seal after another */
@@ -34,7 +35,5 @@ struct VtpmBlobs
   VtpmIncoming incoming;
 };
 
-/** The pair given last, and what is known of the file's header. */
-void vtpm_blobs_drop_out (VtpmBlobs *blobs);
 /** Made with the first use. NULL: failed. */
 VtpmSealer *vtpm_blobs_sealer (VtpmBlobs *blobs, GError **error);

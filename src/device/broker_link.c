@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "src/device/management.h"
 
 /* Takes over what the broker sent: file and DEK. */
@@ -21,16 +22,19 @@ vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError *
     return FALSE;
   store = NULL;
   vtpm_device_adopt (link->device, state);
-  if (message->text)
+  if (g_strcmp0 (message->text, VTPM_LINK_MADE) == 0)
     vtpm_device_has_new_file (link->device);
+  link->lent = g_strcmp0 (message->text, VTPM_LINK_LENT) == 0;
   return TRUE;
 }
 
 void
 vtpm_broker_link_take_manage (VtpmBrokerLink *link, VtpmLinkMessage *message)
 {
-  if (link->manage->kind == VTPM_ENDPOINT_NONE && message->text)
-    vtpm_management_take (link->manage, g_steal_pointer (&message->text), vtpm_fd_steal (&message->fd));
+  if (link->manage->kind != VTPM_ENDPOINT_NONE || !message->text)
+    return;
+  link->manage_taken = TRUE;
+  vtpm_management_take (link->manage, g_steal_pointer (&message->text), vtpm_fd_steal (&message->fd));
 }
 
 /* FALSE: told to end before the broker had an answer. The signal stays to be read. */
@@ -102,6 +106,22 @@ vtpm_broker_link_open_foreign (gpointer data, gboolean is_volatile, const guint8
   if (!ask_broker (link, &request, VTPM_LINK_OPENED, &reply, error))
     return NULL;
   return g_steal_pointer (&reply.parts);
+}
+
+gboolean
+vtpm_broker_link_return (gpointer data)
+{
+  VtpmBrokerLink *link = data;
+  g_autoptr (GError) error = NULL;
+  g_auto (VtpmLinkMessage) reply = { .fd = -1 };
+  if (!link->lent || link->fd < 0 || !vtpm_device_give_up (link->device))
+    return FALSE;
+  link->lent = FALSE;
+  if (link->manage_taken)
+    vtpm_endpoint_close (link->manage); /* it was named after that file */
+  if (!ask_broker (link, &(VtpmLinkMessage){ .type = VTPM_LINK_RETURN, .fd = -1 }, VTPM_LINK_WAITS, &reply, &error))
+    vtpm_log (VTPM_LOG_WARNING, "%s: %s", link->path, error->message); /* it is opened anew with what comes in */
+  return TRUE;
 }
 
 /* Permanent state and former keys in the two pieces of a payload; volatile state only the running TPM needs. */

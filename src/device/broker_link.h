@@ -14,8 +14,10 @@ typedef struct
   int fd;      /* -1 once the broker is over */
   int signals; /* a signal descriptor that ends a wait for an answer; it stays to be read */
   VtpmDevice *device;
-  const char *path;     /* the state file, for messages */
-  VtpmEndpoint *manage; /* where a management socket goes that the broker makes */
+  gboolean lent;         /* the device's state may be returned */
+  const char *path;      /* the state file, for messages */
+  VtpmEndpoint *manage;  /* where a management socket goes that the broker makes */
+  gboolean manage_taken; /* one has */
 } VtpmBrokerLink;
 
 /** Opens the state that came with MESSAGE (its descriptor is taken) and gives it to the device. FALSE: told in ERROR.
@@ -30,6 +32,8 @@ VtpmSecret *vtpm_broker_link_unlock (gpointer data, const VtpmRecord *record, GE
 /** A VtpmBlobOpen with the link as DATA. NULL: blob-mismatch, key-closed, wrong-passphrase and others. */
 VtpmBlob *vtpm_broker_link_open_foreign (gpointer data, gboolean is_volatile, const guint8 *blob, gsize len,
                                          GError **error);
+/** A VtpmBlobMakeWay with the link as DATA. */
+gboolean vtpm_broker_link_return (gpointer data);
 /** Of a device started with --incoming: has INCOMING (or NULL) merged into its file, or a file made of it, and adopts
  * that. FALSE: state-missing (neither is there), the broker's word. */
 gboolean vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming,

@@ -91,6 +91,22 @@ vtpm_device_has_state (VtpmDevice *device)
   return has;
 }
 
+gboolean
+vtpm_device_give_up (VtpmDevice *device)
+{
+  vtpm_device_enter (device);
+  gboolean may = device->state && !device->powered && !device->reached && !device->released && !device->finished;
+  if (may)
+    {
+      vtpm_blobs_drop_out (device->blobs);
+      vtpm_store_unlock (vtpm_state_store (device->state), VTPM_LOCK_OWNER); /* the broker is to have it */
+      g_clear_pointer (&device->state, vtpm_state_close);
+      device->commit_open = device->commit_reported = device->library_told = FALSE;
+    }
+  vtpm_device_leave (device);
+  return may;
+}
+
 void
 vtpm_device_take_stored (VtpmDevice *device)
 {
@@ -235,6 +251,7 @@ process_locked (VtpmDevice *device, const guint8 *command, gsize len, int locali
   memcpy (out, response, response_len);
   device->commands++;
   device->untouched = FALSE;
+  device->reached = TRUE;
   /* one that failed is none: a TPM2_Shutdown that was refused has to be sent anew */
   device->last_code = vtpm_tpm_code (response) == VTPM_RC_SUCCESS ? vtpm_tpm_code (command) : 0;
   atomic_store (&device->established, vtpm_engine_established ());

@@ -32,6 +32,10 @@ void vtpm_device_adopt (VtpmDevice *device, VtpmState *state);
 /** Its file was made for it: it is no other's, whatever came in. */
 void vtpm_device_has_new_file (VtpmDevice *device);
 gboolean vtpm_device_has_state (VtpmDevice *device);
+/** Closes the state, as if it had not been handed over: another one is to be. FALSE: a guest has reached it, or it is
+ * on.
+ */
+gboolean vtpm_device_give_up (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The data thread. */
 

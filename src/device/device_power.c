@@ -324,6 +324,7 @@ hash (VtpmDevice *device, HashStep step, const guint8 *data, gsize len)
     {
       vtpm_device_drop_volatile (device);
       device->untouched = FALSE;
+      device->reached = TRUE;
       gboolean fine = step == HASH_START  ? vtpm_engine_hash_start ()
                       : step == HASH_DATA ? vtpm_engine_hash_data (data, len)
                                           : vtpm_engine_hash_end ();

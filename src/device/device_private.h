@@ -41,6 +41,7 @@ struct VtpmDevice
   gboolean file_is_new;     /* made of what came in */
   gboolean untouched;       /* came in as the file holds it, and no command since: it may yet be another's */
   gboolean library_told;    /* the file's record says which libtpms writes it */
+  gboolean reached;         /* by a command of the guest's, or a measurement for it */
   guint stops;              /* each ends a wait for a commit */
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
   guint64 commands;         /* and what else changed the TPM, INIT and hash steps, since the process began */

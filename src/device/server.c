@@ -360,8 +360,8 @@ prepare (VtpmServer *server, GError **error)
   server->device = vtpm_device_new (&options->device);
   server->broker.device = server->device;
   server->management = vtpm_management_new (&options->manage, server->device);
-  server->blobs
-      = vtpm_blobs_new (server->device, vtpm_broker_link_unlock, vtpm_broker_link_open_foreign, &server->broker);
+  server->blobs = vtpm_blobs_new (server->device, vtpm_broker_link_unlock, vtpm_broker_link_open_foreign,
+                                  vtpm_broker_link_return, &server->broker);
   vtpm_server_init_controller (server, &server->control);
   vtpm_server_init_controller (server, &server->node);
   server->data = vtpm_data_channel_new (server->device, &options->on_data, error);

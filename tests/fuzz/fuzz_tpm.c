@@ -170,6 +170,13 @@ no_key (gpointer data, const VtpmRecord *other, GError **error)
   return NULL;
 }
 
+static gboolean
+stays (gpointer data)
+{
+  (void) data;
+  return FALSE;
+}
+
 /* Powers on as libtpms was left by the last one: its buffer size outlives that. */
 static void
 start (FuzzTpm *tpm)
@@ -199,7 +206,7 @@ new_device (void)
   FuzzTpm *tpm = g_new0 (FuzzTpm, 1);
   memcpy (image, pristine, sizeof image);
   tpm->device = vtpm_device_new (&options);
-  tpm->blobs = vtpm_blobs_new (tpm->device, no_key, NULL, NULL);
+  tpm->blobs = vtpm_blobs_new (tpm->device, no_key, NULL, stays, NULL);
   vtpm_device_adopt (tpm->device, open_state ());
   tpm->control = (VtpmControl){ .device = tpm->device, .blobs = tpm->blobs, .hooks = &hooks };
   tpm->control_fd = tpm->data_fd = -1;

@@ -16,15 +16,16 @@ FIRMWARE_LIMIT = 300
 AT_THE_END = b"No bootable device"
 
 
-def machine(place, device, model):
+def machine(place, ctrl, model, *args):
     """QEMU with SeaBIOS, a disk for snapshots and nothing to boot; gives the process and its monitor."""
     ours, theirs = socket.socketpair()
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "disk", "1M"], check=True, timeout=60)
+    if not os.path.exists("disk"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "disk", "1M"], check=True, timeout=60)
     line = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none",
-            "-chardev", "socket,id=tpm,path=" + device.path, "-tpmdev", "emulator,id=tpm,chardev=tpm",
+            "-chardev", "socket,id=tpm,path=" + ctrl, "-tpmdev", "emulator,id=tpm,chardev=tpm",
             "-device", model + ",tpmdev=tpm", "-drive", "if=virtio,format=qcow2,file=disk",
             "-chardev", "file,id=told,path=told", "-device", "isa-debugcon,iobase=0x402,chardev=told",
-            "-chardev", "socket,id=qmp,fd=%d" % theirs.fileno(), "-mon", "chardev=qmp,mode=control"]
+            "-chardev", "socket,id=qmp,fd=%d" % theirs.fileno(), "-mon", "chardev=qmp,mode=control", *args]
     with theirs, open("qemu.log", "wb") as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
                                    preexec_fn=die_with_parent)
@@ -41,7 +42,7 @@ def boots(count):
 
 def firmware(place, model):
     device = place.start(place.create())
-    process, qmp = machine(place, device, model)
+    process, qmp = machine(place, device.path, model)
     boots(1)
     qmp.human("savevm first")
     qmp.command("system_reset")

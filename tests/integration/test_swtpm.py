@@ -10,16 +10,22 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
+from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STOP, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
 from swtpm import (MARK, OTHER_VM, STATE, SUSPENDED, VM, Served, debian, escrow_config, folder_of, ioctl,  # noqa: E402
                    loop_device, pipe_of, run, setup)
+from test_life import ask_management  # noqa: E402
 from test_swtpm_setup import powered_banks  # noqa: E402
 from tpm_bytes import nv_define, nv_write, startup  # noqa: E402
 
 INDEX = 0x01500010
 LIBVIRT = ("--log", "file=log", "--terminate")
+
+
+def manage_socket(place, folder):
+    info = os.stat(os.path.join(folder, STATE))
+    return os.path.join(place.data_dir, "run", "%x-%x" % (info.st_dev, info.st_ino))
 
 
 def record(place, folder):
@@ -323,7 +329,7 @@ def test_incoming_first(place):
 
 def test_incoming(place):
     """what setup made in wait of an incoming TPM, and an empty folder, take one in, with the secret; where INIT comes
-    first they are a TPM of their own; --migration incoming takes it in on a folder that setup has marked"""
+    first they are a TPM of their own, which makes way as long as no guest has reached it; --migration incoming takes it in on a folder that setup has marked"""
     source = folder_of(VM, "source")
     word = b"the secret of both hosts"
     key, fd = secret(word)
@@ -353,6 +359,37 @@ def test_incoming(place):
         same((now["vtpm_id"], now["vm_uuid"], now["awaits_incoming"]), (vtpm_id, VM, False), name)
         lacks(" ".join(os.listdir(folder)), ".incoming")
         place_is_sound(place, folder, word)
+    for name, args in (("flagged-first", ("--overwrite",)), ("empty-first", ())):
+        folder = folder_of(VM, name)
+        if args:
+            setup(place, folder, *args)
+        key, fd = secret(word)
+        target = Served(place, folder, *key, ctrl="t", pass_fds=(fd,))
+        other, there = target.powered()  # as QEMU with -loadvm
+        made, before = record(place, folder)["vtpm_id"], manage_socket(place, folder)
+        contains(ask_management(before, "status\n"), made)
+        same(other.load(*blobs), 0, name + ": " + target.errors())
+        same(there.nv(INDEX, 10), b"kept by it", "it goes on where it was, " + name)
+        true(made != record(place, folder)["vtpm_id"] == vtpm_id, "the one that INIT found has made way")
+        contains(ask_management(manage_socket(place, folder), "status\n"), vtpm_id)
+        true(not os.path.exists(before), "the socket of the one before")
+        same(other.load(*blobs), 0, "and once more")
+        other.close()
+        target.shutdown()
+        same(record(place, folder)["vm_uuid"], VM)
+        place_is_sound(place, folder, word)
+    folder = folder_of(VM, "reached-first")
+    key, fd = secret(word)
+    target = Served(place, folder, *key, ctrl="t", pass_fds=(fd,))
+    other, there = target.powered()
+    leave_mark(there, b"of another")
+    made = record(place, folder)["vtpm_id"]
+    same((other.result(STOP), other.set_blob(PERMANENT, blobs[0])), (0, KEY_NOT_FOUND), "a guest has reached it")
+    same(other.init(), 0)
+    finds_mark(there, b"of another")
+    same(record(place, folder)["vtpm_id"], made)
+    other.close()
+    target.shutdown()
     folder = folder_of(VM, "not-come")
     setup(place, folder, "--overwrite")
     target = Served(place, folder, ctrl="t")

@@ -323,7 +323,7 @@ def test_nothing_written(place):
 
 def test_kept(place):
     """without release-lock-outgoing, and where not all blobs of one moment were asked for, the file stays held"""
-    pair = Pair(place, "--migration", "incoming")
+    pair = Pair(place, "--seccomp", "action=kill")
     pair.save()
     true(held(pair.path), "not told to let go")
     same(lock_storage(pair.control), 0, "it is held")
