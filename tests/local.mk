@@ -126,6 +126,7 @@ tap_cases += \
 	tests/integration/test_swtpm_control.py \
 	tests/integration/test_swtpm_options.py \
 	tests/integration/test_swtpm_setup.py \
+	tests/integration/test_swtpm_setup_keys.py \
 	tests/integration/test_swtpm_shared.py \
 	tests/integration/test_migration_window.py \
 	tests/integration/test_swtpm_state.py \
