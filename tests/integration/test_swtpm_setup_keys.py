@@ -1,14 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""The keys that swtpm_setup makes in the TPM, side by side with Debian's."""
+"""swtpm_setup and keys: those that it makes in the TPM, side by side with Debian's, and what opens its state."""
 import hashlib
 import os
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import main, same  # noqa: E402
-from swtpm import SETUP, SWTPM, Served, debian, folder_of, run  # noqa: E402
+from device import main, same, write_file  # noqa: E402
+from keyhost import names  # noqa: E402
+from swtpm import SETUP, STATE, SWTPM, Served, debian, folder_of, pipe_of, run, setup  # noqa: E402
 from tpm_bytes import OWNER, startup, tpm_command, words  # noqa: E402
 
 ENDORSEMENT = 0x4000000B
@@ -64,6 +65,23 @@ def test_made_keys(place):
             found.append(kept_keys(place, folder, swtpm))
         same(found[1], found[0], str(args))
         same(set(found[1]), wanted, str(args))
+
+
+def test_key_descriptor(place):
+    """--keyfile-fd: a key of 128 or 256 bits by descriptor opens the state afterwards, and another does not"""
+    for number, (key, cipher) in enumerate(((b"0x" + b"1f" * 16 + b"\n", "aes-128-cbc"), (b"2e" * 32, "aes-256-cbc"))):
+        folder = folder_of("key-%d" % number)
+        setup(place, folder, "--keyfile-fd", str(fd := pipe_of(key)), "--cipher", cipher, pass_fds=(fd,))
+        same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
+        for content, result in ((key.replace(b"f", b"d").replace(b"e", b"d"), 0x21), (key, 0)):
+            write_file("key", content)
+            served = Served(place, folder, "--key", "file=key,mode=" + cipher)
+            with served.control() as control:
+                same(control.init(), result, served.errors())
+            if result:
+                served.ends(1, "[wrong-passphrase]")
+            else:
+                served.shutdown()
 
 
 if __name__ == "__main__":
