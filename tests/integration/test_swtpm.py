@@ -327,6 +327,25 @@ def test_incoming_first(place):
         served.process.terminate()
 
 
+def test_key_descriptor(place):
+    """a key by descriptor, of 128 bits in digits, of 256 in bytes: it makes the TPM and starts it again; another key is
+    DECRYPT_ERROR"""
+    for number, (content, more) in enumerate(((b"4f" * 16 + b"\n", ""),
+                                              (bytes(range(32)), ",format=binary,mode=aes-256-cbc"))):
+        folder = folder_of("key-%d" % number)
+        for start, given in enumerate((content, b"5" + content[1:], content)):
+            fd = pipe_of(given)
+            served = Served(place, folder, "--key", "fd=%d%s" % (fd, more), pass_fds=(fd,))
+            if given == content:
+                (finds_mark if start else leave_mark)(served.powered()[1])
+                served.shutdown()
+                continue
+            with served.control() as control:
+                same(control.init(), 0x21, served.errors())
+            served.ends(1, "[wrong-passphrase]")
+        same(names(place, os.path.join(folder, STATE)), ["swtpm-key"])
+
+
 def test_incoming(place):
     """what setup made in wait of an incoming TPM, and an empty folder, take one in, with the secret; where INIT comes
     first they are a TPM of their own, which makes way as long as no guest has reached it; --migration incoming takes it in on a folder that setup has marked"""
