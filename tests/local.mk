@@ -128,6 +128,7 @@ tap_cases += \
 	tests/integration/test_swtpm_setup.py \
 	tests/integration/test_swtpm_setup_keys.py \
 	tests/integration/test_swtpm_shared.py \
+	tests/integration/test_swtpm_sockets.py \
 	tests/integration/test_migration_window.py \
 	tests/integration/test_swtpm_state.py \
 	tests/integration/test_swtpm_state_keys.py \
