@@ -43,8 +43,8 @@ def pipe_of(secret):
 
 
 def run(place, program, *args, status=0, pass_fds=(), env=None, timeout=60, **options):
-    done = subprocess.run([program, *args], env={**environment(place), **(env or {})}, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=timeout, check=False, pass_fds=pass_fds, **options)
+    done = subprocess.run([program, *args], env={**environment(place), **(env or {})}, capture_output=True, text=True,
+                          timeout=timeout, check=False, pass_fds=pass_fds, **{"stdin": subprocess.DEVNULL, **options})
     for fd in pass_fds:
         os.close(fd)
     if status is not None:

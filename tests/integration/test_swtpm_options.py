@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """The options of swtpm socket, chardev and cuse, over our program of that name."""
+import hashlib
 import json
 import os
 import re
@@ -416,6 +417,30 @@ def test_one_command(place):
     for args in (("-i", "-s"), ("-c", "-c"), ("-g", "--save", "permanent", "f")):
         for program in (debian("swtpm_ioctl"), IOCTL):
             same(run(place, program, "--unix", "c", *args, status=1).stderr, "Only one command may be given.\n", program)
+    served.shutdown()
+
+
+def test_hash_from_stdin(place):
+    """swtpm_ioctl -h -: standard input, in pieces and longer than one message, is measured into PCR 17 as the same words
+    on the command line are; so are bytes that cannot stand there, and nothing"""
+    served = Served(place, folder_of("hash"))
+    control, data = served.powered()
+    data.good(startup())
+    control.close()
+    for piece, is_text in ((b"measured " * 300, True), (bytes(range(256)) * 10, False), (b"", False)):
+        write_file("piece", piece)
+        ours, theirs = os.pipe()
+        with subprocess.Popen(["sh", "-c", "for n in 1 2 3; do cat piece; sleep 0.05; done"], stdout=theirs):
+            os.close(theirs)
+            ioctl(place, "--unix", "c", "-h", "-", stdin=ours)
+        os.close(ours)
+        wanted = hashlib.sha256(bytes(32) + hashlib.sha256(3 * piece).digest()).digest()
+        same(data.pcr(17), wanted, "%.20r" % piece)
+        if is_text:
+            ioctl(place, "--unix", "c", "-h", "else")
+            true(data.pcr(17) != wanted, "each begins anew")
+            ioctl(place, "--unix", "c", "-h", (3 * piece).decode())
+            same(data.pcr(17), wanted)
     served.shutdown()
 
 
