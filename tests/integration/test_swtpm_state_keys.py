@@ -1,17 +1,21 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
 """State that swtpm encrypted: with every kind of key it knows, however that is given; and with the wrong one."""
+import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import lacks, main, same, write_file  # noqa: E402
-from keyhost import audit  # noqa: E402
+from device import lacks, main, read_file, same, write_file  # noqa: E402
+from keyhost import audit, names  # noqa: E402
+from swtpm import Served, debian, folder_of  # noqa: E402
 from swtpm_guest import PERMANENT, import_it, left_alone, made_by_swtpm, there_and_back  # noqa: E402
+from test_swtpm import finds_mark, made_by_debian  # noqa: E402
 
 
 def test_key_files(place):
@@ -78,6 +82,55 @@ def test_wrong_keys(place):
     shutil.rmtree("old")
     made_by_swtpm(place)
     left_alone(place, "usage", 2, key="pwdfile=word")
+
+
+def version_1(blob, key):
+    """What swtpm wrote of late, unencrypted, as its first version wrote it under KEY: the state behind its SHA-256, no
+    lengths and no IV."""
+    same(blob[:12], struct.pack(">BBHHIH", 2, 1, 10, 0, len(blob), 1), "a blob that is not encrypted")
+    state = blob[16:]
+    body = hashlib.sha256(state).digest() + state
+    padding = len(key) - len(body) % len(key)
+    done = subprocess.run(["openssl", "enc", "-aes-%d-cbc" % (8 * len(key)), "-nopad", "-iv", bytes(16).hex(), "-K",
+                           key.hex()], input=body + bytes([padding]) * padding, capture_output=True, timeout=10,
+                          check=True)
+    return struct.pack(">BBHHI", 1, 1, 10, 1, 10 + len(done.stdout)) + done.stdout
+
+
+def test_version_1(place):
+    """a blob of swtpm's first version, encrypted, which Debian's swtpm still reads: imported, and taken over at the
+    start; with another key left alone"""
+    made_by_debian(place, "dir=" + folder_of("made"))
+    blob = read_file(os.path.join(folder_of("made"), PERMANENT))
+    for size, more in ((16, ""), (32, ",mode=aes-256-cbc")):
+        key = os.urandom(size)
+        write_file("key", key)
+        write_file("other", key[::-1])
+        for name in ("theirs", "ours", "old"):
+            os.makedirs(name)
+            write_file(os.path.join(name, PERMANENT), version_1(blob, key))
+        with_key = ("--key", "file=key,format=binary" + more)
+        served = Served(place, "theirs", *with_key, program=debian())
+        finds_mark(served.powered()[1])
+        served.shutdown()
+        left_alone(place, "wrong-passphrase", 4, key="file=other,format=binary" + more)
+        import_it(place, "old", "vm.vtpm", key=with_key[1])
+        device = place.start("vm.vtpm")
+        finds_mark(device.powered(start=False)[1])
+        device.term()
+        served = Served(place, "ours", "--key", "file=other,format=binary" + more)
+        with served.control() as control:
+            same(control.init(), 0x21, served.errors())
+        served.ends(1, "[wrong-passphrase]")
+        same(read_file(os.path.join("ours", PERMANENT)), version_1(blob, key), "left alone")
+        served = Served(place, "ours", *with_key)
+        finds_mark(served.powered()[1])
+        served.shutdown()
+        same(names(place, os.path.join("ours", PERMANENT)), ["swtpm-key"])
+        same(read_file(os.path.join("ours", PERMANENT + ".swtpm")), version_1(blob, key), "the original")
+        for name in ("theirs", "ours", "old"):
+            shutil.rmtree(name)
+        os.unlink("vm.vtpm")
 
 
 if __name__ == "__main__":
