@@ -12,7 +12,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STOP, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
-from keyhost import add_passphrase, names  # noqa: E402
+from keyhost import add_native, add_passphrase, names, vtpm  # noqa: E402
 from swtpm import (MARK, OTHER_VM, STATE, SUSPENDED, VM, Served, debian, escrow_config, folder_of, ioctl,  # noqa: E402
                    loop_device, pipe_of, run, setup)
 from test_life import ask_management  # noqa: E402
@@ -602,6 +602,29 @@ def test_reconfigure_theirs(place):
     finds_mark(data)
     served.shutdown()
     same(powered_banks(place, folder), {4}, "SHA-1 alone")
+
+
+def test_default_provider(place):
+    """without a key the site's default provider opens the TPM, and no other: one that swtpm_setup makes, one that INIT
+    makes, one that is taken over"""
+    add_native(place, "plain")  # the first is the default
+    add_passphrase(place, "site")
+    vtpm(place, "provider", "default", "site")
+    folders = [folder_of(VM, name) for name in ("setup", "start", "theirs")]
+    setup(place, folders[0], "--not-overwrite")
+    made_by_debian(place, "dir=" + folders[2])
+    for folder in folders:
+        served = Served(place, folder)
+        data = served.powered()[1]
+        (finds_mark if folder == folders[2] else leave_mark)(data)
+        served.shutdown()
+        same(names(place, os.path.join(folder, STATE)), ["site"], folder)
+    write_file("site.word", b"another word\n")
+    for folder in folders:
+        served = Served(place, folder)
+        with served.control() as control:
+            same(control.init(), 0x21, "it is what opens it")
+        served.ends(1, "[wrong-passphrase]")
 
 
 def test_escrow(place):
