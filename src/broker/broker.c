@@ -340,6 +340,8 @@ try_start (VtpmBroker *broker, GPtrArray **key_slots, GError **error)
       g_propagate_error (error, g_steal_pointer (&cause));
       return FALSE;
     }
+  if (state)
+    warn_unused_key (broker->options, vtpm_state_record (state)->key_slots);
   if (broker->options->may_come && !broker->awaits_file && (!state || vtpm_broker_is_placeholder (state)))
     broker->options->incoming = TRUE;
   if (!broker->options->incoming && !vtpm_broker_hand_over (broker, state, FALSE, error))
@@ -368,10 +370,7 @@ start (VtpmBroker *broker, GError **error)
       if (try_start (broker, &key_slots, &cause))
         {
           if (key_slots) /* the device works by now: this costs the start no time */
-            {
-              warn_unused_key (options, key_slots);
-              vtpm_backup_warn_slots (&options->config->place, key_slots);
-            }
+            vtpm_backup_warn_slots (&options->config->place, key_slots);
           return TRUE;
         }
       if (try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)

@@ -387,7 +387,7 @@ vtpm_compat_socket_parse (int argc, char **argv, VtpmCompatInterface interface, 
                                 .log_level = -1,
                                 .log_fd = -1,
                                 .pid_fd = -1,
-                                .server = { .startup = -1, .default_manage = TRUE } };
+                                .server = { .startup = -1, .default_manage = TRUE, .queues = TRUE } };
   options_of (interface, long_options);
   opterr = 0;
   while ((option = getopt_long (argc, argv, short_options[interface], long_options, NULL)) != -1)

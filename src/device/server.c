@@ -145,6 +145,19 @@ data_turn_is_taken (const VtpmServer *server)
   return server->data_next >= 0 && has_left (server->data_next);
 }
 
+static gboolean
+takes_control (const VtpmServer *server)
+{
+  return server->options->ctrl.listens && !(server->options->queues && server->client);
+}
+
+static gboolean
+takes_data (const VtpmServer *server)
+{
+  return server->options->data.listens && !data_waits (server) && !data_turn_is_taken (server)
+         && !(server->options->queues && !vtpm_data_channel_hung_up (server->data));
+}
+
 static void
 on_data_listener (VtpmServer *server)
 {
@@ -220,11 +233,9 @@ poll_once (VtpmServer *server)
     [P_SIGNALS] = { .fd = server->signals, .events = POLLIN },
     [P_CLIENT] = { .fd = server->client ? vtpm_control_channel_fd (server->client) : -1,
                    .events = server->control.waiting ? POLLRDHUP : POLLIN },
-    [P_CONTROL] = { .fd = options->ctrl.listens ? options->ctrl.fd : -1, .events = POLLIN },
+    [P_CONTROL] = { .fd = takes_control (server) ? options->ctrl.fd : -1, .events = POLLIN },
     [P_DATA_EVENT] = { .fd = vtpm_data_channel_wake_fd (server->data), .events = POLLIN },
-    [P_DATA]
-    = { .fd = options->data.listens && !data_waits (server) && !data_turn_is_taken (server) ? options->data.fd : -1,
-        .events = POLLIN },
+    [P_DATA] = { .fd = takes_data (server) ? options->data.fd : -1, .events = POLLIN },
     [P_LINK] = { .fd = server->broker.fd, .events = POLLIN },
     [P_MANAGE] = { .fd = vtpm_management_fd (server->management), .events = POLLIN },
     [P_NODE] = { .fd = node ? vtpm_frontend_fd (node, server->key == VTPM_KEY_HERE) : -1, .events = POLLIN },

@@ -27,6 +27,7 @@ typedef struct
   int startup;               /* TPM2_Startup of this type then, or -1 */
   gboolean end_with_control; /* losing a client of the control channel ends it like SIGTERM */
   gboolean end_with_data;    /* likewise of the data channel */
+  gboolean queues;           /* who comes while a channel has a client waits until that one goes, else he is refused */
   VtpmDataOptions on_data;
   VtpmDeviceOptions device;  /* the configuration says how long a failed commit is tried again */
   gboolean leave_on_failure; /* a start that fails does not stay to tell it to a client */

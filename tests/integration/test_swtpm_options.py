@@ -23,6 +23,7 @@ from tpm_bytes import (RC_COMMAND_SIZE, RC_FAILURE, RC_LOCALITY, get_random, nv_
                        words)  # noqa: E402
 
 INDEX = 0x01500010
+GET_CONFIG = 15
 
 
 def test_servers(place):
@@ -355,6 +356,29 @@ def test_given_device(place):
         close()
         served.ends(1)
         contains(read_file("log").decode(), "the TPM device was closed")
+
+
+def test_turns(place):
+    """who connects while a channel has a client is served when that one goes, as Debian's does it"""
+    for number, program in enumerate((SWTPM, debian())):
+        port = free_port()
+        served = Served(place, folder_of("turns-%d" % number), "--server", "port=%d" % port, "--flags",
+                        "not-need-init,startup-clear", program=program, ctrl="turns-%d" % number)
+        first, others = data_at(("127.0.0.1", port)), [data_at(("127.0.0.1", port)) for _ in range(2)]  # Debian's backlog
+        for other in others:
+            other.sock.sendall(get_random())
+        for _ in range(2):
+            same(rc_of(first.run(get_random())), 0)
+        first.close()
+        for other in others:
+            same(rc_of(other.sock.recv(4096)), 0, program)
+            other.close()
+        with served.control() as control, served.control() as waits:
+            waits.send(words(GET_CONFIG))
+            same(control.result(GET_CONFIG), 0)
+            control.close()
+            same(waits.read(4), words(0), program)
+        served.shutdown()
 
 
 def test_words(place):
