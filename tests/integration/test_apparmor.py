@@ -102,7 +102,8 @@ def test_profile(_place):
     true(outside and "guest: end" in rest, "the guest did not come to its end:\n" + text[-3000:])
     steps = dict(re.findall(r"^guest: (\w+) (ok|failed.*)$", text, re.M))
     told = "\n".join(line for line in text.splitlines() if line.startswith("guest"))
-    same(steps, dict.fromkeys("profiles host setup start labels random rekey stop secret elsewhere shadow helper".split(),
+    same(steps, dict.fromkeys("profiles host setup start labels random rekey stop reconfigure takes_over "
+                              "comes_in secret elsewhere shadow helper".split(),
                               "ok"), told)
     same(re.findall(r"^guest denied: .*", wanted, re.M), [], "of what libvirt does something was denied")
     denials = re.findall(r'operation="(\w+)" profile="swtpm" name="([^"]*)"', rest)
