@@ -191,8 +191,8 @@ static gboolean
 answer (Floor *f, guint32 command, const VtpmControlReply *reply)
 {
   guint8 header[VTPM_CONTROL_MAX_REPLY_HEADER];
-  struct iovec pieces[] = { { header, vtpm_control_encode_reply (command, reply, header) },
-                            { (void *) reply->data, reply->length } };
+  struct iovec pieces[]
+      = { { header, vtpm_control_encode_reply (command, reply, header) }, { (void *) reply->data, reply->length } };
   return writev (f->ctrl, pieces, G_N_ELEMENTS (pieces)) == (ssize_t) (pieces[0].iov_len + reply->length);
 }
 

@@ -77,7 +77,7 @@ become_daemon (Start *start, GError **error)
       close (ends[1]);
       if (vtpm_read_full (ends[0], &status, 1) != 1)
         status = 1; /* it died before it could tell; its own message is on stderr */
-      guint8 more; /* who sees us end finds the messages there: of a failure they come until the daemon is gone */
+      guint8 more;  /* who sees us end finds the messages there: of a failure they come until the daemon is gone */
       while (status != 0 && vtpm_read_full (ends[0], &more, 1) == 1)
         ;
       _exit (status);

@@ -320,8 +320,7 @@ run_save (const Ctl *ctl, GError **error)
                       ctl->args[0]);
       return FALSE;
     }
-  gboolean written
-      = ctl->force ? vtpm_write_output (path, blob->data, blob->len, 0600) : write_new (path, blob);
+  gboolean written = ctl->force ? vtpm_write_output (path, blob->data, blob->len, 0600) : write_new (path, blob);
   if (!written)
     return errno == EEXIST ? fail_exists (path, error) : fail_file (path, errno, error);
   if (!encrypted)

@@ -19,8 +19,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)
 
 /** Reads it now, for who wants it in any case. FALSE: it cannot be read, told with its name; usage. */
 gboolean vtpm_compat_key_check (VtpmCompatKey *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** For VtpmConfig.asker: answers a provider of the kind that it is for (key-closed: any other). Part of KEY; of NULL one
- * that says how a key is given. */
+/** For VtpmConfig.asker: answers a provider of the kind that it is for (key-closed: any other). Part of KEY; of NULL
+ * one that says how a key is given. */
 const VtpmAsker *vtpm_compat_key_asker (VtpmCompatKey *key);
 /** The UUID of the provider that every host knows for it (state/registry.h); a constant. */
 const char *vtpm_compat_key_provider (const VtpmCompatKey *key);
