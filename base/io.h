@@ -72,7 +72,7 @@ gboolean vtpm_replace_file (const char *path, const void *data, gsize len, mode_
 
 /**
  * Writes LEN bytes to what a user has named: a regular file, or none yet, is replaced whole as above (behind a symbolic
- * link the one that it names); a device, FIFO, socket or /dev/stdout stays what it is and gets the bytes. FALSE with
+ * link the one that it names); a device, FIFO or /dev/stdout stays what it is and gets the bytes. FALSE with
  * errno.
  */
 gboolean vtpm_write_output (const char *path, const void *data, gsize len, mode_t mode) G_GNUC_WARN_UNUSED_RESULT;

@@ -25,7 +25,7 @@ typedef enum
   VTPM_LINK_DELIVER, /* the file, please; with record, DEK, state: what came in and is to be merged into it first */
   VTPM_LINK_OPEN_FOREIGN,    /* a state blob that an swtpm sent: what is in it, please */
   VTPM_LINK_DELIVER_FOREIGN, /* the file, please, with what was in those */
-  VTPM_LINK_RETURN,          /* the file that was lent is closed: WAITS again, please */
+  VTPM_LINK_RETURN,          /* here is the file that was lent, with its DEK: WAITS again, please */
 } VtpmLinkType;
 
 #define VTPM_LINK_MADE "made" /* of what came in */
@@ -35,13 +35,14 @@ typedef struct
 {
   VtpmLinkType type;
   guint64 number;   /* STATE: epoch; WAITS: 1 where there is a file; FAILED: error code; DELIVER: generation;
-                     OPEN_FOREIGN: 1 volatile, 0 permanent state;   DELIVER_FOREIGN: 1 where there is volatile state */
+                     RETURN: epoch; OPEN_FOREIGN: 1 volatile, 0 permanent state; DELIVER_FOREIGN: 1 where there is
+                     volatile state */
   char *text;       /* FAILED; MANAGE: the path; STATE: VTPM_LINK_MADE, VTPM_LINK_LENT or NULL */
-  VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER */
+  VtpmSecret *dek;  /* STATE, BLOB_KEY, DELIVER, RETURN */
   GBytes *record;   /* UNLOCK, DELIVER: a sealed record */
   VtpmSecret *keys; /* DELIVER: first piece of the payload */
   VtpmBlob *parts;  /* DELIVER: second piece; OPEN_FOREIGN, OPENED: the blob */
-  int fd;           /* STATE, MANAGE; -1 without one */
+  int fd;           /* STATE, MANAGE, RETURN; -1 without one */
 } VtpmLinkMessage;
 
 void vtpm_link_message_clear (VtpmLinkMessage *message);

@@ -258,7 +258,11 @@ open_or_make (VtpmBroker *broker, GError **error)
       && (options->incoming || (options->may_come && options->create)))
     return NULL;
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->create)
-    return make_new (options, error);
+    {
+      store = make_new (options, error);
+      broker->new_file = store != NULL;
+      return g_steal_pointer (&store);
+    }
   if (!store)
     {
       g_propagate_error (error, g_steal_pointer (&cause));
@@ -323,6 +327,7 @@ vtpm_broker_await_file (VtpmBroker *broker, GError **error)
   if (!broker->awaits_file)
     return TRUE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
+  broker->returned = FALSE;            /* whatever it is that has the name now */
   broker->awaits_file = cause != NULL; /* neither: it is gone, and there is none to wait for */
   if (cause)
     g_propagate_error (error, g_steal_pointer (&cause));
@@ -405,7 +410,7 @@ serve (VtpmBroker *broker)
                       : request.type == VTPM_LINK_OPEN_FOREIGN ? vtpm_broker_open_foreign (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER_FOREIGN
                           ? vtpm_broker_deliver_foreign (broker, &request, &error)
-                      : request.type == VTPM_LINK_RETURN ? vtpm_broker_take_return (broker, &error)
+                      : request.type == VTPM_LINK_RETURN ? vtpm_broker_take_return (broker, &request, &error)
                                                          : FALSE;
       if (!fine && !error)
         vtpm_error_set (&error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED,

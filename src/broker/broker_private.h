@@ -19,6 +19,7 @@ typedef struct
   int sock;
   gboolean awaits_file; /* it is there, and still held by who sends the state */
   gboolean made;        /* the file, of what came in: no other process ever had it */
+  gboolean new_file;    /* it was made because there was none */
   gboolean lends;       /* the device has it for want of one that comes in, and may return it */
   gboolean returned;    /* and has: it is in nobody's way */
   VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
@@ -60,13 +61,14 @@ gboolean vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *req
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
-gboolean vtpm_broker_take_return (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The name under which a file is made that takes a placeholder's place, free for that; NULL: there is no
  * placeholder. To be freed. */
 char *vtpm_broker_clear_beside (const VtpmBroker *broker) G_GNUC_WARN_UNUSED_RESULT;
-/** The file NAME takes the placeholder's place. */
-gboolean vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name,
-                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** The file NAME takes the place of the placeholder that is held, and of no other file; then that is not held any more.
+ * FALSE: state-exists (another file has its name by now), store-failed. */
+gboolean vtpm_broker_take_place (VtpmBroker *broker, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The VM whose TPM the file waits for, or NULL. */
 const VtpmUuid *vtpm_broker_awaited_vm (const VtpmBroker *broker);
 

@@ -61,8 +61,7 @@ make_file (VtpmBroker *broker, GError **error)
   if (vm)
     create.vm_uuid = *vm;
   return vtpm_create (options->config, beside ? beside : options->path, &create, &store, error)
-         && vtpm_broker_set_mode (options, store, error)
-         && (!beside || vtpm_broker_take_place (options, beside, error));
+         && vtpm_broker_set_mode (options, store, error) && (!beside || vtpm_broker_take_place (broker, beside, error));
 }
 
 static gboolean
@@ -73,13 +72,10 @@ take_in (VtpmBroker *broker, gboolean has_volatile, GError **error)
       || !vtpm_engine_validate (broker->foreign[0], has_volatile ? broker->foreign[1] : NULL, error)
       || !make_file (broker, error))
     return FALSE;
-  VtpmState *state = vtpm_broker_unlock_file (broker, error);
-  if (!state)
-    return FALSE;
-  vtpm_state_close (broker->held);
-  broker->held = state;
-  broker->made = TRUE;
-  return TRUE;
+  broker->held = vtpm_broker_unlock_file (broker, error);
+  broker->awaits_file = broker->held == NULL;
+  broker->made = broker->held != NULL;
+  return broker->made;
 }
 
 gboolean
@@ -110,5 +106,6 @@ vtpm_broker_deliver_foreign (VtpmBroker *broker, const VtpmLinkMessage *request,
     }
   gboolean fine = vtpm_broker_hand_over (broker, broker->held, FALSE, error);
   g_clear_pointer (&broker->held, vtpm_state_close);
+  broker->awaits_file = !fine;
   return fine;
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -95,14 +96,40 @@ vtpm_broker_clear_beside (const VtpmBroker *broker)
   return beside;
 }
 
-gboolean
-vtpm_broker_take_place (const VtpmBrokerOptions *options, const char *name, GError **error)
+/* Nobody else opens it while it is held, but a file that was restored may have taken its name. */
+static gboolean
+has_its_name (const VtpmBroker *broker)
 {
-  if (rename (name, options->path) == 0 && vtpm_sync_folder_of (options->path))
+  struct stat held, named;
+  return fstat (vtpm_store_file_fd (vtpm_state_store (broker->held)), &held) == 0
+         && lstat (broker->options->path, &named) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
+gboolean
+vtpm_broker_take_place (VtpmBroker *broker, const char *name, GError **error)
+{
+  const char *path = broker->options->path;
+  if (!has_its_name (broker))
+    {
+      unlink (name); /* what we have just made */
+      vtpm_error_set (error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_EXISTS,
+                      "%s is another file by now than the one that waited for what comes in, and is left; start anew",
+                      path);
+      return FALSE;
+    }
+  if (rename (name, path) != 0)
+    {
+      vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot put what came in at %s",
+                            path);
+      unlink (name);
+      return FALSE;
+    }
+  g_clear_pointer (&broker->held, vtpm_state_close); /* it has no name any more */
+  broker->returned = FALSE;
+  broker->awaits_file = TRUE;
+  if (vtpm_sync_folder_of (path))
     return TRUE;
-  vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot put what came in at %s",
-                        options->path);
-  unlink (name);
+  vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot sync the folder of %s", path);
   return FALSE;
 }
 
@@ -115,7 +142,7 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
   g_autofree char *beside = vtpm_broker_clear_beside (broker);
   g_autoptr (VtpmStore) store = vtpm_store_file_create (beside ? beside : options->path, error);
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error)
-      || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (options, beside, error)))
+      || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (broker, beside, error)))
     return NULL;
   vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
   broker->made = TRUE;
@@ -136,19 +163,18 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
     return FALSE;
   if (!broker->held || vtpm_broker_holds_placeholder (broker))
     {
-      const VtpmUuid *vm = vtpm_broker_awaited_vm (broker);
-      VtpmState *state = make_file (broker, request, record, payload, error);
-      if (state)
+      const VtpmUuid *awaited = vtpm_broker_awaited_vm (broker);
+      const VtpmUuid vm = awaited ? *awaited : (VtpmUuid){ 0 };
+      broker->held = make_file (broker, request, record, payload, error);
+      if (!broker->held)
+        return FALSE;
+      broker->awaits_file = FALSE;
+      if (awaited && !record->has_vm_uuid) /* it is bound as one that is there would have been */
         {
-          if (vm && !record->has_vm_uuid) /* it is bound as one that is there would have been */
-            {
-              broker->options->has_vm_uuid = TRUE;
-              broker->options->vm_uuid = *vm;
-            }
-          vtpm_state_close (broker->held);
-          broker->held = state;
+          broker->options->has_vm_uuid = TRUE;
+          broker->options->vm_uuid = vm;
         }
-      return state != NULL;
+      return TRUE;
     }
   guint64 epoch = vtpm_state_record (broker->held)->epoch;
   if (!vtpm_state_take_over (broker->held, record, request->dek, g_steal_pointer (&payload), request->number, error))
@@ -180,6 +206,8 @@ merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   gboolean fine = (!request->record || take_in (broker, request, error))
                   && vtpm_broker_hand_over (broker, broker->held, may_go_back, error);
   g_clear_pointer (&broker->held, vtpm_state_close);
+  if (!fine)
+    broker->lends = broker->returned = FALSE; /* for a moment it is anybody's */
   if (!fine && held)
     {
       broker->held = vtpm_broker_unlock_file (broker, NULL);
@@ -188,7 +216,7 @@ merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   return fine;
 }
 
-/* INIT came first, and there is none. */
+/* INIT came first, and there was none at the start: one is made, or opened if it is there by now. */
 static gboolean
 make_in_wait (VtpmBroker *broker, GError **error)
 {
@@ -198,16 +226,23 @@ make_in_wait (VtpmBroker *broker, GError **error)
   return broker->held != NULL;
 }
 
-/* QEMU powers the TPM on before it loads a snapshot (-loadvm). */
+/* QEMU powers the TPM on before it loads a snapshot (-loadvm). The file comes back open and locked: nobody else can
+ * have used it meanwhile. */
 gboolean
-vtpm_broker_take_return (VtpmBroker *broker, GError **error)
+vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request, GError **error)
 {
-  if (!broker->lends || broker->held)
+  if (!broker->lends || broker->held || !request->dek || request->fd < 0)
     return FALSE;
   broker->lends = FALSE;
-  broker->returned = broker->awaits_file = TRUE;
+  g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&request->fd), broker->options->path);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
+  VtpmUnlocked unlocked = { .n = 1, .epoch = { request->number }, .dek = { request->dek } };
+  if (header)
+    broker->held = vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
+  broker->returned = broker->held != NULL;
+  broker->awaits_file = !broker->returned;
   VtpmLinkMessage reply = { .type = VTPM_LINK_WAITS, .number = 1, .fd = -1 };
-  return vtpm_broker_await_file (broker, error) && vtpm_link_send (broker->sock, &reply, error);
+  return broker->returned && vtpm_link_send (broker->sock, &reply, error);
 }
 
 /* INIT. A tool that has not seen the TPM go may change the header between our look at it and what we have to write:
@@ -217,10 +252,10 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
 {
   if (!vtpm_broker_await_file (broker, error))
     return FALSE;
-  gboolean is_made = !broker->held && !request->record && broker->options->create;
-  if (is_made && !make_in_wait (broker, error))
+  broker->new_file = FALSE;
+  if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))
     return FALSE;
-  broker->lends = !request->record && (is_made || vtpm_broker_holds_placeholder (broker));
+  broker->lends = !request->record && (broker->new_file || vtpm_broker_holds_placeholder (broker));
   if (!broker->held && !request->record)
     {
       vtpm_error_set (

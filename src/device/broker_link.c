@@ -114,13 +114,20 @@ vtpm_broker_link_return (gpointer data)
   VtpmBrokerLink *link = data;
   g_autoptr (GError) error = NULL;
   g_auto (VtpmLinkMessage) reply = { .fd = -1 };
-  if (!link->lent || link->fd < 0 || !vtpm_device_give_up (link->device))
+  g_autoptr (VtpmState) state = link->lent && link->fd >= 0 ? vtpm_device_give_up (link->device) : NULL;
+  if (!state)
     return FALSE;
   link->lent = FALSE;
   if (link->manage_taken)
     vtpm_endpoint_close (link->manage); /* it was named after that file */
-  if (!ask_broker (link, &(VtpmLinkMessage){ .type = VTPM_LINK_RETURN, .fd = -1 }, VTPM_LINK_WAITS, &reply, &error))
-    vtpm_log (VTPM_LOG_WARNING, "%s: %s", link->path, error->message); /* it is opened anew with what comes in */
+  const VtpmSecret *dek = vtpm_state_dek (state);
+  g_autoptr (VtpmSecret) copy = vtpm_secret_copy (dek->data, dek->len, &error);
+  const VtpmLinkMessage request = { .type = VTPM_LINK_RETURN,
+                                    .number = vtpm_state_record (state)->epoch,
+                                    .dek = copy,
+                                    .fd = vtpm_store_file_fd (vtpm_state_store (state)) };
+  if (!copy || !ask_broker (link, &request, VTPM_LINK_WAITS, &reply, &error))
+    vtpm_log (VTPM_LOG_WARNING, "%s is not held any more, but opened anew at INIT: %s", link->path, error->message);
   return TRUE;
 }
 

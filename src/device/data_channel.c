@@ -133,7 +133,8 @@ run_command (VtpmDataChannel *channel, Connection *connection, const Frame *fram
   gsize len = vtpm_device_process (channel->device, command, frame->size, frame->locality, connection->out + 4);
   /* before the answer, so that whoever has read it finds the event there; not before the command, which would share
    * its time with the broker's end */
-  if (atomic_load_explicit (&channel->announce, memory_order_relaxed) && atomic_exchange (&channel->announce, FALSE))
+  if (atomic_load_explicit (&channel->announce, memory_order_relaxed) && vtpm_device_is_reached (channel->device)
+      && atomic_exchange (&channel->announce, FALSE))
     wake (channel, &channel->announced);
   connection->start += frame->header + frame->size;
   gboolean written = write_response (connection, frame, len);

@@ -91,20 +91,28 @@ vtpm_device_has_state (VtpmDevice *device)
   return has;
 }
 
-gboolean
+VtpmState *
 vtpm_device_give_up (VtpmDevice *device)
 {
+  VtpmState *state = NULL;
   vtpm_device_enter (device);
-  gboolean may = device->state && !device->powered && !device->reached && !device->released && !device->finished;
-  if (may)
+  if (!device->powered && !device->reached && !device->released && !device->finished)
     {
       vtpm_blobs_drop_out (device->blobs);
-      vtpm_store_unlock (vtpm_state_store (device->state), VTPM_LOCK_OWNER); /* the broker is to have it */
-      g_clear_pointer (&device->state, vtpm_state_close);
+      state = g_steal_pointer (&device->state);
       device->commit_open = device->commit_reported = device->library_told = FALSE;
     }
   vtpm_device_leave (device);
-  return may;
+  return state;
+}
+
+gboolean
+vtpm_device_is_reached (VtpmDevice *device)
+{
+  vtpm_device_enter (device);
+  gboolean reached = device->reached;
+  vtpm_device_leave (device);
+  return reached;
 }
 
 void

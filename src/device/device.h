@@ -32,10 +32,11 @@ void vtpm_device_adopt (VtpmDevice *device, VtpmState *state);
 /** Its file was made for it: it is no other's, whatever came in. */
 void vtpm_device_has_new_file (VtpmDevice *device);
 gboolean vtpm_device_has_state (VtpmDevice *device);
-/** Closes the state, as if it had not been handed over: another one is to be. FALSE: a guest has reached it, or it is
- * on.
- */
-gboolean vtpm_device_give_up (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
+/** Gives the state back, open and locked as it is: another one is to be handed over. NULL: a guest has reached it, or
+ * it is on. */
+VtpmState *vtpm_device_give_up (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether a command of the guest's, or a measurement for it, has run. */
+gboolean vtpm_device_is_reached (VtpmDevice *device);
 
 /* The data thread. */
 

@@ -10,14 +10,14 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STOP, STORE_VOLATILE, contains, lacks, main, need_root, read_file,
+from device import (KEY_NOT_FOUND, PERMANENT, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, lacks, main, need_root, read_file,
                     same, true, wait_until, write_file)  # noqa: E402
 from keyhost import add_native, add_passphrase, names, vtpm  # noqa: E402
 from swtpm import (MARK, OTHER_VM, STATE, SUSPENDED, VM, Served, debian, escrow_config, folder_of, ioctl,  # noqa: E402
                    loop_device, pipe_of, run, setup)
 from test_life import ask_management  # noqa: E402
 from test_swtpm_setup import powered_banks  # noqa: E402
-from tpm_bytes import nv_define, nv_write, startup  # noqa: E402
+from tpm_bytes import RC_FAILURE, nv_define, nv_write, startup  # noqa: E402
 
 INDEX = 0x01500010
 LIBVIRT = ("--log", "file=log", "--terminate")
@@ -418,6 +418,68 @@ def test_incoming(place):
     target.shutdown()
     same((record(place, folder)["awaits_incoming"], record(place, folder)["vm_uuid"]), (False, VM))
     served.shutdown()
+
+
+def used(place, folder, value):
+    """A TPM that a guest has used and left; gives its id."""
+    served = Served(place, folder, ctrl="used")
+    control, data = served.powered()
+    leave_mark(data, value)
+    control.close()
+    served.shutdown()
+    return record(place, folder)["vtpm_id"]
+
+
+def test_makes_no_way(place):
+    """a TPM that is there when INIT comes first, because it was restored or made after the start, makes way for none; nor
+    does a file that takes the name of one which does, while that is held from others all the time"""
+    source = folder_of(VM, "source")
+    served = Served(place, source)
+    control, data = served.powered()
+    leave_mark(data)
+    blobs = control.pair()
+    control.close()
+    served.shutdown()
+    known = used(place, backup := folder_of(VM, "backup"), b"of a guest")
+
+    folder = folder_of(VM, "appears")
+    path = os.path.join(folder, STATE)
+    served = Served(place, folder)
+    with served.control() as control:
+        data = control.open_data()
+        shutil.copy(os.path.join(backup, STATE), path)
+        same((control.init(), control.result(STOP), control.set_blob(PERMANENT, blobs[0])), (0, 0, KEY_NOT_FOUND))
+        same(control.init(), 0)
+        finds_mark(data, b"of a guest")
+    served.shutdown()
+    same(record(place, folder)["vtpm_id"], known)
+
+    folder = folder_of(VM, "renamed")
+    path = os.path.join(folder, STATE)
+    served = Served(place, folder)
+    with served.control() as control:
+        data = control.open_data()
+        same((control.init(), control.result(STOP), control.set_blob(PERMANENT, blobs[0])), (0, 0, 0))
+        Served(place, folder, "--flags", "not-need-init", ctrl="other", wait=False).ends(1, "[in-use]")
+        same(data.rc(startup()), RC_FAILURE, "it is off")
+        shutil.copy(os.path.join(backup, STATE), path + ".restored")
+        os.rename(path + ".restored", path)
+        true(control.init() != 0, "INIT")
+        same(record(place, folder)["vtpm_id"], known)
+        same((control.init(), record(place, folder)["vtpm_id"]), (0, known))
+        finds_mark(data, b"of a guest")
+    served.shutdown()
+
+    folder = folder_of(VM, "goes-on")
+    served = Served(place, folder)
+    with served.control() as control:
+        data = control.open_data()
+        same((control.init(), control.result(STOP), control.set_blob(PERMANENT, blobs[0])), (0, 0, 0))
+        same(data.rc(startup()), RC_FAILURE, "it is off, and nothing is over by that")
+        same((control.set_blob(VOLATILE, blobs[1]), control.init()), (0, 0), served.errors())
+        same(data.nv(INDEX, 10), b"kept by it")
+    served.shutdown()
+    place.sound(os.path.join(folder, STATE))
 
 
 def test_incoming_for_one_vm(place):
