@@ -165,9 +165,10 @@ take_in (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
     {
       const VtpmUuid *awaited = vtpm_broker_awaited_vm (broker);
       const VtpmUuid vm = awaited ? *awaited : (VtpmUuid){ 0 };
-      broker->held = make_file (broker, request, record, payload, error);
-      if (!broker->held)
+      VtpmState *state = make_file (broker, request, record, payload, error);
+      if (!state)
         return FALSE;
+      broker->held = state; /* of a placeholder the file has gone */
       broker->awaits_file = FALSE;
       if (awaited && !record->has_vm_uuid) /* it is bound as one that is there would have been */
         {

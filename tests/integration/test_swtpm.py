@@ -470,6 +470,18 @@ def test_makes_no_way(place):
         finds_mark(data, b"of a guest")
     served.shutdown()
 
+    folder = folder_of(VM, "again")
+    beside = os.path.join(folder, STATE + ".incoming")
+    served = Served(place, folder)
+    with served.control() as control:
+        data = control.open_data()
+        same((control.init(), control.result(STOP)), (0, 0))
+        os.mkdir(beside)
+        same((control.set_blob(PERMANENT, blobs[0]), control.init() != 0), (0, True), "it cannot be made")
+        os.rmdir(beside)
+        same(control.init(), 0, "the one that waited is held no more: " + served.errors())
+    served.shutdown()
+
     folder = folder_of(VM, "goes-on")
     served = Served(place, folder)
     with served.control() as control:
