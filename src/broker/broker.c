@@ -120,7 +120,7 @@ send_state (VtpmBroker *broker, VtpmState *state, GError **error)
   const VtpmSecret *dek = vtpm_state_dek (state);
   g_auto (VtpmLinkMessage) message = { .type = VTPM_LINK_STATE, .number = vtpm_state_record (state)->epoch, .fd = -1 };
   message.dek = vtpm_secret_copy (dek->data, dek->len, error);
-  message.text = g_strdup (broker->made ? VTPM_LINK_MADE : broker->lends ? VTPM_LINK_LENT : NULL);
+  message.text = g_strdup (broker->made_of_incoming ? VTPM_LINK_MADE : broker->lends ? VTPM_LINK_LENT : NULL);
   if (!message.dek || !send_management_socket (broker, vtpm_store_file_fd (vtpm_state_store (state)), error))
     return FALSE;
   message.fd = vtpm_store_file_fd (vtpm_state_store (state));
@@ -260,7 +260,7 @@ open_or_make (VtpmBroker *broker, GError **error)
   if (!store && vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING && options->create)
     {
       store = make_new (options, error);
-      broker->new_file = store != NULL;
+      broker->made_blank = store != NULL;
       return g_steal_pointer (&store);
     }
   if (!store)

@@ -17,12 +17,12 @@ typedef struct
 {
   VtpmBrokerOptions *options;
   int sock;
-  gboolean awaits_file; /* it is there, and still held by who sends the state */
-  gboolean made;        /* the file, of what came in: no other process ever had it */
-  gboolean new_file;    /* it was made because there was none */
-  gboolean lends;       /* the device has it for want of one that comes in, and may return it */
-  gboolean returned;    /* and has: it is in nobody's way */
-  VtpmState *held;      /* started with --incoming: the file, until what is to come in was merged into it */
+  gboolean awaits_file;      /* it is there, and still held by who sends the state */
+  gboolean made_of_incoming; /* the file: no other process ever had it */
+  gboolean made_blank;       /* or by this INIT, because there was none */
+  gboolean lends;            /* the device has it for want of one that comes in, and may return it */
+  gboolean returned;         /* and has: it is in nobody's way */
+  VtpmState *held;           /* started with --incoming: the file, until what is to come in was merged into it */
   VtpmBlob *foreign[2]; /* permanent and volatile state that an swtpm sent, since nothing has been made of it yet */
 } VtpmBroker;
 

@@ -74,8 +74,8 @@ take_in (VtpmBroker *broker, gboolean has_volatile, GError **error)
     return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, error);
   broker->awaits_file = broker->held == NULL;
-  broker->made = broker->held != NULL;
-  return broker->made;
+  broker->made_of_incoming = broker->held != NULL;
+  return broker->made_of_incoming;
 }
 
 gboolean

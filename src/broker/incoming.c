@@ -145,7 +145,7 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
       || !vtpm_broker_set_mode (options, store, error) || (beside && !vtpm_broker_take_place (broker, beside, error)))
     return NULL;
   vtpm_log (VTPM_LOG_INFO, "%s was made for the TPM that came in", options->path);
-  broker->made = TRUE;
+  broker->made_of_incoming = TRUE;
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
   VtpmUnlocked unlocked = { .n = 1, .epoch = { record->epoch }, .dek = { request->dek } };
   return header ? vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error) : NULL;
@@ -253,10 +253,10 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
 {
   if (!vtpm_broker_await_file (broker, error))
     return FALSE;
-  broker->new_file = FALSE;
+  broker->made_blank = FALSE;
   if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))
     return FALSE;
-  broker->lends = !request->record && (broker->new_file || vtpm_broker_holds_placeholder (broker));
+  broker->lends = !request->record && (broker->made_blank || vtpm_broker_holds_placeholder (broker));
   if (!broker->held && !request->record)
     {
       vtpm_error_set (

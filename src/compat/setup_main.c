@@ -165,19 +165,26 @@ reconfigure (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **er
 }
 
 static gboolean
+check_no_device (const char *path, GError **error)
+{
+  struct stat info;
+  if (stat (path, &info) != 0 || S_ISREG (info.st_mode))
+    return TRUE;
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
+                  "%s is %s regular file; a state is kept in one, so name a file in a file system that is there", path,
+                  S_ISBLK (info.st_mode) ? "a block device and no" : "no");
+  return FALSE;
+}
+
+static gboolean
 work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
 {
   struct stat info;
   g_auto (VtpmCompatAside) aside = { 0 };
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
-  if (stat (setup->place.path, &info) == 0 && !S_ISREG (info.st_mode))
-    {
-      vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
-                      "%s is %s regular file; a state is kept in one, so name a file in a file system that is there",
-                      setup->place.path, S_ISBLK (info.st_mode) ? "a block device and no" : "no");
-      return FALSE;
-    }
+  if (!check_no_device (setup->place.path, error))
+    return FALSE;
   if (!vtpm_compat_set_blank_aside (&setup->place, &aside, error))
     {
       vtpm_compat_put_back (&setup->place, &aside);

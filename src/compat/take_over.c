@@ -18,6 +18,10 @@
 
 #define MARK_MODE 0600
 #define ASIDE "overwritten"
+#define IS_LOST                                                                                                        \
+  "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; for a new "   \
+  "one "                                                                                                               \
+  "move away what is in that folder"
 
 gboolean
 vtpm_compat_has_mark (const VtpmCompatPlace *place)
@@ -100,11 +104,8 @@ vtpm_compat_check_never_used (const VtpmCompatPlace *place, GError **error)
   g_autofree char *evidence = find_evidence (place);
   if (!evidence)
     return TRUE;
-  vtpm_error_set (
-      error, VTPM_COMPAT_ERROR, VTPM_ERROR_STATE_MISSING,
-      "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; "
-      "for a new one move away what is in that folder, or give --overwrite",
-      place->path, evidence);
+  vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_STATE_MISSING, IS_LOST ", or give --overwrite", place->path,
+                  evidence);
   return FALSE;
 }
 
@@ -125,11 +126,7 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
   g_autofree char *evidence = find_evidence (place);
   if (!evidence)
     return TRUE;
-  vtpm_log (
-      VTPM_LOG_WARNING,
-      "%s is not there, and %s beside it tells that a TPM was: no new one is made. Restore it from a backup; for a "
-      "new one move away what is in that folder",
-      place->path, evidence);
+  vtpm_log (VTPM_LOG_WARNING, IS_LOST, place->path, evidence);
   return make_mark (place, error);
 }
 

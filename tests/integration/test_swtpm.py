@@ -421,26 +421,21 @@ def test_incoming(place):
 
 
 def used(place, folder, value):
-    """A TPM that a guest has used and left; gives its id."""
+    """A TPM that a guest has used and left; gives its id, and the blobs of the moment before it left."""
     served = Served(place, folder, ctrl="used")
     control, data = served.powered()
     leave_mark(data, value)
+    blobs = control.pair()
     control.close()
     served.shutdown()
-    return record(place, folder)["vtpm_id"]
+    return record(place, folder)["vtpm_id"], blobs
 
 
 def test_makes_no_way(place):
     """a TPM that is there when INIT comes first, because it was restored or made after the start, makes way for none; nor
     does a file that takes the name of one which does, while that is held from others all the time"""
-    source = folder_of(VM, "source")
-    served = Served(place, source)
-    control, data = served.powered()
-    leave_mark(data)
-    blobs = control.pair()
-    control.close()
-    served.shutdown()
-    known = used(place, backup := folder_of(VM, "backup"), b"of a guest")
+    _, blobs = used(place, folder_of(VM, "source"), b"kept by it")
+    known, _ = used(place, backup := folder_of(VM, "backup"), b"of a guest")
 
     folder = folder_of(VM, "appears")
     path = os.path.join(folder, STATE)
