@@ -170,20 +170,21 @@ on_data_listener (VtpmServer *server)
   close (fd);
 }
 
+/* The guest runs: the broker's work is over. */
 static void
-on_data_event (VtpmServer *server)
+on_first_command (VtpmServer *server)
 {
-  VtpmDataEvents events = vtpm_data_channel_events (server->data);
-  if (events.announced) /* the guest runs: the broker's work is over */
-    {
-      vtpm_fd_clear (&server->broker.fd);
-      malloc_trim (0); /* what start needed is given back */
-    }
-  if (events.lost)
-    give_next_data (server);
+  vtpm_fd_clear (&server->broker.fd);
+  malloc_trim (0); /* what start needed is given back */
+}
+
+static void
+on_data_lost (VtpmServer *server)
+{
+  give_next_data (server);
   gboolean last = server->options->ctrl.kind == VTPM_ENDPOINT_NONE && !server->options->data.listens;
   gboolean ends = server->options->end_with_data && !server->options->on_data.disconnect;
-  if (events.lost && (ends || last) && server->data_next < 0)
+  if ((ends || last) && server->data_next < 0)
     vtpm_server_end (server);
 }
 
@@ -260,6 +261,11 @@ poll_once (VtpmServer *server)
       vtpm_server_on_link (server);
       give_next_data (server);
     }
+  VtpmDataEvents data = { 0 };
+  if (polled[P_DATA_EVENT].revents)
+    data = vtpm_data_channel_events (server->data);
+  if (data.announced) /* before the client's next request, which may have come after that command's answer */
+    on_first_command (server);
   gint64 now = vtpm_now_ms ();
   if (server->control.waiting && (server->key != key || now >= server->control.until_ms))
     after_control (server, vtpm_control_channel_resume (server->client));
@@ -271,8 +277,8 @@ poll_once (VtpmServer *server)
     after_node (server, vtpm_frontend_resume (node));
   if ((polled[P_NODE].revents || polled[P_NODE_ANSWER].revents) && !server->ended)
     after_node (server, vtpm_frontend_serve (node, polled[P_NODE].revents, polled[P_NODE_ANSWER].revents));
-  if (polled[P_DATA_EVENT].revents && !server->ended)
-    on_data_event (server);
+  if (data.lost && !server->ended)
+    on_data_lost (server);
   if (polled[P_CONTROL].revents && !server->ended)
     on_control_listener (server);
   if (polled[P_DATA].revents && !server->ended)
