@@ -61,10 +61,13 @@ libvtpm_src_a_SOURCES = \
 	src/provisioning/aside.c \
 	src/provisioning/create.c src/provisioning/create.h \
 	src/provisioning/endorsement.c src/provisioning/endorsement.h \
+	src/provisioning/endorsement_request.c src/provisioning/endorsement_request.h \
 	src/provisioning/identity.c src/provisioning/identity.h \
+	src/provisioning/key_process.c src/provisioning/key_process.h \
 	src/provisioning/lineage.c src/provisioning/lineage.h \
 	src/provisioning/manufacture.c src/provisioning/manufacture.h \
 	src/provisioning/nv.c src/provisioning/nv.h \
+	src/provisioning/primary.c src/provisioning/primary.h \
 	src/provisioning/public_part.c src/provisioning/public_part.h \
 	src/provisioning/public_read.c src/provisioning/public_read.h \
 	src/provisioning/rebind.c src/provisioning/rebind.h \

@@ -28,7 +28,7 @@ state_tests = \
 registry_tests = tests/unit/test-registry tests/unit/test-registry-change
 provider_tests = tests/unit/test-provider tests/unit/test-provider-ask tests/unit/test-provider-process
 # of src/
-provisioning_tests = tests/unit/test-certificate tests/unit/test-manufacture tests/unit/test-public-part tests/unit/test-swtpm-format
+provisioning_tests = tests/unit/test-certificate tests/unit/test-key-process tests/unit/test-manufacture tests/unit/test-public-part tests/unit/test-swtpm-format
 host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-census-images tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \

@@ -96,83 +96,20 @@ add_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmR
          && (!options->escrow || vtpm_create_add_key_slot (config, options->escrow, record, dek, error));
 }
 
-/* A TPM that is made in a thread of its own while providers are asked: both take long where a provider is far away. It
- * is not the providers' thread, for a prompt belongs to the thread that gets this process' signals. */
-typedef struct
-{
-  const VtpmConfig *config;
-  const VtpmManufacture *how;
-  VtpmRecord *record; /* whose public part gets the certificates; everything else of it is only read */
-  VtpmPayload *payload;
-  VtpmCaClient *leaving;
-  GError *error;
-  GMutex mutex;
-  GCond told;
-  gboolean wrapped, refused; /* under MUTEX: what came of the key slots */
-} NewTpm;
-
-static void
-tell_wrapped (NewTpm *tpm, gboolean wrapped)
-{
-  g_mutex_lock (&tpm->mutex);
-  tpm->wrapped = wrapped;
-  tpm->refused = !wrapped;
-  g_cond_signal (&tpm->told);
-  g_mutex_unlock (&tpm->mutex);
-}
-
-/* No authority signs for a TPM that no provider wraps a key for. */
-static gboolean
-await_wrapped (gpointer data)
-{
-  NewTpm *tpm = data;
-  g_mutex_lock (&tpm->mutex);
-  while (!tpm->wrapped && !tpm->refused)
-    g_cond_wait (&tpm->told, &tpm->mutex);
-  gboolean wrapped = tpm->wrapped;
-  g_mutex_unlock (&tpm->mutex);
-  return wrapped;
-}
-
-static gpointer
-make_tpm (gpointer data)
-{
-  NewTpm *tpm = data;
-  VtpmManufacture how = tpm->how ? *tpm->how : (VtpmManufacture){ 0 };
-  how.may_certify = await_wrapped;
-  how.may_certify_data = tpm;
-  VtpmBlob *permanent = vtpm_manufacture (tpm->config, tpm->how ? &how : NULL, &tpm->record->vtpm_id,
-                                          &tpm->record->public_part, &tpm->leaving, &tpm->error);
-  if (!permanent)
-    return NULL;
-  tpm->payload = vtpm_payload_new ();
-  tpm->payload->permanent = permanent;
-  return NULL;
-}
-
-/* *LEAVING: vtpm_manufacture()'s. */
+/* Providers are asked while the TPM's keys are made: both may take long. No authority signs for a TPM that no provider
+ * wraps a key for. */
 static VtpmPayload *
 new_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record,
-                       const VtpmSecret *dek, VtpmCaClient **leaving, GError **error)
+                       const VtpmSecret *dek, VtpmNewTpm *tpm, GError **error)
 {
-  NewTpm tpm = { .config = config, .how = options->manufacture, .record = record };
-  g_mutex_init (&tpm.mutex);
-  g_cond_init (&tpm.told);
-  GThread *beside = tpm.how ? g_thread_try_new ("tpm", make_tpm, &tpm, NULL) : NULL;
-  gboolean wrapped = add_key_slots (config, options, record, dek, error);
-  tell_wrapped (&tpm, wrapped);
-  if (beside)
-    g_thread_join (beside);
-  else if (wrapped)
-    make_tpm (&tpm);
-  g_cond_clear (&tpm.told);
-  g_mutex_clear (&tpm.mutex);
-  *leaving = tpm.leaving;
-  g_autoptr (VtpmPayload) payload = tpm.payload;
-  if (wrapped && tpm.error)
-    g_propagate_error (error, g_steal_pointer (&tpm.error));
-  g_clear_error (&tpm.error); /* the provider's word counts */
-  return wrapped ? g_steal_pointer (&payload) : NULL;
+  VtpmBlob *permanent = add_key_slots (config, options, record, dek, error)
+                            ? vtpm_manufacture_end (tpm, &record->vtpm_id, &record->public_part, error)
+                            : NULL;
+  if (!permanent)
+    return NULL;
+  VtpmPayload *payload = vtpm_payload_new ();
+  payload->permanent = permanent;
+  return payload;
 }
 
 /* The TPM that is there already. */
@@ -206,12 +143,13 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
       || !vtpm_backup_allows_create (&config->place, options->provider, error)
       || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;
-  g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
+  /* Before there is a data key: a copy of this process has none. It ends when the file is written. */
+  g_autoptr (VtpmNewTpm) tpm
+      = options->payload ? NULL : vtpm_manufacture_begin (config, options->manufacture, TRUE, error);
+  g_autoptr (VtpmSecret) dek = tpm || options->payload ? vtpm_seal_new_dek (error) : NULL;
   if (!dek)
     return FALSE;
-  g_autoptr (VtpmCaClient) leaving = NULL; /* until the file is written it has gone */
-  g_autoptr (VtpmPayload) made
-      = options->payload ? NULL : new_tpm_and_key_slots (config, options, record, dek, &leaving, error);
+  g_autoptr (VtpmPayload) made = tpm ? new_tpm_and_key_slots (config, options, record, dek, tpm, error) : NULL;
   const VtpmPayload *payload = options->payload ? given_tpm_and_key_slots (config, options, record, dek, error) : made;
   return payload && vtpm_state_create (store, record, dek, payload, 1, error);
 }

@@ -6,119 +6,21 @@
 #include "base/errors.h"
 #include "src/ca/ca_client.h"
 #include "src/ca/ca_store.h"
+#include "src/provisioning/endorsement_request.h"
+#include "src/provisioning/key_process.h"
 #include "src/provisioning/manufacture.h"
 #include "src/provisioning/nv.h"
+#include "src/provisioning/primary.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"
 #include "src/tpm/tpm_provision_commands.h"
-
-#define PT_FAMILY_INDICATOR 0x100 /* then level and revision (TPM 2.0 part 2, 6.13) */
-#define PT_MANUFACTURER 0x105     /* then four words of vendor string */
-#define PT_FIRMWARE_VERSION_1 0x10b
-#define N_PROPERTIES (PT_FIRMWARE_VERSION_1 - PT_FAMILY_INDICATOR + 1)
 
 #define FIRST_PERSISTENT 0x81000000u
 #define FIRST_NV 0x01000000u
 
 #define ALG_RSA 0x0001
 #define ADMIN_WITH_POLICY 0x80u /* TPMA_OBJECT (TPM 2.0 part 2, 8.3) */
-
-/* A platform certificate names the machine that we are part of in the same words on every host. */
-#define PLATFORM_MANUFACTURER "vtpm"
-#define PLATFORM_MODEL "virtual machine"
-#define PLATFORM_VERSION "1"
-
-static gboolean
-make_persistent (guint32 object, guint32 persistent, const char *what, gboolean *done, GError **error)
-{
-  guint8 command[VTPM_TPM_MAX_COMMAND];
-  VtpmReader r;
-  guint32 rc;
-  g_autoptr (GError) cause = NULL;
-  gsize len = vtpm_tpm_evict_control (object, persistent, command);
-  *done = vtpm_tpm_call (command, len, what, &r, &rc, &cause);
-  if (*done || rc == VTPM_RC_BAD_AUTH || rc == VTPM_RC_AUTH_FAIL || rc == VTPM_RC_NV_DEFINED || rc == VTPM_RC_NV_SPACE)
-    return TRUE;
-  g_propagate_error (error, g_steal_pointer (&cause));
-  return FALSE;
-}
-
-gboolean
-vtpm_tpm_make_primary (guint32 hierarchy, const guint8 *template, gsize template_len, guint32 persistent,
-                       const char *what, GBytes **public, gboolean *is_persistent, GError **error)
-{
-  guint8 command[VTPM_TPM_MAX_COMMAND];
-  VtpmReader r;
-  gsize len = vtpm_tpm_create_primary (hierarchy, template, template_len, command);
-  if (!vtpm_tpm_call (command, len, what, &r, NULL, error))
-    return FALSE;
-  guint32 object = vtpm_read_be32 (&r);
-  vtpm_read_be32 (&r); /* size of the parameters */
-  gsize public_len = vtpm_read_be16 (&r);
-  const guint8 *bytes = vtpm_read_bytes (&r, public_len);
-  if (!bytes)
-    {
-      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "libtpms answers nothing readable when asked to %s; use another build of it", what);
-      return FALSE;
-    }
-  *public = g_bytes_new (bytes, public_len);
-  gboolean good = make_persistent (object, persistent, what, is_persistent, error);
-  len = vtpm_tpm_flush_context (object, command);
-  return good && vtpm_tpm_call (command, len, what, &r, NULL, error);
-}
-
-/* The words of the vendor string, or another property, as text without what pads it. */
-static char *
-property_text (const guint32 *words, guint n)
-{
-  char text[4 * 4 + 1] = { 0 };
-  for (guint i = 0; i < 4 * n; i++)
-    text[i] = (char) (words[i / 4] >> (24 - 8 * (i % 4)));
-  for (guint i = 0; text[i]; i++)
-    if (!g_ascii_isprint (text[i]))
-      text[i] = '?';
-  return g_strchomp (g_strdup (text));
-}
-
-/* The TPM as it describes itself to its guest, so that a verifier finds the same in both. */
-static gboolean
-describe_tpm (VtpmCaRequest *request, GError **error)
-{
-  guint32 values[N_PROPERTIES];
-  if (!vtpm_tpm_get_properties (PT_FAMILY_INDICATOR, N_PROPERTIES, values, error))
-    return FALSE;
-  request->family = property_text (values, 1);
-  request->level = values[1];
-  request->revision = values[2];
-  request->manufacturer = g_strdup_printf ("id:%08X", values[PT_MANUFACTURER - PT_FAMILY_INDICATOR]);
-  request->model = property_text (&values[PT_MANUFACTURER - PT_FAMILY_INDICATOR + 1], 4);
-  request->version = g_strdup_printf ("id:%08X", values[PT_FIRMWARE_VERSION_1 - PT_FAMILY_INDICATOR]);
-  return TRUE;
-}
-
-static VtpmCaRequest *
-new_request (const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id)
-{
-  char id[VTPM_UUID_TEXT_SIZE];
-  VtpmCaRequest *request = g_new0 (VtpmCaRequest, 1);
-  request->key = g_strdup (kind->name);
-  request->vtpm_id = g_strdup (vtpm_uuid_format (vtpm_id, id));
-  request->public_key = g_bytes_ref (public_key);
-  return request;
-}
-
-static VtpmCaRequest *
-platform_request (const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id)
-{
-  VtpmCaRequest *request = new_request (kind, public_key, vtpm_id);
-  request->platform = TRUE;
-  request->manufacturer = g_strdup (PLATFORM_MANUFACTURER);
-  request->model = g_strdup (PLATFORM_MODEL);
-  request->version = g_strdup (PLATFORM_VERSION);
-  return request;
-}
 
 gboolean
 vtpm_tpm_has_kind (const VtpmKeyKind *kind, GError **error)
@@ -136,108 +38,196 @@ vtpm_tpm_has_kind (const VtpmKeyKind *kind, GError **error)
   return FALSE;
 }
 
-gboolean
-vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca, GError **error)
+/* An endorsement key on its way. */
+typedef struct
 {
-  *ca = NULL;
-  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
-    if (how->endorsement_keys & 1u << i && !vtpm_tpm_has_kind (&vtpm_key_kinds[i], error))
-      return FALSE;
-  if (!how->endorsement_keys || !how->ca || g_str_equal (how->ca, VTPM_CA_NONE))
-    return TRUE;
-  *ca = vtpm_ca_client_open (&config->place, how->ca, error);
-  return *ca != NULL;
-}
-
-static int
-place_of (const VtpmPublicKey *key)
-{
-  return vtpm_key_kind_find (key->kind, strlen (key->kind));
-}
-
-/* The platform certificate is for the first of the keys. */
-static gboolean
-has_platform_certificate (const VtpmManufacture *how, int kind)
-{
-  return how->platform_certificate && !(how->endorsement_keys & ((1u << kind) - 1));
-}
-
-/* The certificates that the key of KIND is to have. */
-static GPtrArray *
-requests_for (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id,
-              GError **error)
-{
-  g_autoptr (GPtrArray) requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
-  g_ptr_array_add (requests, new_request (kind, public_key, vtpm_id));
-  if (!describe_tpm (requests->pdata[0], error))
-    return NULL;
-  if (has_platform_certificate (how, (int) (kind - vtpm_key_kinds)))
-    g_ptr_array_add (requests, platform_request (kind, public_key, vtpm_id));
-  return g_steal_pointer (&requests);
-}
-
-static gboolean
-certify (const VtpmManufacture *how, const VtpmKeyKind *kind, GBytes *public_key, const VtpmUuid *vtpm_id,
-         VtpmCaClient *ca, GError **error)
-{
-  if (how->may_certify && !how->may_certify (how->may_certify_data))
-    {
-      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "nothing is certified for this TPM; see what failed before");
-      return FALSE;
-    }
-  GPtrArray *requests = requests_for (how, kind, public_key, vtpm_id, error);
-  if (requests)
-    vtpm_ca_client_ask (ca, requests);
-  return requests != NULL;
-}
-
-static gboolean
-store_template (const VtpmKeyKind *kind, const guint8 *template, gsize len, GError **error)
-{
-  g_autoptr (GBytes) bytes = g_bytes_new (template, len);
-  return vtpm_nv_store (vtpm_endorsement_template_index (kind), bytes, "key template", error);
-}
-
-/* CA: NULL where no certificates are wanted. */
-static gboolean
-make_key (const VtpmManufacture *how, const VtpmKeyKind *kind, const VtpmUuid *vtpm_id, VtpmPublicPart *part,
-          VtpmCaClient *ca, GError **error)
-{
+  const VtpmKeyKind *kind;
+  VtpmEndorsementUse use;
   guint8 template[VTPM_MAX_TEMPLATE];
-  VtpmEndorsementUse use = how->endorsement_use[kind - vtpm_key_kinds];
-  gsize len = vtpm_endorsement_template (kind, use, template);
-  g_autofree char *what = g_strdup_printf ("make an endorsement key of kind %s", kind->name);
-  g_autoptr (GBytes) public = NULL;
-  gboolean persistent;
-  if (!vtpm_tpm_make_primary (VTPM_RH_ENDORSEMENT, template, len, kind->handle, what, &public, &persistent, error))
-    return FALSE;
-  g_autoptr (GBytes) public_key
-      = vtpm_key_kind_public_key (kind, g_bytes_get_data (public, NULL), g_bytes_get_size (public));
-  if (!public_key)
-    {
-      vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
-                      "libtpms made another key than it was asked for when it should %s; use another build of it",
-                      what);
-      return FALSE;
-    }
-  VtpmPublicKey *entry = vtpm_public_part_add (part, kind->name, public_key);
-  entry->handle = persistent ? kind->handle : 0;
-  entry->nv_index = ca ? kind->certificate : 0;
-  if (use != VTPM_EK_DECRYPTS && !store_template (kind, template, len, error))
-    return FALSE;
-  return !ca || certify (how, kind, public_key, vtpm_id, ca, error);
+  gsize template_len;
+  GBytes *public_key; /* DER SubjectPublicKeyInfo; NULL: not known yet */
+  gboolean made, is_persistent, has_platform_certificate;
+  GBytes *certificate;
+} Key;
+
+struct VtpmEndorsement
+{
+  VtpmTpmDescription description;
+  Key keys[VTPM_N_KEY_KINDS]; /* RSA keys first */
+  guint n_keys;
+  Key *asked[VTPM_N_KEY_KINDS]; /* in the order in which the authority was asked for their certificates */
+  guint n_asked;
+  VtpmKeyProcess *beside;
+  Key *made_beside; /* by that */
+  GBytes *platform_certificate;
+};
+
+static gboolean
+is_rsa (const VtpmKeyKind *kind)
+{
+  return kind->type == ALG_RSA;
 }
 
-/* RSA keys first: their certificates are signed while the others are made. */
 static gboolean
-make_keys (const VtpmManufacture *how, const VtpmUuid *vtpm_id, VtpmPublicPart *part, VtpmCaClient *ca, GError **error)
+add_key (VtpmEndorsement *endorsement, const VtpmManufacture *how, int i, GError **error)
 {
+  if (!vtpm_tpm_has_kind (&vtpm_key_kinds[i], error))
+    return FALSE;
+  Key *key = &endorsement->keys[endorsement->n_keys++];
+  key->kind = &vtpm_key_kinds[i];
+  key->use = how->endorsement_use[i];
+  key->template_len = vtpm_endorsement_template (key->kind, key->use, key->template);
+  key->has_platform_certificate = how->platform_certificate && !(how->endorsement_keys & ((1u << i) - 1));
+  return TRUE;
+}
+
+VtpmEndorsement *
+vtpm_endorsement_new (const VtpmManufacture *how, GError **error)
+{
+  g_autoptr (VtpmEndorsement) endorsement = g_new0 (VtpmEndorsement, 1);
+  if (!vtpm_tpm_describe (&endorsement->description, error))
+    return NULL;
   for (int rsa = 1; rsa >= 0; rsa--)
     for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
-      if (how->endorsement_keys & 1u << i && (vtpm_key_kinds[i].type == ALG_RSA) == rsa
-          && !make_key (how, &vtpm_key_kinds[i], vtpm_id, part, ca, error))
+      if (how->endorsement_keys & 1u << i && is_rsa (&vtpm_key_kinds[i]) == rsa
+          && !add_key (endorsement, how, i, error))
+        return NULL;
+  return g_steal_pointer (&endorsement);
+}
+
+void
+vtpm_endorsement_free (VtpmEndorsement *endorsement)
+{
+  if (!endorsement)
+    return;
+  for (guint i = 0; i < endorsement->n_keys; i++)
+    {
+      g_clear_pointer (&endorsement->keys[i].public_key, g_bytes_unref);
+      g_clear_pointer (&endorsement->keys[i].certificate, g_bytes_unref);
+    }
+  g_clear_pointer (&endorsement->platform_certificate, g_bytes_unref);
+  vtpm_key_process_free (endorsement->beside);
+  g_free (endorsement);
+}
+
+void
+vtpm_endorsement_begin_beside (VtpmEndorsement *endorsement)
+{
+  Key *keys = endorsement->keys;
+  guint other = 0;
+  while (other < endorsement->n_keys && is_rsa (keys[other].kind))
+    other++;
+  if (other == 0 || other == endorsement->n_keys)
+    return;
+  endorsement->made_beside = &keys[other];
+  endorsement->beside = vtpm_key_process_start (VTPM_RH_ENDORSEMENT, keys[other].template, keys[other].template_len);
+}
+
+static gboolean
+know (Key *key, GBytes *public, GError **error)
+{
+  if (!key->public_key)
+    key->public_key = vtpm_key_kind_public_key (key->kind, g_bytes_get_data (public, NULL), g_bytes_get_size (public));
+  if (key->public_key)
+    return TRUE;
+  vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
+                  "libtpms made another key than it was asked for when it should make an endorsement key of kind %s; "
+                  "use another build of it",
+                  key->kind->name);
+  return FALSE;
+}
+
+static gboolean
+store_template (const Key *key, GError **error)
+{
+  g_autoptr (GBytes) bytes = g_bytes_new (key->template, key->template_len);
+  return vtpm_nv_store (vtpm_endorsement_template_index (key->kind), bytes, "key template", error);
+}
+
+/* The same key is made here if the one that was made beside came to nothing. */
+static gboolean
+make_primary (const VtpmEndorsement *endorsement, const Key *key, const char *what, guint32 *object, GBytes **public,
+              GError **error)
+{
+  return (key == endorsement->made_beside && endorsement->beside
+          && vtpm_key_process_load (endorsement->beside, object, public))
+         || vtpm_primary_create (VTPM_RH_ENDORSEMENT, key->template, key->template_len, what, object, public, error);
+}
+
+static gboolean
+make_key (const VtpmEndorsement *endorsement, Key *key, GError **error)
+{
+  g_autofree char *what = g_strdup_printf ("make an endorsement key of kind %s", key->kind->name);
+  g_autoptr (GBytes) public = NULL;
+  guint32 object;
+  key->made = make_primary (endorsement, key, what, &object, &public, error)
+              && vtpm_primary_keep (object, key->kind->handle, what, &key->is_persistent, error)
+              && know (key, public, error) && (key->use == VTPM_EK_DECRYPTS || store_template (key, error));
+  return key->made;
+}
+
+/* The RSA keys, or the others, that have not been made. */
+static gboolean
+make (VtpmEndorsement *endorsement, gboolean rsa, GError **error)
+{
+  for (guint i = 0; i < endorsement->n_keys; i++)
+    {
+      Key *key = &endorsement->keys[i];
+      if (is_rsa (key->kind) == rsa && !key->made && !make_key (endorsement, key, error))
         return FALSE;
+    }
+  return TRUE;
+}
+
+gboolean
+vtpm_endorsement_make_rsa (VtpmEndorsement *endorsement, GError **error)
+{
+  return make (endorsement, TRUE, error);
+}
+
+static gboolean
+is_asked (const VtpmEndorsement *endorsement, const Key *key)
+{
+  for (guint i = 0; i < endorsement->n_asked; i++)
+    if (endorsement->asked[i] == key)
+      return TRUE;
+  return FALSE;
+}
+
+static void
+certify (VtpmEndorsement *endorsement, Key *key, VtpmCaClient *ca, const VtpmUuid *vtpm_id)
+{
+  if (!ca || is_asked (endorsement, key))
+    return;
+  GPtrArray *requests = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_ca_request_free);
+  g_ptr_array_add (requests, vtpm_endorsement_request (key->kind, key->public_key, vtpm_id, &endorsement->description));
+  if (key->has_platform_certificate)
+    g_ptr_array_add (requests, vtpm_platform_request (key->kind, key->public_key, vtpm_id));
+  vtpm_ca_client_ask (ca, requests);
+  endorsement->asked[endorsement->n_asked++] = key;
+}
+
+gboolean
+vtpm_endorsement_certify_beside (VtpmEndorsement *endorsement, VtpmCaClient *ca, const VtpmUuid *vtpm_id,
+                                 GError **error)
+{
+  g_autoptr (GBytes) public = endorsement->beside ? vtpm_key_process_await (endorsement->beside) : NULL;
+  if (!public)
+    return TRUE; /* it is made here, later */
+  if (!know (endorsement->made_beside, public, error))
+    return FALSE;
+  certify (endorsement, endorsement->made_beside, ca, vtpm_id);
+  return TRUE;
+}
+
+static gboolean
+make_and_certify (VtpmEndorsement *endorsement, gboolean rsa, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GError **error)
+{
+  if (!make (endorsement, rsa, error))
+    return FALSE;
+  for (guint i = 0; i < endorsement->n_keys; i++)
+    if (is_rsa (endorsement->keys[i].kind) == rsa)
+      certify (endorsement, &endorsement->keys[i], ca, vtpm_id);
   return TRUE;
 }
 
@@ -257,26 +247,62 @@ store_certificate (VtpmCaClient *ca, guint32 nv_index, GBytes **certificate, GEr
   return FALSE;
 }
 
-/* In the order in which make_keys() asked for them. */
 static gboolean
-store_certificates (const VtpmManufacture *how, VtpmCaClient *ca, VtpmPublicPart *part, GError **error)
+store_certificates (VtpmEndorsement *endorsement, VtpmCaClient *ca, GError **error)
 {
-  for (guint i = 0; i < part->keys->len; i++)
+  for (guint i = 0; i < endorsement->n_asked; i++)
     {
-      VtpmPublicKey *key = part->keys->pdata[i];
-      if (!store_certificate (ca, key->nv_index, &key->certificate, error))
-        return FALSE;
-      if (has_platform_certificate (how, place_of (key))
-          && !store_certificate (ca, VTPM_NV_PLATFORM_CERTIFICATE, &part->platform_certificate, error))
+      Key *key = endorsement->asked[i];
+      if (!store_certificate (ca, key->kind->certificate, &key->certificate, error)
+          || (key->has_platform_certificate
+              && !store_certificate (ca, VTPM_NV_PLATFORM_CERTIFICATE, &endorsement->platform_certificate, error)))
         return FALSE;
     }
   return TRUE;
 }
 
-static int
-compare (gconstpointer a, gconstpointer b)
+static void
+add_entry (VtpmPublicPart *part, const Key *key)
 {
-  return place_of (*(VtpmPublicKey *const *) a) - place_of (*(VtpmPublicKey *const *) b);
+  VtpmPublicKey *entry = vtpm_public_part_add (part, key->kind->name, key->public_key);
+  entry->handle = key->is_persistent ? key->kind->handle : 0;
+  entry->nv_index = key->certificate ? key->kind->certificate : 0;
+  entry->certificate = key->certificate ? g_bytes_ref (key->certificate) : NULL;
+}
+
+/* Its keys are in the order of vtpm_key_kinds. */
+static VtpmPublicPart *
+public_part (const VtpmEndorsement *endorsement)
+{
+  VtpmPublicPart *part = vtpm_public_part_new ();
+  for (int i = 0; i < VTPM_N_KEY_KINDS; i++)
+    for (guint k = 0; k < endorsement->n_keys; k++)
+      if (endorsement->keys[k].kind == &vtpm_key_kinds[i])
+        add_entry (part, &endorsement->keys[k]);
+  part->platform_certificate
+      = endorsement->platform_certificate ? g_bytes_ref (endorsement->platform_certificate) : NULL;
+  return part;
+}
+
+VtpmPublicPart *
+vtpm_endorsement_end (VtpmEndorsement *endorsement, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GError **error)
+{
+  /* RSA keys first: the authority signs for them while the others are made */
+  return make_and_certify (endorsement, TRUE, ca, vtpm_id, error)
+                 && make_and_certify (endorsement, FALSE, ca, vtpm_id, error)
+                 && store_certificates (endorsement, ca, error)
+             ? public_part (endorsement)
+             : NULL;
+}
+
+gboolean
+vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca, GError **error)
+{
+  *ca = NULL;
+  if (!how->endorsement_keys || !how->ca || g_str_equal (how->ca, VTPM_CA_NONE))
+    return TRUE;
+  *ca = vtpm_ca_client_open (&config->place, how->ca, error);
+  return *ca != NULL;
 }
 
 static int
@@ -316,12 +342,9 @@ vtpm_tpm_is_endorsement (guint32 handle)
 VtpmPublicPart *
 vtpm_provision_endorsement (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GError **error)
 {
-  g_autoptr (VtpmPublicPart) part = vtpm_public_part_new ();
-  if (!vtpm_nv_clear_certificates (error) || !make_keys (how, vtpm_id, part, ca, error)
-      || (ca && !store_certificates (how, ca, part, error)))
-    return NULL;
-  g_ptr_array_sort (part->keys, compare);
-  return g_steal_pointer (&part);
+  g_autoptr (VtpmEndorsement) endorsement = vtpm_endorsement_new (how, error);
+  return endorsement && vtpm_nv_clear_certificates (error) ? vtpm_endorsement_end (endorsement, ca, vtpm_id, error)
+                                                           : NULL;
 }
 
 static gboolean

@@ -2,6 +2,7 @@
 #include "src/provisioning/manufacture.h"
 
 #include "src/provisioning/endorsement.h"
+#include "src/provisioning/primary.h"
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/key_kinds.h"
@@ -71,8 +72,10 @@ make_storage_key (int kind, GError **error)
   gsize len = vtpm_storage_template (&vtpm_key_kinds[kind], template);
   g_autofree char *what = g_strdup_printf ("make a storage root key of kind %s", vtpm_key_kinds[kind].name);
   g_autoptr (GBytes) public = NULL;
+  guint32 object;
   gboolean persistent;
-  if (!vtpm_tpm_make_primary (VTPM_RH_OWNER, template, len, STORAGE_KEY_HANDLE, what, &public, &persistent, error))
+  if (!vtpm_primary_create (VTPM_RH_OWNER, template, len, what, &object, &public, error)
+      || !vtpm_primary_keep (object, STORAGE_KEY_HANDLE, what, &persistent, error))
     return FALSE;
   if (!persistent)
     vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
@@ -80,51 +83,113 @@ make_storage_key (int kind, GError **error)
   return persistent;
 }
 
-static gboolean
-provision (const VtpmManufacture *how, VtpmCaClient *ca, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
+struct VtpmNewTpm
 {
-  g_autoptr (VtpmPublicPart) part = NULL;
-  if (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error))
-    return FALSE;
-  if (how->endorsement_keys)
-    {
-      part = vtpm_provision_endorsement (how, ca, vtpm_id, error);
-      if (!part)
-        return FALSE;
-      *public_part = vtpm_public_part_encode (part);
-    }
-  return (how->storage_key < 0 || make_storage_key (how->storage_key, error))
-         && (!how->banks || vtpm_provision_banks (how->banks, error));
+  const VtpmManufacture *how; /* or NULL */
+  VtpmBlob *permanent;
+  VtpmEndorsement *endorsement; /* NULL: it gets no endorsement keys */
+  VtpmCaClient *authority;
+  GThread *search; /* the engine is its own until it ends */
+  GError *error;   /* of that */
+};
+
+/* The search for primes: most of the time that a TPM takes. */
+static gpointer
+make_rsa_keys (gpointer data)
+{
+  VtpmNewTpm *tpm = data;
+  return GINT_TO_POINTER (vtpm_endorsement_make_rsa (tpm->endorsement, &tpm->error));
 }
 
-static VtpmBlob *
-provision_cold (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
-                const VtpmBlob *permanent, GBytes **public_part, VtpmCaClient **ca, GError **error)
+/* What the thread could not do is done at the end. */
+static void
+begin_beside (VtpmNewTpm *tpm)
 {
-  if (!vtpm_engine_power_on (permanent, NULL, error))
+  vtpm_endorsement_begin_beside (tpm->endorsement);
+  tpm->search = g_thread_try_new ("search", make_rsa_keys, tpm, NULL);
+}
+
+static gboolean
+begin_keys (VtpmNewTpm *tpm, const VtpmConfig *config, gboolean beside, GError **error)
+{
+  const VtpmManufacture *how = tpm->how;
+  if (!vtpm_engine_power_on (tpm->permanent, NULL, error) || !vtpm_tpm_start (error)
+      || (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error)))
+    return FALSE;
+  if (!how->endorsement_keys)
+    return TRUE;
+  tpm->endorsement = vtpm_endorsement_new (how, error);
+  if (!tpm->endorsement)
+    return FALSE;
+  if (beside)
+    begin_beside (tpm);
+  return vtpm_provision_authority (config, how, &tpm->authority, error);
+}
+
+VtpmNewTpm *
+vtpm_manufacture_begin (const VtpmConfig *config, const VtpmManufacture *how, gboolean beside, GError **error)
+{
+  g_autoptr (VtpmNewTpm) tpm = g_new0 (VtpmNewTpm, 1);
+  tpm->how = how;
+  tpm->permanent = vtpm_engine_open (error) ? vtpm_engine_manufacture (error) : NULL;
+  if (!tpm->permanent || (how && !begin_keys (tpm, config, beside, error)))
     return NULL;
-  VtpmBlob *done = NULL;
-  if (vtpm_tpm_start (error) && vtpm_provision_authority (config, how, ca, error)
-      && provision (how, *ca, vtpm_id, public_part, error) && vtpm_tpm_stop (error))
-    done = vtpm_engine_take_stored ();
-  vtpm_engine_power_off ();
-  return done;
+  return g_steal_pointer (&tpm);
+}
+
+static gboolean
+end_search (VtpmNewTpm *tpm, GError **error)
+{
+  gboolean found = !tpm->search || GPOINTER_TO_INT (g_thread_join (tpm->search));
+  tpm->search = NULL;
+  if (!found && error)
+    g_propagate_error (error, g_steal_pointer (&tpm->error));
+  return found;
+}
+
+/* The authority signs for the key that was made beside while the primes are searched. */
+static gboolean
+end_keys (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
+{
+  if (!vtpm_endorsement_certify_beside (tpm->endorsement, tpm->authority, vtpm_id, error) || !end_search (tpm, error))
+    return FALSE;
+  g_autoptr (VtpmPublicPart) part = vtpm_endorsement_end (tpm->endorsement, tpm->authority, vtpm_id, error);
+  if (part)
+    *public_part = vtpm_public_part_encode (part);
+  return part != NULL;
+}
+
+static gboolean
+end (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
+{
+  const VtpmManufacture *how = tpm->how;
+  return (!tpm->endorsement || end_keys (tpm, vtpm_id, public_part, error))
+         && (how->storage_key < 0 || make_storage_key (how->storage_key, error))
+         && (!how->banks || vtpm_provision_banks (how->banks, error)) && vtpm_tpm_stop (error);
 }
 
 VtpmBlob *
-vtpm_manufacture (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id, GBytes **public_part,
-                  VtpmCaClient **leaving, GError **error)
+vtpm_manufacture_end (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
 {
   *public_part = NULL;
-  *leaving = NULL;
-  g_autoptr (VtpmBlob) permanent = vtpm_engine_open (error) ? vtpm_engine_manufacture (error) : NULL;
-  if (!permanent || !how)
-    return g_steal_pointer (&permanent);
-  VtpmBlob *done = provision_cold (config, how, vtpm_id, permanent, public_part, leaving, error);
+  if (!tpm->how)
+    return g_steal_pointer (&tpm->permanent);
+  VtpmBlob *done = end (tpm, vtpm_id, public_part, error) ? vtpm_engine_take_stored () : NULL;
   if (!done)
-    {
-      g_clear_pointer (public_part, g_bytes_unref);
-      g_clear_pointer (leaving, vtpm_ca_client_free);
-    }
+    g_clear_pointer (public_part, g_bytes_unref);
   return done;
+}
+
+void
+vtpm_new_tpm_free (VtpmNewTpm *tpm)
+{
+  if (!tpm)
+    return;
+  (void) end_search (tpm, NULL);
+  vtpm_engine_power_off ();
+  vtpm_endorsement_free (tpm->endorsement);
+  vtpm_ca_client_free (tpm->authority);
+  vtpm_blob_free (tpm->permanent);
+  g_clear_error (&tpm->error);
+  g_free (tpm);
 }

@@ -18,8 +18,6 @@ typedef struct
   int storage_key;                                      /* position in vtpm_key_kinds, kept as 0x81000001; -1: none */
   gboolean platform_certificate;                        /* for the first endorsement key */
   const char *ca;                                       /* vtpm_ca_client_open()'s; NULL or "none": no certificates */
-  gboolean (*may_certify) (gpointer data);              /* asked before the authority is, and may wait; NULL: it may */
-  gpointer may_certify_data;
 } VtpmManufacture;
 
 #define VTPM_DEFAULT_BANKS "sha256"
@@ -28,18 +26,29 @@ typedef struct
 /** What a guest expects that is told nothing else: the defaults above, both certificates, CONFIG's authority. */
 VtpmManufacture vtpm_manufacture_defaults (const VtpmConfig *config);
 
+/** A TPM on its way: the engine's. */
+typedef struct VtpmNewTpm VtpmNewTpm;
+
 /**
- * Makes the TPM VTPM_ID. HOW NULL: as the library makes it, never started. *PUBLIC_PART is NULL where there is nothing
- * to tell. *LEAVING is the authority, which has answered and ends, or NULL: to free it waits for its end, so do it
- * last. Opens the engine and leaves it off. NULL: the certificate authority's word, failed.
+ * Opens the engine, gives a new TPM its seeds and starts the certificate authority, which gets ready meanwhile. HOW,
+ * which is to stay, NULL: as the library makes it, never started. With BESIDE the keys that take long are made from
+ * here on, in a thread and in a copy of this process (key_process.h): only where it has no other thread and no data key
+ * yet. NULL: the authority's word, failed.
  */
-VtpmBlob *vtpm_manufacture (const VtpmConfig *config, const VtpmManufacture *how, const VtpmUuid *vtpm_id,
-                            GBytes **public_part, VtpmCaClient **leaving, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VtpmNewTpm *vtpm_manufacture_begin (const VtpmConfig *config, const VtpmManufacture *how, gboolean beside,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Makes of it the TPM VTPM_ID, for which the authority signs now and not before. *PUBLIC_PART is NULL where there is
+ * nothing to tell. NULL: the authority's word, failed. */
+VtpmBlob *vtpm_manufacture_end (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Leaves the engine off, and waits for all that was begun to come to its end: to be done last. */
+void vtpm_new_tpm_free (VtpmNewTpm *tpm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmNewTpm, vtpm_new_tpm_free)
 
 /* Over a TPM that is on and was started with TPM2_Startup(CLEAR): also for one that a guest has used. */
 
-/** Starts the authority that HOW wants, which gets ready while keys are made; *CA is NULL where it wants none. FALSE:
- * failed (libtpms has no such keys), usage. */
+/** Starts the authority that HOW wants, which gets ready while keys are made; *CA is NULL where it wants none. Does not
+ * use the engine. FALSE: failed, usage. */
 gboolean vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca,
                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**

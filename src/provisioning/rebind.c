@@ -95,10 +95,9 @@ static VtpmBlob *
 blank_tpm (const VtpmConfig *config, const char *ca, const VtpmBlob *permanent, VtpmRecord *record, GError **error)
 {
   VtpmManufacture how;
-  g_autoptr (VtpmCaClient) leaving = NULL;
-  if (!vtpm_manufacture_like (permanent, ca, &how, error))
-    return NULL;
-  return vtpm_manufacture (config, &how, &record->vtpm_id, &record->public_part, &leaving, error);
+  g_autoptr (VtpmNewTpm) tpm
+      = vtpm_manufacture_like (permanent, ca, &how, error) ? vtpm_manufacture_begin (config, &how, FALSE, error) : NULL;
+  return tpm ? vtpm_manufacture_end (tpm, &record->vtpm_id, &record->public_part, error) : NULL;
 }
 
 /* What of the TPM is carried over; former keys never are. */

@@ -14,6 +14,8 @@
 #define CC_NV_WRITE 0x137
 #define CC_NV_WRITE_LOCK 0x138
 #define CC_NV_READ 0x14e
+#define CC_CONTEXT_LOAD 0x161
+#define CC_CONTEXT_SAVE 0x162
 #define CC_FLUSH_CONTEXT 0x165
 #define CC_NV_READ_PUBLIC 0x169
 #define CC_READ_PUBLIC 0x173
@@ -93,6 +95,22 @@ vtpm_tpm_flush_context (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND])
 {
   VtpmWriter w = begin (out, ST_NO_SESSIONS, CC_FLUSH_CONTEXT);
   vtpm_write_be32 (&w, object);
+  return end (&w);
+}
+
+gsize
+vtpm_tpm_context_save (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  VtpmWriter w = begin (out, ST_NO_SESSIONS, CC_CONTEXT_SAVE);
+  vtpm_write_be32 (&w, object);
+  return end (&w);
+}
+
+gsize
+vtpm_tpm_context_load (const guint8 *context, gsize len, guint8 out[static VTPM_TPM_MAX_COMMAND])
+{
+  VtpmWriter w = begin (out, ST_NO_SESSIONS, CC_CONTEXT_LOAD);
+  vtpm_write_bytes (&w, context, len);
   return end (&w);
 }
 

@@ -8,7 +8,8 @@
 
 #include "base/cursor.h"
 
-#define VTPM_TPM_MAX_COMMAND 2048
+#define VTPM_TPM_MAX_COMMAND 4096 /* TPM_BUFFER_MAX of libtpms */
+#define VTPM_TPM_MAX_CONTEXT (VTPM_TPM_MAX_COMMAND - 10)
 #define VTPM_TPM_NV_CHUNK 1024 /* TPM_PT_NV_BUFFER_MAX of libtpms */
 
 #define VTPM_RH_OWNER 0x40000001u
@@ -30,6 +31,9 @@ gsize vtpm_tpm_test_parms (const guint8 *parameters, gsize len, guint8 out[stati
 /** Makes the transient OBJECT persistent as PERSISTENT, by the owner. */
 gsize vtpm_tpm_evict_control (guint32 object, guint32 persistent, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_flush_context (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND]);
+/** The transient OBJECT as a TPMS_CONTEXT, and such a one, of LEN bytes (at most VTPM_TPM_MAX_CONTEXT), loaded. */
+gsize vtpm_tpm_context_save (guint32 object, guint8 out[static VTPM_TPM_MAX_COMMAND]);
+gsize vtpm_tpm_context_load (const guint8 *context, gsize len, guint8 out[static VTPM_TPM_MAX_COMMAND]);
 gsize vtpm_tpm_get_capability (guint32 capability, guint32 property, guint32 count,
                                guint8 out[static VTPM_TPM_MAX_COMMAND]);
 /** SELECTED (VTPM_BANK_...) of the ALGS are allocated whole, the others not at all. */

@@ -298,7 +298,7 @@ def test_hostile_prompt(place):
     os.chmod(program, 0o755)
     place.env["VTPM_LIBEXEC_DIR"] = os.path.dirname(program)
     add_provider(place, "rude", "rude", 3)
-    with terminal(place, "create", "state.vtpm", "--provider", "rude") as tty:
+    with terminal(place, "create", "state.vtpm", "--ca", "none", "--provider", "rude") as tty:
         shown = tty.asked("for key provider rude: ")
         tty.type(b"x\n")
         same(tty.event(), ("exited", 4))

@@ -65,9 +65,11 @@ make (const Host *host, const VtpmManufacture *how)
   GError *error = NULL;
   VtpmUuid id = vtpm_uuid_random ();
   g_autoptr (GBytes) public_part = NULL;
-  g_autoptr (VtpmCaClient) leaving = NULL;
-  g_autoptr (VtpmBlob) permanent = vtpm_manufacture (host->config, how, &id, &public_part, &leaving, &error);
+  g_autoptr (VtpmNewTpm) tpm = vtpm_manufacture_begin (host->config, how, FALSE, &error);
   g_assert_no_error (error);
+  g_autoptr (VtpmBlob) permanent = vtpm_manufacture_end (tpm, &id, &public_part, &error);
+  g_assert_no_error (error);
+  g_clear_pointer (&tpm, vtpm_new_tpm_free);
   g_assert_true (vtpm_engine_power_on (permanent, NULL, &error));
   g_assert_true (vtpm_tpm_start (&error));
   return decode (public_part);
@@ -249,10 +251,9 @@ refuses (const Host *host, const VtpmManufacture *how, VtpmErrorCode code)
   GError *error = NULL;
   VtpmUuid id = vtpm_uuid_random ();
   g_autoptr (GBytes) public_part = NULL;
-  g_autoptr (VtpmCaClient) leaving = NULL;
-  g_autoptr (VtpmBlob) made = vtpm_manufacture (host->config, how, &id, &public_part, &leaving, &error);
+  g_autoptr (VtpmNewTpm) tpm = vtpm_manufacture_begin (host->config, how, FALSE, &error);
+  g_autoptr (VtpmBlob) made = tpm ? vtpm_manufacture_end (tpm, &id, &public_part, &error) : NULL;
   g_assert_null (made);
-  g_assert_null (leaving);
   g_assert_null (public_part);
   assert_code (&error, code);
 }
