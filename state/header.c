@@ -120,10 +120,10 @@ static void
 set_no_copy (VtpmStore *store, const VtpmHeader *header, GError **error)
 {
   if (header->copy[0] == VTPM_PART_BLANK && header->copy[1] == VTPM_PART_BLANK)
-    vtpm_error_set (
-        error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
-        "%s holds no TPM: both header copies are blank; restore it from a backup, or make one under another name",
-        store->name);
+    vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+                    "%s holds no TPM: both header copies are blank; restore it from a backup, or %s", store->name,
+                    store->is_device ? "where making one was cut short write zeros over all of it ('blkdiscard -z')"
+                                     : "make one under another name");
   else
     vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
                     "%s: neither header copy reads as one; restore it from a backup", store->name);

@@ -46,7 +46,7 @@ vtpm_owner_is_free (VtpmStore *store, GError **error)
 gboolean
 vtpm_owner_take (VtpmStore *store, GError **error)
 {
-  if (!vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error))
+  if (!vtpm_store_file_claim (store, error) || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error))
     return FALSE;
   if (vtpm_owner_is_free (store, error))
     return TRUE;

@@ -34,7 +34,8 @@ write_new_slots (VtpmStore *store, const VtpmRecord *record, const VtpmSecret *d
   return TRUE;
 }
 
-/* One sync is enough: nobody finds the file before it has its name. */
+/* Nobody finds a file before it has its name, so one sync is enough; a device is found, and is no TPM before its slots
+ * are there. */
 gboolean
 vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, const VtpmPayload *payload,
                    guint64 generation, GError **error)
@@ -44,7 +45,8 @@ vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, 
   g_autoptr (GPtrArray) records = g_ptr_array_new ();
   g_ptr_array_add (records, record);
   g_autoptr (GBytes) header = vtpm_header_encode (records, error);
-  if (!header || !write_new_slots (store, record, dek, payload, generation, error))
+  if (!header || !write_new_slots (store, record, dek, payload, generation, error)
+      || (store->is_device && !vtpm_store_sync (store, error)))
     return FALSE;
   gsize len;
   const void *data = g_bytes_get_data (header, &len);

@@ -34,6 +34,7 @@ struct VtpmStore
 {
   const VtpmStoreOps *ops;
   char *name;                          /* for messages */
+  gboolean is_device;                  /* a block device: found while it is written, never renamed or removed */
   void (*meanwhile) (gpointer caller); /* or NULL: vtpm_store_set_meanwhile() */
   gpointer caller;
 };
@@ -52,9 +53,9 @@ gboolean vtpm_store_write (VtpmStore *store, guint64 offset, const void *buf, gs
 void vtpm_store_set_meanwhile (VtpmStore *store, void (*meanwhile) (gpointer caller), gpointer caller);
 /** Makes all earlier writes durable. */
 gboolean vtpm_store_sync (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Gives a new store its name, durably, unless that name is taken (state-exists). */
+/** Gives a new store its name, durably, unless that name is taken (state-exists). A device has it. */
 gboolean vtpm_store_publish (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Takes the name away, durably. Only vtpm_state_destroy() calls this. */
+/** Takes the name away, durably, but for a device's. Only vtpm_state_destroy() calls this. */
 gboolean vtpm_store_remove (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Takes a lock, waiting up to WAIT_MS; again when held already is fine. FALSE: in-use (owner: names the pid),
  * rekey-pending, store-failed. */
@@ -65,15 +66,22 @@ void vtpm_store_unlock (VtpmStore *store, VtpmLockByte byte);
 void vtpm_store_close (VtpmStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmStore, vtpm_store_close)
 
-/** Opens an existing plain file. NULL: state-missing, access-denied, usage (no regular file), store-failed. */
+/** Opens an existing plain file, or a block device. NULL: state-missing (also: a device with nothing but zeros),
+ * access-denied, usage (neither, or too small a device), store-failed. */
 VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A new plain file of VTPM_FILE_SIZE zero bytes beside PATH, without a name (or a temporary one) until it is
- * published. NULL: state-exists, usage (no
- * such folder), access-denied, store-full, store-failed. */
+ * published; or the block device PATH, claimed, if it is blank. NULL: state-exists, usage (no such folder),
+ * access-denied, in-use, store-full, store-failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Takes over FD, a description of the plain file NAME opened (and locked) by another process of ours. */
+/** Claims a block device for who is to be its owner (store_device.h); a plain file needs no more than the lock. Before
+ * any lock. FALSE: in-use, store-failed. */
+gboolean vtpm_store_file_claim (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether PATH is a block device with nothing but zeros where a state would be. */
+gboolean vtpm_store_file_is_blank_device (const char *path);
+/** Takes over FD, a description of the file or device (which nothing here has to know any more) NAME opened (and
+ * locked) by another process of ours. */
 VtpmStore *vtpm_store_file_adopt (int fd, const char *name);
-/** The descriptor of a plain file's store, still owned by it. */
+/** The descriptor of a store, still owned by it. */
 int vtpm_store_file_fd (VtpmStore *store);
 /** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing).
  * After the last fork. */

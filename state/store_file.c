@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A state file that is a plain file.
+ * A state file that is a plain file, or a block device (state/store_device.h).
  */
 #include "state/store.h"
 
@@ -13,6 +13,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "state/format.h"
+#include "state/store_device.h"
 
 #define PID_BYTE 2              /* F_OFD_GETLK does not tell a pid, F_GETLK does */
 #define MARKS ((off_t) 1 << 62) /* the byte of generation 0; no file is that long */
@@ -133,6 +134,8 @@ static gboolean
 file_publish (VtpmStore *store, GError **error)
 {
   FileStore *file = file_store (store);
+  if (store->is_device)
+    return TRUE;
   if (!link_file (file))
     {
       if (errno == EEXIST)
@@ -155,6 +158,8 @@ static gboolean
 file_remove (VtpmStore *store, GError **error)
 {
   struct stat named, opened;
+  if (store->is_device)
+    return TRUE; /* blank again */
   if (lstat (store->name, &named) != 0 || fstat (file_store (store)->fd, &opened) != 0 || named.st_dev != opened.st_dev
       || named.st_ino != opened.st_ino)
     {
@@ -258,6 +263,21 @@ vtpm_store_file_adopt (int fd, const char *name)
   return &file->store;
 }
 
+static gboolean
+check_not_blank (int fd, const char *path, GError **error)
+{
+  gboolean is_blank;
+  if (!vtpm_device_look (fd, path, &is_blank, error))
+    return FALSE;
+  if (is_blank)
+    vtpm_error_set (
+        error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,
+        "the block device %s is blank: there is no TPM on it; correct the name, restore it from a backup, or "
+        "make a new TPM with 'vtpm create'",
+        path);
+  return !is_blank;
+}
+
 VtpmStore *
 vtpm_store_file_open (const char *path, gboolean writable, GError **error)
 {
@@ -283,12 +303,18 @@ vtpm_store_file_open (const char *path, gboolean writable, GError **error)
       vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot open %s", path);
       return NULL;
     }
-  if (is_folder || !S_ISREG (info.st_mode))
+  if (is_folder || (!S_ISREG (info.st_mode) && !S_ISBLK (info.st_mode)))
     {
-      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE, "%s is no regular file; name a state file", path);
+      vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_USAGE,
+                      "%s is neither a regular file nor a block device; name a state file", path);
       return NULL;
     }
-  return vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
+  gboolean device = S_ISBLK (info.st_mode);
+  if (device && !check_not_blank (fd, path, error))
+    return NULL;
+  VtpmStore *store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
+  store->is_device = device;
+  return store;
 }
 
 /* A file that a kill leaves nothing of; -1 where the file system has none, or /proc cannot name it later. */
@@ -299,10 +325,69 @@ open_unnamed (const char *folder)
   return fd >= 0 && access ("/proc/self/fd", X_OK) == 0 ? vtpm_fd_steal (&fd) : -1;
 }
 
+static gboolean
+is_device (const char *path)
+{
+  struct stat info;
+  return stat (path, &info) == 0 && S_ISBLK (info.st_mode);
+}
+
+gboolean
+vtpm_store_file_is_blank_device (const char *path)
+{
+  gboolean is_blank = FALSE;
+  vtpm_autofd int fd = is_device (path) ? open (path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
+  return fd >= 0 && vtpm_device_look (fd, path, &is_blank, NULL) && is_blank;
+}
+
+gboolean
+vtpm_store_file_claim (VtpmStore *store, GError **error)
+{
+  if (!store->is_device || vtpm_device_claim (&file_store (store)->fd))
+    return TRUE;
+  pid_t owner = vtpm_store_file_owner (store);
+  if (errno == EBUSY && owner > 0)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first",
+                    store->name, (int) owner);
+  else if (errno == EBUSY)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE,
+                    "the block device %s is in use: mounted, part of another device, or a TPM's; see lsblk",
+                    store->name);
+  else
+    vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot open %s", store->name);
+  return FALSE;
+}
+
+static VtpmStore *
+create_on_device (const char *path, GError **error)
+{
+  gboolean is_blank = FALSE;
+  vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+  if (fd < 0)
+    {
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno, "cannot open %s", path);
+      return NULL;
+    }
+  g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
+  store->is_device = TRUE;
+  if (!vtpm_store_file_claim (store, error) || !vtpm_device_look (file_store (store)->fd, path, &is_blank, error))
+    return NULL;
+  if (is_blank)
+    return g_steal_pointer (&store);
+  vtpm_error_set (
+      error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_EXISTS,
+      "the block device %s is not blank and was left as it is; remove a TPM that is on it with 'vtpm destroy', "
+      "or, where nothing on it is of use, write zeros over its first %u KiB ('blkdiscard -z')",
+      path, (guint) (VTPM_FILE_SIZE / 1024));
+  return NULL;
+}
+
 VtpmStore *
 vtpm_store_file_create (const char *path, GError **error)
 {
   struct stat info;
+  if (is_device (path))
+    return create_on_device (path, error);
   if (lstat (path, &info) == 0)
     {
       set_exists (error, path);

@@ -76,6 +76,7 @@ tap_cases += \
 	tests/integration/test_audit.py \
 	tests/integration/test_authority.py \
 	tests/integration/test_bind.py \
+	tests/integration/test_block_device.py \
 	tests/integration/test_blobs.py \
 	tests/integration/test_certificates.py \
 	tests/integration/test_census.py \

@@ -224,7 +224,7 @@ vtpm_broker_open_state (VtpmBroker *broker, VtpmStore *taken, const VtpmHeader *
 gboolean
 vtpm_broker_set_mode (const VtpmBrokerOptions *options, VtpmStore *store, GError **error)
 {
-  if (!options->mode || fchmod (vtpm_store_file_fd (store), options->mode) == 0)
+  if (!options->mode || store->is_device || fchmod (vtpm_store_file_fd (store), options->mode) == 0)
     return TRUE;
   vtpm_error_set_errno (error, VTPM_BROKER_ERROR, VTPM_ERROR_FAILED, errno, "cannot set the mode of %s", options->path);
   return FALSE;
@@ -269,8 +269,10 @@ open_or_make (VtpmBroker *broker, GError **error)
       return NULL;
     }
   /* for who comes in by a migration the file was let go of */
-  if (options->incoming ? vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause)
-                        : vtpm_owner_take (store, &cause))
+  if (options->incoming
+          ? vtpm_store_file_claim (store, &cause)
+                && vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause)
+          : vtpm_owner_take (store, &cause))
     return g_steal_pointer (&store);
   if (options->incoming && options->shared && !broker->awaits_file && vtpm_error_code (cause) == VTPM_ERROR_IN_USE)
     {

@@ -89,7 +89,7 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
 char *
 vtpm_broker_clear_beside (const VtpmBroker *broker)
 {
-  if (!broker->held)
+  if (!broker->held || vtpm_state_store (broker->held)->is_device)
     return NULL;
   char *beside = g_strconcat (broker->options->path, ".incoming", NULL);
   unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
@@ -256,7 +256,8 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
   broker->made_blank = FALSE;
   if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))
     return FALSE;
-  broker->lends = !request->record && (broker->made_blank || vtpm_broker_holds_placeholder (broker));
+  broker->lends = !request->record && (broker->made_blank || vtpm_broker_holds_placeholder (broker))
+                  && !vtpm_state_store (broker->held)->is_device; /* beside which nothing can stand */
   if (!broker->held && !request->record)
     {
       vtpm_error_set (

@@ -54,12 +54,12 @@ read_header (VtpmStore *store, GError **error)
 static gboolean
 destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
 {
-  if (g_file_test (path, G_FILE_TEST_IS_SYMLINK))
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
+  if (store && !store->is_device && g_file_test (path, G_FILE_TEST_IS_SYMLINK)) /* a volume's name is one */
     {
       vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s is a symbolic link; name the file itself", path);
       return FALSE;
     }
-  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
   if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);

@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "state/format.h"
+#include "state/store.h"
 
 #define MAX_BLANK (64 * 1024 * 1024) /* a longer file was not made for a TPM */
 #define CHUNK (64 * 1024)
@@ -90,7 +91,9 @@ vtpm_compat_glance (const VtpmCompatPlace *place, VtpmCompatGlance *glance, GErr
     return glance_image (place->path, fd, start, (gsize) n, glance, error);
   if (!place->mark && vtpm_compat_is_blank (fd))
     return TRUE;
-  glance->size[VTPM_SWTPM_PERMANENT] = (guint64) info.st_size;
+  if (vtpm_store_file_is_blank_device (place->path))
+    return TRUE;
+  glance->size[VTPM_SWTPM_PERMANENT] = S_ISBLK (info.st_mode) ? VTPM_FILE_SIZE : (guint64) info.st_size;
   if (place->mark && vtpm_swtpm_is_blob (start, (gsize) n))
     glance->size[VTPM_SWTPM_VOLATILE] = suspended_size (place->path);
   return TRUE;

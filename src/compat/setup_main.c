@@ -165,14 +165,13 @@ reconfigure (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **er
 }
 
 static gboolean
-check_no_device (const char *path, GError **error)
+check_kind (const char *path, GError **error)
 {
   struct stat info;
-  if (stat (path, &info) != 0 || S_ISREG (info.st_mode))
+  if (stat (path, &info) != 0 || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
     return TRUE;
   vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
-                  "%s is %s regular file; a state is kept in one, so name a file in a file system that is there", path,
-                  S_ISBLK (info.st_mode) ? "a block device and no" : "no");
+                  "%s is neither a regular file nor a block device; a state is kept in one of these", path);
   return FALSE;
 }
 
@@ -183,14 +182,15 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
   g_auto (VtpmCompatAside) aside = { 0 };
   if (setup->reconfigure)
     return reconfigure (setup, config, error);
-  if (!check_no_device (setup->place.path, error))
+  if (!check_kind (setup->place.path, error))
     return FALSE;
   if (!vtpm_compat_set_blank_aside (&setup->place, &aside, error))
     {
       vtpm_compat_put_back (&setup->place, &aside);
       return FALSE;
     }
-  gboolean is_there = lstat (setup->place.path, &info) == 0;
+  gboolean is_blank = vtpm_store_file_is_blank_device (setup->place.path);
+  gboolean is_there = !is_blank && lstat (setup->place.path, &info) == 0;
   if (is_there && !setup->overwrite)
     {
       if (setup->not_overwrite)
@@ -203,7 +203,9 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
     }
   if (!is_there && !setup->overwrite && !vtpm_compat_check_never_used (&setup->place, error))
     return FALSE;
-  gboolean made = (aside.state || !setup->overwrite || vtpm_compat_set_aside (&setup->place, &aside, error))
+  if (is_blank && is_for_incoming (setup))
+    return TRUE; /* it waits for what comes in as it is */
+  gboolean made = (aside.state || is_blank || !setup->overwrite || vtpm_compat_set_aside (&setup->place, &aside, error))
                   && make (setup, config, error);
   if (!made)
     vtpm_compat_put_back (&setup->place, &aside);

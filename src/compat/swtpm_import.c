@@ -15,6 +15,7 @@
 #include "src/provisioning/public_read.h"
 #include "src/tpm/engine.h"
 #include "state/audit.h"
+#include "state/store.h"
 
 typedef struct
 {
@@ -56,15 +57,16 @@ choose_name (Import *import, GError **error)
   gboolean exists = lstat (target, &info) == 0;
   import->in_place = exists && !import->files.is_device && info.st_dev == import->files.info.st_dev
                      && info.st_ino == import->files.info.st_ino;
-  if (stat (target, &info) == 0 && S_ISBLK (info.st_mode))
+  if (import->files.is_device && vtpm_swtpm_is_same_file (target, import->how->source))
     {
-      vtpm_error_set (
-          error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE,
-          "%s is a block device and was left as it is: vtpm keeps a TPM in a file; make one with 'vtpm import "
-          "--swtpm %s FILE', and name that",
-          target, target);
+      vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_USAGE,
+                      "%s is a block device and was left as it is: swtpm's state and ours have no room on it together. "
+                      "Take it out with 'vtpm import --swtpm %s FILE'; to keep it there, write FILE over it then: "
+                      "'dd if=FILE of=%s bs=64K conv=fsync'",
+                      target, target, target);
       return FALSE;
     }
+  exists = exists && !vtpm_store_file_is_blank_device (target);
   if (exists && !import->in_place)
     {
       vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STATE_EXISTS,
@@ -126,7 +128,8 @@ static gboolean
 give_owner (Import *import, VtpmStore *store, GError **error)
 {
   const struct stat *old = &import->files.info;
-  if (geteuid () != 0 || import->files.is_device || fchown (vtpm_store_file_fd (store), old->st_uid, old->st_gid) == 0)
+  if (geteuid () != 0 || import->files.is_device || store->is_device
+      || fchown (vtpm_store_file_fd (store), old->st_uid, old->st_gid) == 0)
     return TRUE;
   vtpm_error_set_errno (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot give %s its owner",
                         store->name);

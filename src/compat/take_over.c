@@ -69,7 +69,7 @@ vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place
   if (config->state_dirs[0])
     vtpm_log (VTPM_LOG_WARNING,
               "%s is in no folder of state-dirs in vtpm.conf: what looks at all TPMs of this host before a key or the "
-              "package goes does not find it; add its folder there",
+              "package goes does not find it; add its folder there, or the name of a block device",
               place->path);
   return TRUE;
 }
@@ -173,8 +173,11 @@ rename_aside (const char *path, char **name, GError **error)
     return TRUE;
   if (stat (path, &info) == 0 && !S_ISREG (info.st_mode)) /* a file in its place in /dev would be gone with the power */
     {
-      vtpm_error_set (error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
-                      "%s is no regular file and is not set aside; name a state file", path);
+      vtpm_error_set (
+          error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
+          "%s is no regular file and is not set aside: keep what is on the block device with 'dd if=%s of=FILE "
+          "bs=64K count=10', then remove the TPM with 'vtpm destroy'",
+          path, path);
       return FALSE;
     }
   *name = vtpm_swtpm_name_aside (path, ASIDE, error);

@@ -258,9 +258,9 @@ vtpm_census_free (VtpmCensus *census)
 const char *
 vtpm_census_blind_spots (gboolean images)
 {
-  return images ? "A census cannot see what is on other hosts, on block devices, in backups and archives, behind "
-                  "symbolic links, or in images that are compressed or encrypted."
-                : "A census cannot see what is on other hosts, on block devices, in backups and archives, or behind "
-                  "symbolic links. Saved VMs and snapshots hold key slots of their own, and were not searched "
-                  "(--images does that).";
+  return images ? "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
+                  "archives, behind symbolic links, or in images that are compressed or encrypted."
+                : "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
+                  "archives, or behind symbolic links. Saved VMs and snapshots hold key slots of their own, and were "
+                  "not searched (--images does that).";
 }

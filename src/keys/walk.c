@@ -40,8 +40,12 @@ look_at_file (const VtpmWalk *walk, int folder, const char *name, const char *pa
   vtpm_autofd int fd = openat (folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (fd < 0 || fstat (fd, &info) != 0)
     trouble (walk, path);
-  else if (S_ISREG (info.st_mode))
-    walk->file (fd, path, &info, walk->data);
+  else if (S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
+    {
+      off_t size = S_ISBLK (info.st_mode) ? lseek (fd, 0, SEEK_END) : info.st_size;
+      info.st_size = MAX (size, 0);
+      walk->file (fd, path, &info, walk->data);
+    }
 }
 
 /* What the kernel makes up; some of it waits to be read, some has no end. */
@@ -132,7 +136,7 @@ look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char 
     trouble (walk, path);
   else if (S_ISDIR (info.st_mode))
     look_at_folder (walk, above, folder, name, path);
-  else if (S_ISREG (info.st_mode))
+  else if (S_ISREG (info.st_mode) || (S_ISBLK (info.st_mode) && !above))
     look_at_file (walk, folder, name, path);
 }
 
@@ -142,13 +146,13 @@ resolve (const char *path, GError **error)
 {
   struct stat info;
   char *real = realpath (path, NULL); /* from malloc, which is GLib's */
-  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode)))
+  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode)))
     return real;
   if (!real)
     vtpm_error_set_errno (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, errno, "%s cannot be looked at", path);
   else
-    vtpm_error_set (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE, "%s is neither a file nor a folder; correct the name",
-                    path);
+    vtpm_error_set (error, VTPM_WALK_ERROR, VTPM_ERROR_USAGE,
+                    "%s is neither file, folder nor block device; correct the name", path);
   g_free (real);
   return NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * All regular files below some folders. Opens nothing else: no device, no FIFO. Symbolic links are followed where they
- * are named, not below; what the kernel makes up (/proc, /sys) is passed over.
+ * All regular files below some folders. Opens nothing else: no FIFO, no device but a block device that is named itself.
+ * Symbolic links are followed where they are named, not below; what the kernel makes up (/proc, /sys) is passed over.
  */
 #pragma once
 
@@ -10,14 +10,14 @@
 
 typedef struct
 {
-  /** A regular file, open for reading; FD is the walk's. */
+  /** A regular file or block device, open for reading, with its size in INFO; FD is the walk's. */
   void (*file) (int fd, const char *path, const struct stat *info, gpointer data);
   /** What could not be looked at, and why. */
   void (*trouble) (const char *path, const char *why, gpointer data);
   gpointer data;
 } VtpmWalk;
 
-/** FALSE (usage): one of PATHS is not there, or neither file nor folder; then nothing was looked at. */
+/** FALSE (usage): one of PATHS is not there, or none of these; then nothing was looked at. */
 gboolean vtpm_walk (const VtpmWalk *walk, const char *const *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 GQuark vtpm_walk_error_quark (void);

@@ -186,12 +186,15 @@ set_aside (VtpmState *state, const VtpmRebind *how, GError **error)
 {
   char *name = NULL, was[VTPM_UUID_TEXT_SIZE], vm[VTPM_UUID_TEXT_SIZE];
   g_autoptr (GError) cause = NULL;
+  if (vtpm_state_store (state)->is_device)
+    vtpm_error_set (&cause, VTPM_REBIND_ERROR, VTPM_ERROR_FAILED,
+                    "it is on a block device, beside which nothing is kept");
   for (guint number = 1; !name && number <= MAX_ASIDE; number++)
     {
-      g_clear_error (&cause);
-      name = set_aside_as (state, number, &cause);
       if (cause && vtpm_error_code (cause) != VTPM_ERROR_STATE_EXISTS)
         break;
+      g_clear_error (&cause);
+      name = set_aside_as (state, number, &cause);
     }
   if (!name)
     vtpm_error_set (error, VTPM_REBIND_ERROR, VTPM_ERROR_IDENTITY_OTHER,

@@ -66,6 +66,11 @@ test_create (void)
   world_run (START_NOTHING, world_create, "create");
 }
 static void
+test_create_on_device (void)
+{
+  world_run (START_NOTHING, world_create_on_device, "create on a block device");
+}
+static void
 test_commits (void)
 {
   world_run (START_CREATED, life_commits, "commits");
@@ -130,6 +135,7 @@ static void
 add (void)
 {
   g_test_add_func ("/crash/create", test_create);
+  g_test_add_func ("/crash/create-on-device", test_create_on_device);
   g_test_add_func ("/crash/commits", test_commits);
   g_test_add_func ("/crash/commits-after-kill", test_commits_after_kill);
   g_test_add_func ("/crash/epoch", test_epoch);

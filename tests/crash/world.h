@@ -14,6 +14,7 @@
 typedef struct
 {
   gboolean created;       /* create was acknowledged */
+  gboolean on_device;     /* it was made where it is found at once */
   guint acked, attempted; /* number in the permanent state */
   gboolean bind_acked, bind_attempted;
   guint slots_acked, slots_attempted; /* number of key slots */
@@ -58,6 +59,8 @@ void world_check (World *world, VtpmState *state);
 
 /** A life of its own: creates the file. */
 gboolean world_create (World *world, Disk *disk);
+/** The same on a block device, which needs no name. */
+gboolean world_create_on_device (World *world, Disk *disk);
 
 World *world_new (void);
 void world_free (World *world);

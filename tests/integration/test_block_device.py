@@ -1,0 +1,293 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""A state on a block device, as Proxmox keeps one on LVM, ZFS or RBD: made in place, served, changed, taken away. Loop
+devices of our own; the files behind them tell what was written."""
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from clones import A, B  # noqa: E402
+from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, contains, main, read_file, same, true, wait_until, write_file  # noqa: E402
+from keyhost import INDEX, add_native, epoch, names, vtpm  # noqa: E402
+from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
+from tpm_bytes import nv_define, nv_read, nv_write, startup  # noqa: E402
+
+SIZE = 4 << 20  # of a TPM's volume of Proxmox
+NEEDED = 640 << 10
+VALUE = b"kept by it"
+
+
+@contextlib.contextmanager
+def device_of(name="volume", size=SIZE):
+    with open(name, "wb") as file:
+        file.truncate(size)
+    with loop_device(os.path.abspath(name)) as device:
+        yield device
+
+
+def bytes_of(device):
+    with open(device, "rb") as file:
+        return file.read()
+
+
+def leave_mark(data):
+    data.good(nv_define(INDEX, len(VALUE)))
+    data.good(nv_write(INDEX, VALUE))
+
+
+def serves(place, path, *args):
+    """A cold start finds the mark and ends in order."""
+    served = place.start(path, *args)
+    control, data = served.powered()
+    same(data.nv(INDEX, len(VALUE)), VALUE)
+    same(control.result(SHUTDOWN), 0)
+    same(served.wait(), 0, served.errors())
+
+
+def serves_anew(place, path, *args):
+    """It is another TPM, and one that a guest can use."""
+    served = place.start(path, *args)
+    _, data = served.powered()
+    same(data.rc(nv_read(INDEX, 1)), 0x18B, "the index is not there")
+    served.term()
+
+
+def made_by_guest(place, path, *args):
+    served = place.start(path, *args)
+    control, data = served.powered()
+    leave_mark(data)
+    same(control.result(SHUTDOWN), 0)
+    same(served.wait(), 0, served.errors())
+
+
+def test_life(place):
+    """create on a blank device, a guest, kill -9, cold starts, a link's name, destroy; it is as blank as before then"""
+    with device_of() as device:
+        os.symlink(device, "lv")
+        place.create("lv", "--vm-uuid", A)
+        same(bytes_of(device)[NEEDED:], bytes(SIZE - NEEDED), "no more than a state's place is written")
+        served = place.start("lv", "--vm-uuid", A)
+        leave_mark(served.powered()[1])
+        served.kill()
+        for path in ("lv", device):
+            wait_until(lambda: "in use" not in place.vtpm("check", device, "--config", place.config).stderr, "it is let go of")
+            serves(place, path, "--vm-uuid", A)
+            place.ended_well(path)
+        vtpm(place, "destroy", "lv", "--yes")
+        same(bytes_of(device), bytes(SIZE), "blank")
+        place.refused(3, ["[state-missing]", "blank"], device)
+        place.create(device)
+        place.sound(device)
+        for offset in (0, 64 << 10):  # as a power cut leaves one that was being made
+            with open(device, "r+b") as file:
+                file.seek(offset)
+                file.write(bytes(64 << 10))
+        place.refused(3, ["[state-damaged]", "cut short", "blkdiscard -z"], device)
+        contains(place.vtpm("create", device, "--ek", "none", "--config", place.config).stderr, "[state-exists]", "blkdiscard -z")
+        true(os.path.islink("lv"), "the name stands")
+
+
+def test_taken(place):
+    """what is not blank is left as it is, wherever it has its bytes; so is one that is too small, or somebody's"""
+    with device_of() as device:
+        for offset in (0, 1024, 4096, 65600, 128 << 10, (256 << 10) - 1, NEEDED - 1):
+            with open(device, "r+b") as file:
+                file.seek(offset)
+                file.write(b"x")
+            before = bytes_of(device)
+            done = place.vtpm("create", device, "--ek", "none", "--config", place.config)
+            same(done.returncode, 3, done.stderr)
+            contains(done.stderr, "[state-exists]", device, "blkdiscard -z")
+            same(bytes_of(device), before)
+            with open(device, "r+b") as file:
+                file.seek(offset)
+                file.write(b"\0")
+        with open(device, "r+b") as file:  # behind a state's place there may be anything
+            file.seek(NEEDED)
+            file.write(b"x")
+        fd = os.open(device, os.O_RDWR | os.O_EXCL)  # as mount, LVM or mkfs would
+        done = place.vtpm("create", device, "--ek", "none", "--config", place.config)
+        contains(done.stderr, "[in-use]", device, "lsblk")
+        os.close(fd)
+        place.create(device)
+        fd = os.open(device, os.O_RDWR | os.O_EXCL)
+        place.refused(6, ["[in-use]", device], device)
+        os.close(fd)
+        same(bytes_of(device)[NEEDED:NEEDED + 1], b"x")
+    with device_of("small", NEEDED - 4096) as device:
+        for command in (("create", device, "--ek", "none"), ("run", device, "--ctrl", "unix:c")):
+            done = place.vtpm(*command, "--config", place.config)
+            same(done.returncode, 2, done.stderr)
+            contains(done.stderr, "[usage]", str(NEEDED))
+
+
+def test_owner(place):
+    """while it is served it is nobody else's: not another vtpm's, which is told whose it is, nor a mount's"""
+    with device_of() as device:
+        place.create(device)
+        served = place.start(device)
+        _, data = served.powered()
+        place.refused(6, ["[in-use]", "process %d" % served.pid], device)
+        leave_mark(data)  # the broker has gone by now
+        try:
+            os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+            raise AssertionError("it could be opened for somebody alone")
+        except OSError as error:
+            same(error.errno, errno.EBUSY)
+        done = place.vtpm("destroy", device, "--yes", "--config", place.config)
+        contains(done.stderr, "[in-use]")
+        served.term()
+        serves(place, device)
+
+
+def test_keys(place):
+    """keys of one that is in use are changed, shallow and deep, and it is inspected, checked and exported"""
+    add_native(place, "first")
+    add_native(place, "second")
+    with device_of() as device:
+        place.create(device, "--provider", "first")
+        served = place.start(device, "--manage", "unix:m")
+        control, data = served.powered()
+        leave_mark(data)
+        vtpm(place, "rekey", device, "--to", "second")
+        same(names(place, device), ["second"])
+        vtpm(place, "rekey", device, "--deep", "--manage", "unix:m")
+        same(data.nv(INDEX, len(VALUE)), VALUE)
+        same(epoch(place, device), 2)
+        same(control.result(SHUTDOWN), 0)
+        same(served.wait(), 0, served.errors())
+        serves(place, device)
+        place.sound(device)
+        write_file(place.config, read_file(place.config).decode() + "state-dirs=%s\n" % os.path.abspath("lv"), "w")
+        os.symlink(device, "lv")
+        contains(vtpm(place, "list", "lv").stdout, device)
+        vtpm(place, "provider", "remove", "second", "--yes", "--search", "lv", status=1, word="key-in-use")
+        os.mkdir("theirs")
+        vtpm(place, "export", "--swtpm", "--plaintext", device, "theirs")
+        same(os.path.exists(os.path.join("theirs", STATE)), True)
+        serves(place, device)
+
+
+def test_migration(place):
+    """a TPM comes in to a blank device, and goes out of one; a placeholder is not needed, nor made by swtpm_setup"""
+    place.create("state.vtpm", "--vm-uuid", VM)
+    made_by_guest(place, "state.vtpm", "--vm-uuid", VM)
+    source = place.start("state.vtpm", "--vm-uuid", VM)
+    control, _ = source.powered()
+    blobs = [control.blob(kind) for kind in (PERMANENT, VOLATILE)]
+    source.term()
+    with device_of() as device:
+        setup(place, "file://" + device, "--overwrite")
+        same(bytes_of(device), bytes(SIZE), "it waits as it is")
+        target = place.start(device, "--incoming", "--vm-uuid", VM)
+        with target.control() as control:
+            same(control.load(*blobs), 0, target.log())
+            data = control.open_data()
+            same(data.nv(INDEX, len(VALUE)), VALUE)
+            blobs = [control.blob(kind) for kind in (PERMANENT, VOLATILE)]
+        target.term()
+        serves(place, device, "--vm-uuid", VM)
+        back = place.start("back.vtpm", "--incoming", "--vm-uuid", VM)
+        with back.control() as control:
+            same(control.load(*blobs), 0, back.log())
+        back.term()
+        vtpm(place, "destroy", device, "--yes")
+        served = Served(place, None, state="backend-uri=file://" + device)
+        with served.control() as control:  # as QEMU with -loadvm: INIT first, and a TPM is made
+            same(control.init(), 0, served.errors())
+            same(control.result(STOP), 0)
+            true(control.set_blob(PERMANENT, blobs[0]) != 0, "the snapshot's TPM is not put over the one that is there")
+        served.process.terminate()
+        served.process.wait(30)
+        place.sound(device)
+        same(sorted(name for name in os.listdir(os.path.dirname(device)) if os.path.basename(device) + "." in name), [],
+             "nothing stands beside it")
+
+
+def test_identity(place):
+    """another VM's policy stops where nothing can be kept beside, and names the command that does without; clones go on one"""
+    with device_of() as device, device_of("other") as other:
+        place.create(device, "--vm-uuid", A, "--on-clone", "replace")
+        made_by_guest(place, device, "--vm-uuid", A)
+        before = bytes_of(device)
+        place.refused(5, ["[identity-other]", "block device", "vtpm replace"], device, "--vm-uuid", B)
+        same(bytes_of(device), before)
+        vtpm(place, "clone", device, other, "--vm-uuid", B, "--on-clone", "copy")
+        serves(place, other, "--vm-uuid", B)
+        vtpm(place, "replace", device, "--vm-uuid", B, "--yes")
+        serves_anew(place, device, "--vm-uuid", B)
+        done = place.vtpm("clone", other, device, "--vm-uuid", A, "--config", place.config)
+        contains(done.stderr, "[state-exists]")
+
+
+def test_copied(place):
+    """the bytes of a file on a device are that TPM, and those of a device in a file: backups as our words tell to make them"""
+    place.create("state.vtpm", "--vm-uuid", A)
+    made_by_guest(place, "state.vtpm", "--vm-uuid", A)
+    with device_of() as device:
+        subprocess.run(["dd", "if=state.vtpm", "of=" + device, "bs=64K", "conv=fsync"], check=True, capture_output=True)
+        serves(place, device, "--vm-uuid", A)
+        subprocess.run(["dd", "if=" + device, "of=backup.vtpm", "bs=64K", "count=10"], check=True, capture_output=True)
+    place.sound("backup.vtpm")
+    serves(place, "backup.vtpm", "--vm-uuid", A)
+
+
+def test_proxmox(place):
+    """swtpm's command lines as Proxmox gives them for a volume: setup once and again, start, PCR banks, states told; what
+    is there is not overwritten"""
+    with device_of() as device:
+        where = "file://" + device
+        lines = ("--tpmstate", where, "--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram",
+                 "--not-overwrite", "--tpm2", "--ecc")
+        run(place, SETUP, *lines)
+        made = bytes_of(device)
+        true(made.startswith(b"vtpm-hdr"), "our state")
+        run(place, SETUP, *lines)
+        same(bytes_of(device), made, "--not-overwrite")
+        contains(run(place, SETUP, *lines[:-3], "--tpm2", "--ecc", "--overwrite", status=1).stderr, device,
+                 "vtpm destroy")
+        same(bytes_of(device), made, "--overwrite")
+        served = Served(place, None, state="backend-uri=" + where)
+        data = served.powered()[1]
+        data.good(startup())
+        leave_mark(data)
+        served.shutdown()
+        setup(place, where, "--reconfigure", "--pcr-banks", "sha1,sha256")
+        served = Served(place, None, state="backend-uri=%s,mode=0600" % where)
+        data = served.powered()[1]
+        data.good(startup())
+        same(data.nv(INDEX, len(VALUE)), VALUE)
+        served.shutdown()
+        told = run(place, SWTPM, "socket", "--tpm2", "--print-states",
+                   "--tpmstate", "backend-uri=" + where).stdout
+        contains(told, '"size": %d' % NEEDED)
+
+
+def test_import(place):
+    """swtpm's folder becomes a TPM on a device; a start makes one on a blank one, and what fails leaves it blank"""
+    folder = folder_of(OTHER_VM)
+    run(place, debian("swtpm_setup"), "--tpm2", "--tpm-state", folder, "--createek")
+    with device_of() as device:
+        vtpm(place, "import", "--swtpm", folder, device, "--provider", "nobody", status=4, word="provider-unknown")
+        same(bytes_of(device), bytes(SIZE))
+        true(os.path.exists(os.path.join(folder, STATE)), "swtpm's is there")
+        mode = os.stat(device).st_mode, os.stat(device).st_uid
+        vtpm(place, "import", "--swtpm", folder, device)
+        same((os.stat(device).st_mode, os.stat(device).st_uid), mode, "the node is as it was")
+        place.sound(device)
+        vtpm(place, "destroy", device, "--yes")
+        shutil.rmtree(folder)
+        served = Served(place, None, state="backend-uri=file://%s,mode=0640" % device)
+        served.powered()
+        served.shutdown()
+        same((os.stat(device).st_mode, os.stat(device).st_uid), mode, "the node is as it was")
+        place.sound(device)
+
+
+if __name__ == "__main__":
+    main(globals())
