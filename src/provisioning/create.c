@@ -96,29 +96,27 @@ add_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmR
          && (!options->escrow || vtpm_create_add_key_slot (config, options->escrow, record, dek, error));
 }
 
-/* Providers are asked while the TPM's keys are made: both may take long. No authority signs for a TPM that no provider
- * wraps a key for. */
-static VtpmPayload *
-new_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record,
-                       const VtpmSecret *dek, VtpmNewTpm *tpm, GError **error)
+static gboolean
+seal (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, VtpmRecord *record, GError **error)
 {
-  VtpmBlob *permanent = add_key_slots (config, options, record, dek, error)
-                            ? vtpm_manufacture_end (tpm, &record->vtpm_id, &record->public_part, error)
-                            : NULL;
-  if (!permanent)
-    return NULL;
-  VtpmPayload *payload = vtpm_payload_new ();
-  payload->permanent = permanent;
-  return payload;
+  g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
+  record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
+  return dek && add_key_slots (config, options, record, dek, error)
+         && vtpm_state_create (store, record, dek, options->payload, 1, error);
 }
 
-/* The TPM that is there already. */
-static const VtpmPayload *
-given_tpm_and_key_slots (const VtpmConfig *config, const VtpmCreateOptions *options, VtpmRecord *record,
-                         const VtpmSecret *dek, GError **error)
+/* Providers are asked while the TPM's keys are made: both may take long. No authority signs for a TPM that no provider
+ * wraps a key for; no data key is there when a copy of this process is made. */
+static gboolean
+make_and_seal (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *options, VtpmRecord *record,
+               GError **error)
 {
-  record->public_part = options->public_part ? g_bytes_ref (options->public_part) : NULL;
-  return add_key_slots (config, options, record, dek, error) ? options->payload : NULL;
+  g_autoptr (VtpmNewTpm) tpm = vtpm_manufacture_begin (config, options->manufacture, TRUE, error);
+  g_autoptr (VtpmSecret) dek = tpm ? vtpm_seal_new_dek (error) : NULL;
+  g_autoptr (VtpmPayload) payload = vtpm_payload_new ();
+  if (dek && add_key_slots (config, options, record, dek, error))
+    payload->permanent = vtpm_manufacture_end (tpm, &record->vtpm_id, &record->public_part, error);
+  return payload->permanent && vtpm_state_create (store, record, dek, payload, 1, error);
 }
 
 /* Whoever takes care of the host's keys does not know of one that a service's user makes for itself. */
@@ -143,15 +141,8 @@ fill (const VtpmConfig *config, VtpmStore *store, const VtpmCreateOptions *optio
       || !vtpm_backup_allows_create (&config->place, options->provider, error)
       || (options->escrow && !vtpm_backup_allows_create (&config->place, options->escrow, error)))
     return FALSE;
-  /* Before there is a data key: a copy of this process has none. It ends when the file is written. */
-  g_autoptr (VtpmNewTpm) tpm
-      = options->payload ? NULL : vtpm_manufacture_begin (config, options->manufacture, TRUE, error);
-  g_autoptr (VtpmSecret) dek = tpm || options->payload ? vtpm_seal_new_dek (error) : NULL;
-  if (!dek)
-    return FALSE;
-  g_autoptr (VtpmPayload) made = tpm ? new_tpm_and_key_slots (config, options, record, dek, tpm, error) : NULL;
-  const VtpmPayload *payload = options->payload ? given_tpm_and_key_slots (config, options, record, dek, error) : made;
-  return payload && vtpm_state_create (store, record, dek, payload, 1, error);
+  return options->payload ? seal (config, store, options, record, error)
+                          : make_and_seal (config, store, options, record, error);
 }
 
 static void

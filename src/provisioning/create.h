@@ -25,7 +25,8 @@ typedef struct
 
 /**
  * Makes the state file PATH with a new TPM, generation 1. Calls libtpms (the engine is opened here): only for a process
- * that runs no TPM. The TPM's keys are made in a thread of its own while providers are asked in the caller's.
+ * that runs no TPM, and in its only thread: the TPM's keys are made in another and in a copy of this process, while
+ * providers are asked in the caller's.
  * With KEEP the store, holding the owner lock, is given back; else it is closed. FALSE: state-exists, a provider's or
  * certificate authority's word, store-full, usage, failed; no file is left behind.
  */

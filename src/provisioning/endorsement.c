@@ -119,8 +119,8 @@ vtpm_endorsement_begin_beside (VtpmEndorsement *endorsement)
     other++;
   if (other == 0 || other == endorsement->n_keys)
     return;
-  endorsement->made_beside = &keys[other];
   endorsement->beside = vtpm_key_process_start (VTPM_RH_ENDORSEMENT, keys[other].template, keys[other].template_len);
+  endorsement->made_beside = endorsement->beside ? &keys[other] : NULL;
 }
 
 static gboolean
@@ -149,8 +149,7 @@ static gboolean
 make_primary (const VtpmEndorsement *endorsement, const Key *key, const char *what, guint32 *object, GBytes **public,
               GError **error)
 {
-  return (key == endorsement->made_beside && endorsement->beside
-          && vtpm_key_process_load (endorsement->beside, object, public))
+  return (key == endorsement->made_beside && vtpm_key_process_load (endorsement->beside, object, public))
          || vtpm_primary_create (VTPM_RH_ENDORSEMENT, key->template, key->template_len, what, object, public, error);
 }
 

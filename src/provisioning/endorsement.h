@@ -11,7 +11,7 @@ typedef struct VtpmEndorsement VtpmEndorsement;
 
 /** For the keys that HOW wants; nothing is made yet. NULL: failed (libtpms has no such keys). */
 VtpmEndorsement *vtpm_endorsement_new (const VtpmManufacture *how, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Waits for who makes a key beside, and has nothing of the engine's. */
+/** Ends who makes a key beside. Does not use the engine. */
 void vtpm_endorsement_free (VtpmEndorsement *endorsement);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmEndorsement, vtpm_endorsement_free)
 

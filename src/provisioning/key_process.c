@@ -3,9 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/io.h"
@@ -13,19 +13,20 @@
 #include "src/provisioning/tpm_call.h"
 #include "src/tpm/engine.h"
 #include "src/tpm/tpm_provision_commands.h"
+#include "state/provider_process.h"
 
+#define WAIT_MS 1000                            /* it takes some: who wants the key is no worse off who makes it then */
 #define MAX_ANSWER (2 * VTPM_ENGINE_MAX_BUFFER) /* TPMT_PUBLIC after its length (4 bytes), then TPMS_CONTEXT */
 
 struct VtpmKeyProcess
 {
-  pid_t pid;
-  int from; /* its pipe; -1: it has answered */
+  VtpmHelperProcess helper; /* the copy */
   GBytes *public, *context;
 };
 
 /* In the copy. */
 static gboolean
-answer (guint32 hierarchy, const guint8 *template, gsize template_len, int to)
+make_and_tell (guint32 hierarchy, const guint8 *template, gsize template_len, int to)
 {
   guint8 command[VTPM_TPM_MAX_COMMAND], size[4];
   guint32 object;
@@ -44,26 +45,16 @@ answer (guint32 hierarchy, const guint8 *template, gsize template_len, int to)
          && vtpm_write_full (to, vtpm_read_bytes (&context, context_len), context_len);
 }
 
-/* Locks on files and connections are not to last as long as the copy does. */
-static void
-close_but (int keep)
-{
-  if (keep > 0)
-    close_range (0, (unsigned) keep - 1, 0);
-  close_range ((unsigned) keep + 1, ~0u, 0);
-}
-
+/* Locks on files and connections are not to last as long as the copy does: it keeps its pipe, as 0. */
 static _Noreturn void
 run_copy (pid_t parent, guint32 hierarchy, const guint8 *template, gsize len, int to)
 {
   prctl (PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid () != parent)
+  if (getppid () != parent || dup2 (to, 0) != 0)
     _exit (1);
+  closefrom (1);
   signal (SIGPIPE, SIG_IGN);
-  close_but (to);
-  gboolean good = answer (hierarchy, template, len, to);
-  close (to); /* who waits need not wait until memory is given back */
-  _exit (good ? 0 : 1);
+  _exit (make_and_tell (hierarchy, template, len, 0) ? 0 : 1);
 }
 
 VtpmKeyProcess *
@@ -77,13 +68,30 @@ vtpm_key_process_start (guint32 hierarchy, const guint8 *template, gsize len)
   pid_t parent = getpid (), pid = fork ();
   if (pid == 0)
     run_copy (parent, hierarchy, template, len, to);
-  vtpm_fd_clear (&to);
   if (pid < 0)
     return NULL;
   VtpmKeyProcess *process = g_new0 (VtpmKeyProcess, 1);
-  process->pid = pid;
-  process->from = vtpm_fd_steal (&from);
+  process->helper = (VtpmHelperProcess){ .pid = pid, .to = -1, .from = vtpm_fd_steal (&from) };
   return process;
+}
+
+/* All that it says, or what comes of it in time. */
+static gsize
+read_answer (int from, guint8 *bytes, gsize size)
+{
+  gsize len = 0;
+  gint64 deadline = vtpm_now_ms () + WAIT_MS;
+  for (;;)
+    {
+      struct pollfd wait = { .fd = from, .events = POLLIN };
+      int n = poll (&wait, 1, (int) MAX (deadline - vtpm_now_ms (), 0));
+      if (n < 0 && errno == EINTR)
+        continue;
+      ssize_t got = n > 0 ? read (from, bytes + len, size - len) : 0;
+      if (got <= 0)
+        return len;
+      len += (gsize) got;
+    }
 }
 
 static void
@@ -102,12 +110,11 @@ take_answer (VtpmKeyProcess *process, const guint8 *bytes, gsize len)
 GBytes *
 vtpm_key_process_await (VtpmKeyProcess *process)
 {
-  if (process->from >= 0)
+  if (process->helper.from >= 0)
     {
       guint8 bytes[MAX_ANSWER];
-      ssize_t n = vtpm_read_full (process->from, bytes, sizeof bytes);
-      take_answer (process, bytes, (gsize) MAX (n, 0));
-      vtpm_fd_clear (&process->from);
+      take_answer (process, bytes, read_answer (process->helper.from, bytes, sizeof bytes));
+      vtpm_helper_end (&process->helper, process->public ? WAIT_MS : 0, NULL);
     }
   return process->public ? g_bytes_ref (process->public) : NULL;
 }
@@ -134,10 +141,7 @@ vtpm_key_process_free (VtpmKeyProcess *process)
 {
   if (!process)
     return;
-  kill (process->pid, SIGKILL);
-  while (waitpid (process->pid, NULL, 0) < 0 && errno == EINTR)
-    ;
-  vtpm_fd_clear (&process->from);
+  vtpm_helper_end (&process->helper, 0, NULL);
   g_clear_pointer (&process->public, g_bytes_unref);
   g_clear_pointer (&process->context, g_bytes_unref);
   g_free (process);

@@ -65,17 +65,43 @@ vtpm_provision_banks (guint banks, GError **error)
   return FALSE;
 }
 
-static gboolean
-make_storage_key (int kind, GError **error)
+struct VtpmNewTpm
 {
+  const VtpmManufacture *how; /* or NULL */
+  VtpmBlob *permanent;
+  VtpmEndorsement *endorsement; /* NULL: it gets no endorsement keys */
+  VtpmCaClient *authority;
+  guint32 storage_key; /* transient, until the endorsement keys have their room; 0: not made */
+  GThread *search;     /* the engine is its own until it ends */
+  GError *error;       /* of that */
+};
+
+static char *
+storage_key_text (const VtpmNewTpm *tpm)
+{
+  return g_strdup_printf ("make a storage root key of kind %s", vtpm_key_kinds[tpm->how->storage_key].name);
+}
+
+static gboolean
+make_storage_key (VtpmNewTpm *tpm, GError **error)
+{
+  if (tpm->how->storage_key < 0 || tpm->storage_key)
+    return TRUE;
   guint8 template[VTPM_MAX_TEMPLATE];
-  gsize len = vtpm_storage_template (&vtpm_key_kinds[kind], template);
-  g_autofree char *what = g_strdup_printf ("make a storage root key of kind %s", vtpm_key_kinds[kind].name);
+  gsize len = vtpm_storage_template (&vtpm_key_kinds[tpm->how->storage_key], template);
+  g_autofree char *what = storage_key_text (tpm);
   g_autoptr (GBytes) public = NULL;
-  guint32 object;
+  return vtpm_primary_create (VTPM_RH_OWNER, template, len, what, &tpm->storage_key, &public, error);
+}
+
+static gboolean
+keep_storage_key (const VtpmNewTpm *tpm, GError **error)
+{
+  if (!tpm->storage_key)
+    return TRUE;
+  g_autofree char *what = storage_key_text (tpm);
   gboolean persistent;
-  if (!vtpm_primary_create (VTPM_RH_OWNER, template, len, what, &object, &public, error)
-      || !vtpm_primary_keep (object, STORAGE_KEY_HANDLE, what, &persistent, error))
+  if (!vtpm_primary_keep (tpm->storage_key, STORAGE_KEY_HANDLE, what, &persistent, error))
     return FALSE;
   if (!persistent)
     vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
@@ -83,30 +109,23 @@ make_storage_key (int kind, GError **error)
   return persistent;
 }
 
-struct VtpmNewTpm
-{
-  const VtpmManufacture *how; /* or NULL */
-  VtpmBlob *permanent;
-  VtpmEndorsement *endorsement; /* NULL: it gets no endorsement keys */
-  VtpmCaClient *authority;
-  GThread *search; /* the engine is its own until it ends */
-  GError *error;   /* of that */
-};
-
 /* The search for primes: most of the time that a TPM takes. */
 static gpointer
-make_rsa_keys (gpointer data)
+make_slow_keys (gpointer data)
 {
   VtpmNewTpm *tpm = data;
-  return GINT_TO_POINTER (vtpm_endorsement_make_rsa (tpm->endorsement, &tpm->error));
+  return GINT_TO_POINTER ((!tpm->endorsement || vtpm_endorsement_make_rsa (tpm->endorsement, &tpm->error))
+                          && make_storage_key (tpm, &tpm->error));
 }
 
 /* What the thread could not do is done at the end. */
 static void
 begin_beside (VtpmNewTpm *tpm)
 {
-  vtpm_endorsement_begin_beside (tpm->endorsement);
-  tpm->search = g_thread_try_new ("search", make_rsa_keys, tpm, NULL);
+  if (tpm->endorsement)
+    vtpm_endorsement_begin_beside (tpm->endorsement);
+  if (tpm->endorsement || tpm->how->storage_key >= 0)
+    tpm->search = g_thread_try_new ("search", make_slow_keys, tpm, NULL);
 }
 
 static gboolean
@@ -114,16 +133,13 @@ begin_keys (VtpmNewTpm *tpm, const VtpmConfig *config, gboolean beside, GError *
 {
   const VtpmManufacture *how = tpm->how;
   if (!vtpm_engine_power_on (tpm->permanent, NULL, error) || !vtpm_tpm_start (error)
-      || (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error)))
-    return FALSE;
-  if (!how->endorsement_keys)
-    return TRUE;
-  tpm->endorsement = vtpm_endorsement_new (how, error);
-  if (!tpm->endorsement)
+      || (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error))
+      || (how->endorsement_keys && !(tpm->endorsement = vtpm_endorsement_new (how, error)))
+      || !vtpm_provision_authority (config, how, &tpm->authority, error))
     return FALSE;
   if (beside)
     begin_beside (tpm);
-  return vtpm_provision_authority (config, how, &tpm->authority, error);
+  return TRUE;
 }
 
 VtpmNewTpm *
@@ -149,10 +165,16 @@ end_search (VtpmNewTpm *tpm, GError **error)
 
 /* The authority signs for the key that was made beside while the primes are searched. */
 static gboolean
-end_keys (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
+certify_beside (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GError **error)
 {
-  if (!vtpm_endorsement_certify_beside (tpm->endorsement, tpm->authority, vtpm_id, error) || !end_search (tpm, error))
-    return FALSE;
+  return !tpm->endorsement || vtpm_endorsement_certify_beside (tpm->endorsement, tpm->authority, vtpm_id, error);
+}
+
+static gboolean
+end_endorsement (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
+{
+  if (!tpm->endorsement)
+    return TRUE;
   g_autoptr (VtpmPublicPart) part = vtpm_endorsement_end (tpm->endorsement, tpm->authority, vtpm_id, error);
   if (part)
     *public_part = vtpm_public_part_encode (part);
@@ -162,10 +184,10 @@ end_keys (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError
 static gboolean
 end (VtpmNewTpm *tpm, const VtpmUuid *vtpm_id, GBytes **public_part, GError **error)
 {
-  const VtpmManufacture *how = tpm->how;
-  return (!tpm->endorsement || end_keys (tpm, vtpm_id, public_part, error))
-         && (how->storage_key < 0 || make_storage_key (how->storage_key, error))
-         && (!how->banks || vtpm_provision_banks (how->banks, error)) && vtpm_tpm_stop (error);
+  return certify_beside (tpm, vtpm_id, error) && end_search (tpm, error)
+         && end_endorsement (tpm, vtpm_id, public_part, error) && make_storage_key (tpm, error)
+         && keep_storage_key (tpm, error) && (!tpm->how->banks || vtpm_provision_banks (tpm->how->banks, error))
+         && vtpm_tpm_stop (error);
 }
 
 VtpmBlob *

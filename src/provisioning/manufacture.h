@@ -31,9 +31,9 @@ typedef struct VtpmNewTpm VtpmNewTpm;
 
 /**
  * Opens the engine, gives a new TPM its seeds and starts the certificate authority, which gets ready meanwhile. HOW,
- * which is to stay, NULL: as the library makes it, never started. With BESIDE the keys that take long are made from
- * here on, in a thread and in a copy of this process (key_process.h): only where it has no other thread and no data key
- * yet. NULL: the authority's word, failed.
+ * which is to stay, NULL: as the library makes it, never started. With BESIDE keys are made from here on: RSA keys and
+ * the storage key in a thread, another in a copy of this process (key_process.h): only where it has no other thread,
+ * and no data key yet. NULL: the authority's word, failed.
  */
 VtpmNewTpm *vtpm_manufacture_begin (const VtpmConfig *config, const VtpmManufacture *how, gboolean beside,
                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;

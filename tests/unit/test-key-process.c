@@ -20,7 +20,7 @@
 #include "tests/unit/host_fixture.h"
 
 #define PERSISTENT 0x81010016u
-#define WAIT_MS 10000
+#define WAIT_MS 3000
 
 typedef struct
 {
@@ -58,11 +58,55 @@ power_on (void)
 }
 
 static pid_t
-only_child (void)
+child_of (pid_t pid)
 {
-  g_autofree char *path = g_strdup_printf ("/proc/self/task/%d/children", getpid ()), *text = NULL;
+  g_autofree char *path = g_strdup_printf ("/proc/%d/task/%d/children", pid, pid), *text = NULL;
   g_assert_true (g_file_get_contents (path, &text, NULL, NULL));
   return (pid_t) atoi (text);
+}
+
+static pid_t
+only_child (void)
+{
+  return child_of (getpid ());
+}
+
+/* R, S, T (stopped), Z (ended, not reaped); 0: there is none. */
+static char
+state_of (pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf ("/proc/%d/stat", pid), *text = NULL;
+  return g_file_get_contents (path, &text, NULL, NULL) ? strrchr (text, ')')[2] : 0;
+}
+
+static guint
+count_descriptors (pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf ("/proc/%d/fd", pid);
+  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
+  guint n = 0;
+  while (dir && g_dir_read_name (dir))
+    n++;
+  return n;
+}
+
+/* A copy that searches primes and was stopped while it did, so that it does not come to its end by itself. */
+static VtpmKeyProcess *
+begin_and_hold (pid_t *copy)
+{
+  for (;;) /* until one takes long enough */
+    {
+      VtpmKeyProcess *process = begin ("rsa3072");
+      *copy = only_child ();
+      while (state_of (*copy) != 'Z' && count_descriptors (*copy) != 1)
+        g_usleep (100);
+      kill (*copy, SIGSTOP);
+      while (state_of (*copy) != 'Z' && state_of (*copy) != 'T')
+        g_usleep (100);
+      if (state_of (*copy) == 'T')
+        return process;
+      vtpm_key_process_free (process);
+    }
 }
 
 static void
@@ -98,15 +142,29 @@ static void
 test_killed (void)
 {
   guint32 object;
+  pid_t copy;
   GBytes *public = NULL;
   power_on ();
-  VtpmKeyProcess *process = begin ("rsa4096");
-  pid_t copy = only_child ();
+  VtpmKeyProcess *process = begin_and_hold (&copy);
   g_assert_cmpint (kill (copy, SIGKILL), ==, 0);
   g_assert_null (vtpm_key_process_await (process));
   g_assert_false (vtpm_key_process_load (process, &object, &public));
+  g_assert_cmpint (state_of (copy), ==, 0);
   vtpm_key_process_free (process);
-  g_assert_cmpint (kill (copy, 0), ==, -1); /* waited for */
+  vtpm_engine_power_off ();
+}
+
+/* One that does not answer holds up nobody for long, and is not left behind. */
+static void
+test_silent (void)
+{
+  pid_t copy;
+  power_on ();
+  g_autoptr (VtpmKeyProcess) process = begin_and_hold (&copy);
+  gint64 before = g_get_monotonic_time ();
+  g_assert_null (vtpm_key_process_await (process));
+  g_assert_cmpint (g_get_monotonic_time () - before, <, 10 * G_USEC_PER_SEC);
+  g_assert_cmpint (state_of (copy), ==, 0);
   vtpm_engine_power_off ();
 }
 
@@ -114,11 +172,26 @@ test_killed (void)
 static void
 test_freed (void)
 {
+  pid_t copy;
   power_on ();
-  VtpmKeyProcess *process = begin ("rsa4096");
+  vtpm_key_process_free (begin_and_hold (&copy));
+  g_assert_cmpint (state_of (copy), ==, 0);
+  vtpm_engine_power_off ();
+}
+
+/* Where the kernel reaps it, for SIGCHLD is ignored as whoever started us left it: its number may be another's by then.
+ */
+static void
+test_reaped_by_kernel (void)
+{
+  signal (SIGCHLD, SIG_IGN);
+  power_on ();
+  VtpmKeyProcess *process = begin ("ecc_nist_p384");
   pid_t copy = only_child ();
+  while (state_of (copy) != 0)
+    g_usleep (100);
   vtpm_key_process_free (process);
-  g_assert_cmpint (kill (copy, 0), ==, -1);
+  signal (SIGCHLD, SIG_DFL);
   vtpm_engine_power_off ();
 }
 
@@ -129,46 +202,54 @@ test_descriptors (void)
   GError *error = NULL;
   struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
   char *name = NULL;
+  pid_t copy;
   int ours = g_file_open_tmp (NULL, &name, &error);
   g_assert_no_error (error);
   g_assert_cmpint (fcntl (ours, F_OFD_SETLK, &lock), ==, 0);
   power_on ();
-  g_autoptr (VtpmKeyProcess) process = begin ("rsa4096");
+  g_autoptr (VtpmKeyProcess) process = begin_and_hold (&copy);
   close (ours);
   int others = open (name, O_RDWR | O_CLOEXEC);
-  int waited = 0;
-  while (fcntl (others, F_OFD_SETLK, &lock) != 0 && waited < WAIT_MS)
-    {
-      g_usleep (1000);
-      waited++;
-    }
-  g_assert_cmpint (waited, <, WAIT_MS);
-  g_assert_cmpint (kill (only_child (), 0), ==, 0);
+  g_assert_cmpint (fcntl (others, F_OFD_SETLK, &lock), ==, 0);
   close (others);
   unlink (name);
   g_free (name);
   vtpm_engine_power_off ();
 }
 
+static _Noreturn void
+be_killed (int to)
+{
+  pid_t copy;
+  power_on ();
+  begin_and_hold (&copy);
+  if (write (to, &copy, sizeof copy) == sizeof copy)
+    raise (SIGKILL);
+  _exit (1);
+}
+
 /* A vtpm that is killed leaves nothing behind that searches primes. */
 static void
 test_orphan (void)
 {
-  int status;
+  int ends[2], status;
+  pid_t copy;
   g_assert_cmpint (prctl (PR_SET_CHILD_SUBREAPER, 1), ==, 0);
+  g_assert_cmpint (pipe (ends), ==, 0);
   pid_t parent = fork ();
   if (parent == 0)
-    {
-      power_on ();
-      begin ("rsa4096");
-      g_usleep (50000); /* it searches by now, or finds us gone when it begins */
-      raise (SIGKILL);
-    }
+    be_killed (ends[1]);
+  g_assert_cmpint (read (ends[0], &copy, sizeof copy), ==, sizeof copy);
   g_assert_cmpint (waitpid (parent, &status, 0), ==, parent);
-  pid_t orphan = waitpid (-1, &status, 0);
-  g_assert_cmpint (orphan, >, 0);
-  g_assert_cmpint (status, !=, 0); /* it has not found the primes */
+  guint waited = 0;
+  while (state_of (copy) == 'T' && waited++ < WAIT_MS)
+    g_usleep (1000);
+  kill (copy, SIGKILL); /* if it is still there */
+  g_assert_cmpint (waitpid (copy, &status, 0), ==, copy);
+  g_assert_cmpuint (waited, <, WAIT_MS);
   prctl (PR_SET_CHILD_SUBREAPER, 0);
+  close (ends[0]);
+  close (ends[1]);
 }
 
 static VtpmManufacture
@@ -245,7 +326,9 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/key-process/same-key", test_same_key);
   g_test_add_func ("/key-process/killed", test_killed);
+  g_test_add_func ("/key-process/silent", test_silent);
   g_test_add_func ("/key-process/freed", test_freed);
+  g_test_add_func ("/key-process/reaped-by-kernel", test_reaped_by_kernel);
   g_test_add_func ("/key-process/descriptors", test_descriptors);
   g_test_add_func ("/key-process/orphan", test_orphan);
 #define TEST(name, function, data) g_test_add ("/key-process/" name, Host, data, host_set_up, function, host_tear_down)
