@@ -50,6 +50,16 @@ start (VtpmCaClient *client, char **argv, GError **error)
   return FALSE;
 }
 
+static gboolean
+fail_helper (const char *ca, GError **error)
+{
+  vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_FAILED,
+                  "the certificate authority %s needs the program " HELPER
+                  ", which is in none of the helper folders; install it, or say --ca none",
+                  ca);
+  return FALSE;
+}
+
 /* SECOND, or both options, may be NULL. */
 static gboolean
 start_local (VtpmCaClient *client, const char *operation, const char *first, const char *second, GError **error)
@@ -57,8 +67,7 @@ start_local (VtpmCaClient *client, const char *operation, const char *first, con
   g_autofree char *path = vtpm_helper_find (client->place, HELPER);
   char *argv[] = { path, (char *) operation, client->name, (char *) first, (char *) second, NULL };
   if (!path)
-    return fail (error, client, VTPM_ERROR_FAILED,
-                 "needs the program " HELPER ", which is in none of the helper folders; install it, or say --ca none");
+    return fail_helper (client->name, error);
   /* the helper takes owner and modes from the folder */
   return vtpm_place_make_dir (client->place, VTPM_CA_DIR, error) && start (client, argv, error);
 }
@@ -76,23 +85,32 @@ new_client (const VtpmPlace *place, const char *name)
   return client;
 }
 
+gboolean
+vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error)
+{
+  if (g_str_has_prefix (ca, VTPM_CA_EXEC))
+    {
+      gboolean absolute = g_path_is_absolute (ca + strlen (VTPM_CA_EXEC));
+      if (!absolute)
+        vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_USAGE, "%s: the program needs its absolute path", ca);
+      return absolute;
+    }
+  g_autofree char *helper = vtpm_helper_find (place, HELPER), *chain = NULL;
+  if (!g_str_equal (ca, VTPM_CA_DEFAULT) && !(chain = vtpm_ca_read_chain (place, ca, error)))
+    return FALSE;
+  return helper || fail_helper (ca, error);
+}
+
 VtpmCaClient *
 vtpm_ca_client_open (const VtpmPlace *place, const char *ca, GError **error)
 {
+  if (!vtpm_ca_client_check (place, ca, error))
+    return NULL;
   g_autoptr (VtpmCaClient) client = new_client (place, ca);
   if (g_str_has_prefix (ca, VTPM_CA_EXEC))
     {
       client->program = g_strdup (ca + strlen (VTPM_CA_EXEC));
-      if (g_path_is_absolute (client->program))
-        return g_steal_pointer (&client);
-      vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_USAGE, "%s: the program needs its absolute path", ca);
-      return NULL;
-    }
-  if (!g_str_equal (ca, VTPM_CA_DEFAULT))
-    { /* one that is not there is told before anything is made */
-      g_autofree char *chain = vtpm_ca_read_chain (place, ca, error);
-      if (!chain)
-        return NULL;
+      return g_steal_pointer (&client);
     }
   return start_local (client, "sign", NULL, NULL, error) ? g_steal_pointer (&client) : NULL;
 }

@@ -10,6 +10,8 @@
 
 typedef struct VtpmCaClient VtpmCaClient;
 
+/** Whether CA, as below, is there, without starting anything. FALSE: usage, failed. */
+gboolean vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * CA: the name of an authority of this host (vtpm-ca-local is started at once and gets itself ready; "default" makes
  * itself where it does not exist), or "exec:" and the absolute path of a program, which is started once for each
