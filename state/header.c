@@ -116,17 +116,19 @@ merge_copies (VtpmHeader *header, GPtrArray *copies[2])
   return header->records->len > 0;
 }
 
+#define CLEAR_DEVICE "where nothing on it is of use, write zeros over it ('blkdiscard -z')"
+
 static void
 set_no_copy (VtpmStore *store, const VtpmHeader *header, GError **error)
 {
   if (header->copy[0] == VTPM_PART_BLANK && header->copy[1] == VTPM_PART_BLANK)
     vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
                     "%s holds no TPM: both header copies are blank; restore it from a backup, or %s", store->name,
-                    store->is_device ? "where making one was cut short write zeros over all of it ('blkdiscard -z')"
-                                     : "make one under another name");
+                    store->is_device ? CLEAR_DEVICE : "make one under another name");
   else
     vtpm_error_set (error, VTPM_HEADER_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "%s: neither header copy reads as one; restore it from a backup", store->name);
+                    "%s: neither header copy reads as one; restore it from a backup%s%s", store->name,
+                    store->is_device ? ", or " : "", store->is_device ? CLEAR_DEVICE : "");
 }
 
 /* The usual case: copy B, the LEN bytes at BUF, is what copy A is. It need not be hashed and taken apart again. */

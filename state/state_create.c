@@ -6,7 +6,9 @@
 
 #include <string.h>
 
+#include "base/errors.h"
 #include "state/seal.h"
+#include "state/store_device.h"
 
 /* The first 16 KiB of a part, written once so that later writes go into blocks that exist. */
 static gboolean
@@ -36,6 +38,33 @@ write_new_slots (VtpmStore *store, const VtpmRecord *record, const VtpmSecret *d
 
 /* Nobody finds a file before it has its name, so one sync is enough; a device is found, and is no TPM before its slots
  * are there. */
+static gboolean
+write_all (VtpmStore *store, GBytes *header, const VtpmRecord *record, const VtpmSecret *dek,
+           const VtpmPayload *payload, guint64 generation, GError **error)
+{
+  gsize len;
+  const void *data = g_bytes_get_data (header, &len);
+  return write_new_slots (store, record, dek, payload, generation, error)
+         && (!store->is_device || vtpm_store_sync (store, error))
+         && write_part (store, VTPM_HEADER_OFFSET (0), data, len, error)
+         && write_part (store, VTPM_HEADER_OFFSET (1), data, len, error) && vtpm_store_sync (store, error)
+         && vtpm_store_publish (store, error);
+}
+
+/* Keys took their time: somebody may have restored a TPM there meanwhile. */
+static gboolean
+check_still_blank (VtpmStore *store, GError **error)
+{
+  gboolean is_blank = FALSE;
+  if (!vtpm_store_look (store, &is_blank, error))
+    return FALSE;
+  if (!is_blank)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_EXISTS,
+                    "the block device %s was blank and is not any more, and was left as it is; look who writes to it",
+                    store->name);
+  return is_blank;
+}
+
 gboolean
 vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, const VtpmPayload *payload,
                    guint64 generation, GError **error)
@@ -45,14 +74,13 @@ vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, 
   g_autoptr (GPtrArray) records = g_ptr_array_new ();
   g_ptr_array_add (records, record);
   g_autoptr (GBytes) header = vtpm_header_encode (records, error);
-  if (!header || !write_new_slots (store, record, dek, payload, generation, error)
-      || (store->is_device && !vtpm_store_sync (store, error)))
+  if (!header || (store->is_device && !check_still_blank (store, error)))
     return FALSE;
-  gsize len;
-  const void *data = g_bytes_get_data (header, &len);
-  return write_part (store, VTPM_HEADER_OFFSET (0), data, len, error)
-         && write_part (store, VTPM_HEADER_OFFSET (1), data, len, error) && vtpm_store_sync (store, error)
-         && vtpm_store_publish (store, error);
+  if (write_all (store, header, record, dek, payload, generation, error))
+    return TRUE;
+  if (store->is_device) /* what was blank a moment ago; a file that was not published is gone by itself */
+    (void) !vtpm_state_destroy (store, NULL);
+  return FALSE;
 }
 
 gboolean

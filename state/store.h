@@ -73,13 +73,14 @@ VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **e
  * published; or the block device PATH, claimed, if it is blank. NULL: state-exists, usage (no such folder),
  * access-denied, in-use, store-full, store-failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Claims a block device for who is to be its owner (store_device.h); a plain file needs no more than the lock. Before
- * any lock. FALSE: in-use, store-failed. */
+/** Opens a block device anew for its owner alone (store_device.h), who may pass it on; a plain file needs no more than
+ * the lock. Before any lock, which would be lost. FALSE: in-use, store-failed. */
 gboolean vtpm_store_file_claim (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Whether PATH is a block device with nothing but zeros where a state would be. */
-gboolean vtpm_store_file_is_blank_device (const char *path);
-/** Takes over FD, a description of the file or device (which nothing here has to know any more) NAME opened (and
- * locked) by another process of ours. */
+/** Whether PATH is a block device with nothing but zeros where a state would be. FALSE: as when it is opened. */
+gboolean vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank,
+                                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Takes over FD, a description of the file or claimed device NAME that was opened (and locked) by another process of
+ * ours: it is a file to who has it so. */
 VtpmStore *vtpm_store_file_adopt (int fd, const char *name);
 /** The descriptor of a store, still owned by it. */
 int vtpm_store_file_fd (VtpmStore *store);

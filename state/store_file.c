@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -23,7 +24,9 @@ typedef struct
 {
   VtpmStore store;
   int fd;
-  char *temporary; /* its name until it is published, where a file cannot be without one; else NULL */
+  char *temporary;     /* its name until it is published, where a file cannot be without one; else NULL */
+  gboolean is_claimed; /* a device: FD itself is open for us alone */
+  int claim;           /* a device that is not: a second descriptor that is, while the owner lock is held; or -1 */
 } FileStore;
 
 static FileStore *
@@ -200,8 +203,37 @@ set_locked (VtpmStore *store, VtpmLockByte byte, GError **error)
                     (int) byte);
 }
 
+static void
+set_not_alone (VtpmStore *store, int cause, GError **error)
+{
+  pid_t owner = vtpm_store_file_owner (store);
+  if (cause == EBUSY && owner > 0)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first",
+                    store->name, (int) owner);
+  else if (cause == EBUSY)
+    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE,
+                    "the block device %s is in use: mounted, part of another device, or a TPM's; see lsblk",
+                    store->name);
+  else
+    vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, cause, "cannot open %s for one TPM alone",
+                          store->name);
+}
+
+/* Locks are of a node, and a device may have several. */
 static gboolean
-file_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms, GError **error)
+claim_while_owned (VtpmStore *store, VtpmLockByte byte, GError **error)
+{
+  FileStore *file = file_store (store);
+  if (byte != VTPM_LOCK_OWNER || !store->is_device || file->is_claimed || file->claim >= 0)
+    return TRUE;
+  file->claim = vtpm_device_open_alone (file->fd, store->name);
+  if (file->claim < 0)
+    set_not_alone (store, errno, error);
+  return file->claim >= 0;
+}
+
+static gboolean
+take_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms, GError **error)
 {
   gint64 deadline = vtpm_now_ms () + wait_ms;
   for (;;)
@@ -228,6 +260,19 @@ file_unlock (VtpmStore *store, VtpmLockByte byte)
 {
   struct flock lock = lock_of (F_UNLCK, byte);
   fcntl (file_store (store)->fd, F_OFD_SETLK, &lock);
+  if (byte == VTPM_LOCK_OWNER)
+    vtpm_fd_clear (&file_store (store)->claim);
+}
+
+static gboolean
+file_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wait_ms, GError **error)
+{
+  if (!take_lock (store, byte, exclusive, wait_ms, error))
+    return FALSE;
+  if (claim_while_owned (store, byte, error))
+    return TRUE;
+  file_unlock (store, byte);
+  return FALSE;
 }
 
 static void
@@ -236,6 +281,7 @@ file_close (VtpmStore *store)
   FileStore *file = file_store (store);
   if (file->temporary)
     unlink (file->temporary); /* our own unfinished file, known to nobody */
+  vtpm_fd_clear (&file->claim);
   vtpm_fd_clear (&file->fd);
   g_free (file->temporary);
   g_free (store->name);
@@ -260,22 +306,33 @@ vtpm_store_file_adopt (int fd, const char *name)
   file->store.ops = &file_ops;
   file->store.name = g_strdup (name);
   file->fd = fd;
+  file->claim = -1;
   return &file->store;
 }
 
-static gboolean
-check_not_blank (int fd, const char *path, GError **error)
+static VtpmStore *
+adopt_device (int fd, const char *path)
+{
+  VtpmStore *store = vtpm_store_file_adopt (fd, path);
+  store->is_device = TRUE;
+  return store;
+}
+
+/* Takes FD over. */
+static VtpmStore *
+open_device (int fd, const char *path, gboolean writable, GError **error)
 {
   gboolean is_blank;
-  if (!vtpm_device_look (fd, path, &is_blank, error))
-    return FALSE;
-  if (is_blank)
-    vtpm_error_set (
-        error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,
-        "the block device %s is blank: there is no TPM on it; correct the name, restore it from a backup, or "
-        "make a new TPM with 'vtpm create'",
-        path);
-  return !is_blank;
+  g_autoptr (VtpmStore) store = adopt_device (fd, path);
+  if (!vtpm_store_look (store, &is_blank, error) || (writable && !vtpm_device_check_writable (fd, path, error)))
+    return NULL;
+  if (!is_blank)
+    return g_steal_pointer (&store);
+  vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,
+                  "the block device %s is blank: there is no TPM on it; correct the name, restore it from a backup, or "
+                  "make a new TPM with 'vtpm create'",
+                  path);
+  return NULL;
 }
 
 VtpmStore *
@@ -309,12 +366,8 @@ vtpm_store_file_open (const char *path, gboolean writable, GError **error)
                       "%s is neither a regular file nor a block device; name a state file", path);
       return NULL;
     }
-  gboolean device = S_ISBLK (info.st_mode);
-  if (device && !check_not_blank (fd, path, error))
-    return NULL;
-  VtpmStore *store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
-  store->is_device = device;
-  return store;
+  int opened = vtpm_fd_steal (&fd);
+  return S_ISBLK (info.st_mode) ? open_device (opened, path, writable, error) : vtpm_store_file_adopt (opened, path);
 }
 
 /* A file that a kill leaves nothing of; -1 where the file system has none, or /proc cannot name it later. */
@@ -333,44 +386,52 @@ is_device (const char *path)
 }
 
 gboolean
-vtpm_store_file_is_blank_device (const char *path)
+vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank, GError **error)
 {
-  gboolean is_blank = FALSE;
-  vtpm_autofd int fd = is_device (path) ? open (path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
-  return fd >= 0 && vtpm_device_look (fd, path, &is_blank, NULL) && is_blank;
+  *is_blank = FALSE;
+  if (!is_device (path))
+    return TRUE;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, FALSE, &cause);
+  *is_blank = vtpm_error_code (cause) == VTPM_ERROR_STATE_MISSING;
+  if (!store && !*is_blank)
+    g_propagate_error (error, g_steal_pointer (&cause));
+  return store || *is_blank;
 }
 
 gboolean
 vtpm_store_file_claim (VtpmStore *store, GError **error)
 {
-  if (!store->is_device || vtpm_device_claim (&file_store (store)->fd))
+  FileStore *file = file_store (store);
+  if (!store->is_device || file->is_claimed)
     return TRUE;
-  pid_t owner = vtpm_store_file_owner (store);
-  if (errno == EBUSY && owner > 0)
-    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE, "%s is in use by process %d; stop that TPM first",
-                    store->name, (int) owner);
-  else if (errno == EBUSY)
-    vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_IN_USE,
-                    "the block device %s is in use: mounted, part of another device, or a TPM's; see lsblk",
-                    store->name);
-  else
-    vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_STORE_FAILED, errno, "cannot open %s", store->name);
-  return FALSE;
+  int alone = vtpm_device_open_alone (file->fd, store->name);
+  if (alone < 0)
+    {
+      set_not_alone (store, errno, error);
+      return FALSE;
+    }
+  close (file->fd);
+  file->fd = alone;
+  file->is_claimed = TRUE;
+  return TRUE;
 }
 
 static VtpmStore *
 create_on_device (const char *path, GError **error)
 {
+  struct stat info;
   gboolean is_blank = FALSE;
   vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-  if (fd < 0)
+  if (fd < 0 || fstat (fd, &info) != 0 || !S_ISBLK (info.st_mode))
     {
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, errno, "cannot open %s", path);
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, fd < 0 ? errno : ENOTBLK,
+                            "cannot open the block device %s; see who may write to it", path);
       return NULL;
     }
-  g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&fd), path);
-  store->is_device = TRUE;
-  if (!vtpm_store_file_claim (store, error) || !vtpm_device_look (file_store (store)->fd, path, &is_blank, error))
+  g_autoptr (VtpmStore) store = adopt_device (vtpm_fd_steal (&fd), path);
+  if (!vtpm_device_check_writable (file_store (store)->fd, path, error) || !vtpm_store_file_claim (store, error)
+      || !vtpm_store_look (store, &is_blank, error))
     return NULL;
   if (is_blank)
     return g_steal_pointer (&store);
@@ -380,6 +441,25 @@ create_on_device (const char *path, GError **error)
       "or, where nothing on it is of use, write zeros over its first %u KiB ('blkdiscard -z')",
       path, (guint) (VTPM_FILE_SIZE / 1024));
   return NULL;
+}
+
+/* Where a volume has no node, for it is not active: a file in its place would be another TPM, and gone with the power.
+ */
+static gboolean
+check_not_in_dev (const char *path, GError **error)
+{
+  g_autofree char *folder = g_path_get_dirname (path);
+  char *real = realpath (folder, NULL); /* from malloc, which is GLib's */
+  gboolean in_dev
+      = real && g_str_has_prefix (real, "/dev") && (!real[4] || real[4] == '/') && !g_str_has_prefix (real, "/dev/shm");
+  g_free (real);
+  if (in_dev)
+    vtpm_error_set (
+        error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,
+        "there is no block device %s, and no file is made in its place; activate the volume, or correct the "
+        "name",
+        path);
+  return !in_dev;
 }
 
 VtpmStore *
@@ -393,6 +473,8 @@ vtpm_store_file_create (const char *path, GError **error)
       set_exists (error, path);
       return NULL;
     }
+  if (!check_not_in_dev (path, error))
+    return NULL;
   g_autofree char *folder = g_path_get_dirname (path), *name = g_path_get_basename (path);
   g_autofree char *temporary = g_strdup_printf ("%s/.%s.XXXXXX", folder, name);
   vtpm_autofd int fd = open_unnamed (folder);

@@ -63,6 +63,8 @@ gboolean vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether what comes in can be put beside what is held. FALSE: state-exists (a block device). */
+gboolean vtpm_broker_check_beside (const VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The name under which a file is made that takes a placeholder's place, free for that; NULL: there is no
  * placeholder. To be freed. */
 char *vtpm_broker_clear_beside (const VtpmBroker *broker) G_GNUC_WARN_UNUSED_RESULT;

@@ -47,6 +47,8 @@ static gboolean
 make_file (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
+  if (!vtpm_broker_check_beside (broker, error))
+    return FALSE;
   const VtpmUuid *vm = options->has_vm_uuid ? &options->vm_uuid : vtpm_broker_awaited_vm (broker);
   g_autofree char *beside = vtpm_broker_clear_beside (broker);
   g_autoptr (VtpmPayload) payload = vtpm_payload_new ();

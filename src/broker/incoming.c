@@ -86,10 +86,23 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
   return reply.dek && vtpm_link_send (broker->sock, &reply, error);
 }
 
+gboolean
+vtpm_broker_check_beside (const VtpmBroker *broker, GError **error)
+{
+  if (!broker->held || !vtpm_state_store (broker->held)->is_device)
+    return TRUE;
+  vtpm_error_set (
+      error, VTPM_BROKER_ERROR, VTPM_ERROR_STATE_EXISTS,
+      "the block device %s holds a TPM that waits for another, beside which that cannot be put: a blank device "
+      "waits as well; end this one, clear it with 'vtpm destroy', and start anew",
+      broker->options->path);
+  return FALSE;
+}
+
 char *
 vtpm_broker_clear_beside (const VtpmBroker *broker)
 {
-  if (!broker->held || vtpm_state_store (broker->held)->is_device)
+  if (!broker->held)
     return NULL;
   char *beside = g_strconcat (broker->options->path, ".incoming", NULL);
   unlink (beside); /* of a start that was cut short before anybody was told that it had come in */
@@ -139,6 +152,8 @@ make_file (VtpmBroker *broker, const VtpmLinkMessage *request, VtpmRecord *recor
            GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
+  if (!vtpm_broker_check_beside (broker, error))
+    return NULL;
   g_autofree char *beside = vtpm_broker_clear_beside (broker);
   g_autoptr (VtpmStore) store = vtpm_store_file_create (beside ? beside : options->path, error);
   if (!store || !vtpm_state_create (store, record, request->dek, payload, request->number, error)

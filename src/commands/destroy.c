@@ -5,6 +5,7 @@
 #include "src/commands/command.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -43,8 +44,8 @@ read_header (VtpmStore *store, GError **error)
   VtpmErrorCode code = cause ? vtpm_error_code (cause) : VTPM_ERROR_FAILED;
   if (code == VTPM_ERROR_STATE_DAMAGED || code == VTPM_ERROR_STATE_TRUNCATED)
     vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                    "%s does not read as a state file and was left as it is; if it is one, remove it yourself",
-                    store->name);
+                    "%s does not read as a state file and was left as it is; if it is one, %s", store->name,
+                    store->is_device ? "write zeros over it yourself ('blkdiscard -z')" : "remove it yourself");
   else if (!header)
     g_propagate_error (error, g_steal_pointer (&cause));
   return header;
@@ -54,12 +55,14 @@ read_header (VtpmStore *store, GError **error)
 static gboolean
 destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
 {
-  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (store && !store->is_device && g_file_test (path, G_FILE_TEST_IS_SYMLINK)) /* a volume's name is one */
+  struct stat info;
+  gboolean is_device = stat (path, &info) == 0 && S_ISBLK (info.st_mode); /* whose name is often a link */
+  if (!is_device && g_file_test (path, G_FILE_TEST_IS_SYMLINK))
     {
       vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s is a symbolic link; name the file itself", path);
       return FALSE;
     }
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
   if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);

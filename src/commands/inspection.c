@@ -95,8 +95,9 @@ read_view (VtpmInspection *view, VtpmStore *store, GError **error)
   g_autoptr (GError) cause = NULL;
   if (fstat (vtpm_store_file_fd (store), &info) == 0)
     {
-      view->size = (guint64) info.st_size;
-      view->allocated = (guint64) info.st_blocks * 512;
+      off_t size = store->is_device ? lseek (vtpm_store_file_fd (store), 0, SEEK_END) : info.st_size;
+      view->size = (guint64) MAX (size, 0);
+      view->allocated = store->is_device ? view->size : (guint64) info.st_blocks * 512;
     }
   view->header = vtpm_header_read (store, &cause);
   if (!view->header)

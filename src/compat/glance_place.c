@@ -91,7 +91,10 @@ vtpm_compat_glance (const VtpmCompatPlace *place, VtpmCompatGlance *glance, GErr
     return glance_image (place->path, fd, start, (gsize) n, glance, error);
   if (!place->mark && vtpm_compat_is_blank (fd))
     return TRUE;
-  if (vtpm_store_file_is_blank_device (place->path))
+  gboolean is_blank;
+  if (!vtpm_store_file_is_blank_device (place->path, &is_blank, error))
+    return FALSE;
+  if (is_blank)
     return TRUE;
   glance->size[VTPM_SWTPM_PERMANENT] = S_ISBLK (info.st_mode) ? VTPM_FILE_SIZE : (guint64) info.st_size;
   if (place->mark && vtpm_swtpm_is_blob (start, (gsize) n))

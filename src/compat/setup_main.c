@@ -16,10 +16,12 @@
 #include "base/log.h"
 #include "src/broker/owned.h"
 #include "src/compat/setup_options.h"
+#include "src/compat/swtpm_files.h"
 #include "src/compat/take_over.h"
 #include "src/provisioning/create.h"
 #include "src/provisioning/reconfigure.h"
 #include "src/tpm/key_kinds.h"
+#include "state/store.h"
 
 #define PROGRAM "swtpm_setup"
 #define CERTIFICATE_MODE 0644
@@ -175,6 +177,20 @@ check_kind (const char *path, GError **error)
   return FALSE;
 }
 
+/* What nobody could start on is not passed over as a state that is there. */
+static gboolean
+check_device (const char *path, gboolean *is_blank, GError **error)
+{
+  if (!vtpm_store_file_is_blank_device (path, is_blank, error))
+    return FALSE;
+  struct stat info;
+  if (*is_blank || stat (path, &info) != 0 || !S_ISBLK (info.st_mode) || vtpm_swtpm_is_state (path))
+    return TRUE;
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, FALSE, error);
+  g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;
+  return header != NULL;
+}
+
 static gboolean
 work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
 {
@@ -189,7 +205,9 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
       vtpm_compat_put_back (&setup->place, &aside);
       return FALSE;
     }
-  gboolean is_blank = vtpm_store_file_is_blank_device (setup->place.path);
+  gboolean is_blank;
+  if (!check_device (setup->place.path, &is_blank, error))
+    return FALSE;
   gboolean is_there = !is_blank && lstat (setup->place.path, &info) == 0;
   if (is_there && !setup->overwrite)
     {

@@ -66,7 +66,10 @@ choose_name (Import *import, GError **error)
                       target, target, target);
       return FALSE;
     }
-  exists = exists && !vtpm_store_file_is_blank_device (target);
+  gboolean is_blank;
+  if (!vtpm_store_file_is_blank_device (target, &is_blank, error))
+    return FALSE;
+  exists = exists && !is_blank;
   if (exists && !import->in_place)
     {
       vtpm_error_set (error, VTPM_SWTPM_ERROR, VTPM_ERROR_STATE_EXISTS,

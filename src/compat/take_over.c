@@ -54,7 +54,7 @@ is_below (const char *path, const char *folder)
 {
   g_autofree char *real = realpath (folder, NULL);
   gsize len = real ? strlen (real) : 0;
-  return real && g_str_has_prefix (path, real) && (len == 1 || path[len] == '/');
+  return real && g_str_has_prefix (path, real) && (len == 1 || path[len] == '/' || !path[len]);
 }
 
 gboolean
@@ -176,7 +176,7 @@ rename_aside (const char *path, char **name, GError **error)
       vtpm_error_set (
           error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
           "%s is no regular file and is not set aside: keep what is on the block device with 'dd if=%s of=FILE "
-          "bs=64K count=10', then remove the TPM with 'vtpm destroy'",
+          "bs=64K count=10', then clear it: a TPM of ours with 'vtpm destroy'",
           path, path);
       return FALSE;
     }

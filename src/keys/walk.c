@@ -43,7 +43,12 @@ look_at_file (const VtpmWalk *walk, int folder, const char *name, const char *pa
   else if (S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
     {
       off_t size = S_ISBLK (info.st_mode) ? lseek (fd, 0, SEEK_END) : info.st_size;
-      info.st_size = MAX (size, 0);
+      if (S_ISBLK (info.st_mode) && size <= 0)
+        {
+          walk->trouble (path, "a block device without a size; see whether its volume is there", walk->data);
+          return;
+        }
+      info.st_size = size;
       walk->file (fd, path, &info, walk->data);
     }
 }

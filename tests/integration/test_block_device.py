@@ -6,14 +6,15 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from clones import A, B  # noqa: E402
-from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, contains, main, read_file, same, true, wait_until, write_file  # noqa: E402
-from keyhost import INDEX, add_native, epoch, names, vtpm  # noqa: E402
+from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
+from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
 from tpm_bytes import nv_define, nv_read, nv_write, startup  # noqa: E402
 
@@ -27,7 +28,10 @@ def device_of(name="volume", size=SIZE):
     with open(name, "wb") as file:
         file.truncate(size)
     with loop_device(os.path.abspath(name)) as device:
-        yield device
+        try:
+            yield device
+        finally:
+            subprocess.run(["blockdev", "--setrw", device], check=True, timeout=10)  # else the next one is so, too
 
 
 def bytes_of(device):
@@ -87,7 +91,7 @@ def test_life(place):
             with open(device, "r+b") as file:
                 file.seek(offset)
                 file.write(bytes(64 << 10))
-        place.refused(3, ["[state-damaged]", "cut short", "blkdiscard -z"], device)
+        place.refused(3, ["[state-damaged]", "blkdiscard -z"], device)
         contains(place.vtpm("create", device, "--ek", "none", "--config", place.config).stderr, "[state-exists]", "blkdiscard -z")
         true(os.path.islink("lv"), "the name stands")
 
@@ -145,6 +149,62 @@ def test_owner(place):
         serves(place, device)
 
 
+def test_second_node(place):
+    """another node of a device in use, as a container has one: its locks are others, so nothing is owned by it"""
+    with device_of() as device:
+        place.create(device)
+        served = place.start(device)
+        _, data = served.powered()
+        leave_mark(data)
+        os.mknod("node", 0o600 | stat.S_IFBLK, os.stat(device).st_rdev)
+        with unchanged(device):
+            for command in (("rekey", "--deep", "node"), ("destroy", "node", "--yes"), ("replace", "node", "--vm-uuid", B, "--yes")):
+                done = place.vtpm(*command, "--config", place.config)
+                true(done.returncode in (4, 6), done.stderr)
+            place.refused(6, ["[in-use]", "node"], "node")
+        same(data.nv(INDEX, len(VALUE)), VALUE)
+        served.term()
+        vtpm(place, "rekey", "--deep", "node")
+        serves(place, device)
+
+
+def test_unfit(place):
+    """a read-only device, one that is restored to while a TPM is made for it, one that has gone, a name in /dev that none has"""
+    place.create("state.vtpm")
+    with device_of() as device:
+        place.create(device)
+        subprocess.run(["blockdev", "--setro", device], check=True, timeout=10)
+        place.refused(4, ["[access-denied]", "read-only"], device)
+        contains(vtpm(place, "destroy", device, "--yes", status=4, word="access-denied").stderr, "read-only")
+        subprocess.run(["blockdev", "--setrw", device], check=True, timeout=10)
+        view = place.inspect(device)
+        same((view["file_size"], view["problems"]), (SIZE, []))
+    with device_of() as device:
+        place.add_gate()
+        place.gate("wait")
+        with subprocess.Popen([VTPM, "create", device, "--ek", "none", "--provider", "gate", "--config", place.config],
+                              env=place.env, stderr=subprocess.PIPE, text=True) as made:
+            wait_until(place.asked, "the provider is asked")
+            subprocess.run(["dd", "if=state.vtpm", "of=" + device, "bs=64K", "conv=notrunc"], check=True, capture_output=True)
+            place.gate("open")
+            contains(made.stderr.read(), "[state-exists]", device)
+        same(bytes_of(device)[:NEEDED], read_file("state.vtpm"))
+        os.symlink(device, "lv")
+        add_native(place, "second")
+        vtpm(place, "rekey", "lv", "--to", "second")
+        write_file(place.config, read_file(place.config).decode() + "state-dirs=%s\n" % os.path.abspath("lv"), "w")
+        served = Served(place, None, "--log", "file=log", state="backend-uri=file://" + os.path.abspath("lv"))
+        served.powered()
+        served.shutdown()
+        lacks(read_file("log").decode(), "state-dirs")
+    true(place.vtpm("provider", "remove", "second", "--yes", "--config", place.config).returncode != 0, "its TPM may be there")
+    with unchanged("state.vtpm"):
+        for command in (("create", "/dev/nonexistent-tpm", "--ek", "none"), ("clone", "state.vtpm", "/dev/nonexistent-tpm", "--vm-uuid", A)):
+            contains(vtpm(place, *command, status=3, word="state-missing").stderr, "activate")
+    contains(setup(place, "file:///dev/nonexistent-tpm", "--not-overwrite", status=1).stderr, "[state-missing]", "activate")
+    true(not os.path.exists("/dev/nonexistent-tpm"), "no file in its place")
+
+
 def test_keys(place):
     """keys of one that is in use are changed, shallow and deep, and it is inspected, checked and exported"""
     add_native(place, "first")
@@ -192,6 +252,14 @@ def test_migration(place):
             blobs = [control.blob(kind) for kind in (PERMANENT, VOLATILE)]
         target.term()
         serves(place, device, "--vm-uuid", VM)
+        subprocess.run(["blkdiscard", "-z", device], check=True, timeout=10)
+        setup(place, "file://" + os.path.abspath("waits"), "--overwrite")
+        subprocess.run(["dd", "if=waits", "of=" + device, "bs=64K", "conv=fsync"], check=True, capture_output=True)
+        target = place.start(device, "--incoming", "--vm-uuid", VM)
+        with target.control() as control, unchanged(device):
+            true(control.load(*blobs) != 0, "a placeholder is in the way")
+            contains(target.log(), "[state-exists]", device, "vtpm destroy")
+        target.kill()
         back = place.start("back.vtpm", "--incoming", "--vm-uuid", VM)
         with back.control() as control:
             same(control.load(*blobs), 0, back.log())
@@ -244,6 +312,12 @@ def test_proxmox(place):
         where = "file://" + device
         lines = ("--tpmstate", where, "--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram",
                  "--not-overwrite", "--tpm2", "--ecc")
+        for garbage in (b"x", b"vtpm-hdr", b"\0" * 4096 + b"old"):  # as a volume has it that was another's
+            with open(device, "r+b") as file:
+                file.write(garbage)
+            contains(run(place, SETUP, *lines, status=1).stderr, device, "blkdiscard -z")
+            with open(device, "r+b") as file:
+                file.write(bytes(8192))
         run(place, SETUP, *lines)
         made = bytes_of(device)
         true(made.startswith(b"vtpm-hdr"), "our state")
@@ -276,6 +350,7 @@ def test_import(place):
         vtpm(place, "import", "--swtpm", folder, device, "--provider", "nobody", status=4, word="provider-unknown")
         same(bytes_of(device), bytes(SIZE))
         true(os.path.exists(os.path.join(folder, STATE)), "swtpm's is there")
+        os.chown(os.path.join(folder, STATE), 4711, 4711)
         mode = os.stat(device).st_mode, os.stat(device).st_uid
         vtpm(place, "import", "--swtpm", folder, device)
         same((os.stat(device).st_mode, os.stat(device).st_uid), mode, "the node is as it was")
