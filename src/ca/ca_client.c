@@ -95,9 +95,10 @@ vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error)
         vtpm_error_set (error, VTPM_CA_ERROR, VTPM_ERROR_USAGE, "%s: the program needs its absolute path", ca);
       return absolute;
     }
-  g_autofree char *helper = vtpm_helper_find (place, HELPER), *chain = NULL;
-  if (!g_str_equal (ca, VTPM_CA_DEFAULT) && !(chain = vtpm_ca_read_chain (place, ca, error)))
+  g_autofree char *chain = g_str_equal (ca, VTPM_CA_DEFAULT) ? NULL : vtpm_ca_read_chain (place, ca, error);
+  if (!chain && !g_str_equal (ca, VTPM_CA_DEFAULT))
     return FALSE;
+  g_autofree char *helper = vtpm_helper_find (place, HELPER);
   return helper || fail_helper (ca, error);
 }
 
