@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "state/seal.h"
 #include "state/store_device.h"
 
@@ -78,8 +79,9 @@ vtpm_state_create (VtpmStore *store, VtpmRecord *record, const VtpmSecret *dek, 
     return FALSE;
   if (write_all (store, header, record, dek, payload, generation, error))
     return TRUE;
-  if (store->is_device) /* what was blank a moment ago; a file that was not published is gone by itself */
-    (void) !vtpm_state_destroy (store, NULL);
+  if (store->is_device
+      && !vtpm_state_destroy (store, NULL)) /* what was blank; a file without a name is gone by itself */
+    vtpm_log (VTPM_LOG_WARNING, "%s could not be made blank again; see that it is before another try", store->name);
   return FALSE;
 }
 

@@ -70,8 +70,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmStore, vtpm_store_close)
  * access-denied, usage (neither, or too small a device), store-failed. */
 VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A new plain file of VTPM_FILE_SIZE zero bytes beside PATH, without a name (or a temporary one) until it is
- * published; or the block device PATH, claimed, if it is blank. NULL: state-exists, usage (no such folder),
- * access-denied, in-use, store-full, store-failed. */
+ * published; or the block device PATH, claimed, if it is blank. NULL: state-exists, usage (no such folder, too small a
+ * device), state-missing (a name in /dev that nothing has), access-denied, in-use, store-full, store-failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Opens a block device anew for its owner alone (store_device.h), who may pass it on; a plain file needs no more than
  * the lock. Before any lock, which would be lost. FALSE: in-use, store-failed. */

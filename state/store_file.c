@@ -19,6 +19,7 @@
 #define PID_BYTE 2              /* F_OFD_GETLK does not tell a pid, F_GETLK does */
 #define MARKS ((off_t) 1 << 62) /* the byte of generation 0; no file is that long */
 #define LOCK_POLL_US 1000
+#define CLAIM_WAIT_MS 500
 
 typedef struct
 {
@@ -399,13 +400,25 @@ vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank, GError **
   return store || *is_blank;
 }
 
+/* An owner that ends lets go of its locks a moment before the device. -1 with errno. */
+static int
+open_alone (VtpmStore *store)
+{
+  gint64 deadline = vtpm_now_ms () + CLAIM_WAIT_MS;
+  int alone;
+  while ((alone = vtpm_device_open_alone (file_store (store)->fd, store->name)) < 0 && errno == EBUSY
+         && vtpm_now_ms () < deadline && vtpm_store_file_owner (store) == 0)
+    g_usleep (LOCK_POLL_US);
+  return alone;
+}
+
 gboolean
 vtpm_store_file_claim (VtpmStore *store, GError **error)
 {
   FileStore *file = file_store (store);
   if (!store->is_device || file->is_claimed)
     return TRUE;
-  int alone = vtpm_device_open_alone (file->fd, store->name);
+  int alone = open_alone (store);
   if (alone < 0)
     {
       set_not_alone (store, errno, error);
@@ -425,8 +438,10 @@ create_on_device (const char *path, GError **error)
   vtpm_autofd int fd = open (path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0 || fstat (fd, &info) != 0 || !S_ISBLK (info.st_mode))
     {
-      vtpm_error_set_errno (error, VTPM_STORE_ERROR, VTPM_ERROR_ACCESS_DENIED, fd < 0 ? errno : ENOTBLK,
-                            "cannot open the block device %s; see who may write to it", path);
+      int cause = fd < 0 ? errno : ENOTBLK;
+      VtpmErrorCode code = cause == EACCES || cause == EPERM ? VTPM_ERROR_ACCESS_DENIED : VTPM_ERROR_STORE_FAILED;
+      vtpm_error_set_errno (error, VTPM_STORE_ERROR, code, cause,
+                            "cannot open the block device %s; see who may write to it, and whether it is there", path);
       return NULL;
     }
   g_autoptr (VtpmStore) store = adopt_device (vtpm_fd_steal (&fd), path);
@@ -449,10 +464,12 @@ static gboolean
 check_not_in_dev (const char *path, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (path);
-  char *real = realpath (folder, NULL); /* from malloc, which is GLib's */
+  g_autofree char *real
+      = realpath (folder, NULL); /* from malloc, which is GLib's; NULL: its volume group is not active */
+  g_autofree char *named = real ? NULL : g_canonicalize_filename (folder, NULL);
+  const char *where = real ? real : named;
   gboolean in_dev
-      = real && g_str_has_prefix (real, "/dev") && (!real[4] || real[4] == '/') && !g_str_has_prefix (real, "/dev/shm");
-  g_free (real);
+      = g_str_has_prefix (where, "/dev") && (!where[4] || where[4] == '/') && !g_str_has_prefix (where, "/dev/shm");
   if (in_dev)
     vtpm_error_set (
         error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,

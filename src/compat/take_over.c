@@ -175,7 +175,7 @@ rename_aside (const char *path, char **name, GError **error)
     {
       vtpm_error_set (
           error, VTPM_COMPAT_ERROR, VTPM_ERROR_USAGE,
-          "%s is no regular file and is not set aside: keep what is on the block device with 'dd if=%s of=FILE "
+          "%s is no regular file and is not set aside: keep what is on a block device with 'dd if=%s of=FILE "
           "bs=64K count=10', then clear it: a TPM of ours with 'vtpm destroy'",
           path, path);
       return FALSE;

@@ -163,15 +163,15 @@ next_data (int fd, guint64 size, guint64 *from, guint64 *to)
 static gboolean
 search_all (int fd, GPtrArray *finds, GError **error)
 {
-  struct stat info;
   guint64 from = 0, to = 0;
-  if (fstat (fd, &info) != 0)
+  off_t size = lseek (fd, 0, SEEK_END); /* of a block device too */
+  if (size < 0)
     return set_unreadable (error);
   g_autofree guint8 *window = g_malloc (WINDOW + VTPM_MAGIC_SIZE);
   /* what is read once must not push out what others need */
   posix_fadvise (fd, 0, 0, POSIX_FADV_SEQUENTIAL);
   posix_fadvise (fd, 0, 0, POSIX_FADV_NOREUSE);
-  for (; next_data (fd, (guint64) info.st_size, &from, &to); from = to)
+  for (; next_data (fd, (guint64) size, &from, &to); from = to)
     if (!search_range (fd, from, to, window, finds, error))
       return FALSE;
   return TRUE;

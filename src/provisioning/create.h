@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Making a vTPM: manufacture in this process, seal, publish. Never over anything.
+ * Making a vTPM: manufacture, seal, publish. Never over anything.
  */
 #pragma once
 

@@ -123,12 +123,15 @@ vtpm_endorsement_begin_beside (VtpmEndorsement *endorsement)
   endorsement->made_beside = endorsement->beside ? &keys[other] : NULL;
 }
 
+/* It is what it was known to be, when it was certified before it was made. */
 static gboolean
 know (Key *key, GBytes *public, GError **error)
 {
-  if (!key->public_key)
-    key->public_key = vtpm_key_kind_public_key (key->kind, g_bytes_get_data (public, NULL), g_bytes_get_size (public));
-  if (key->public_key)
+  g_autoptr (GBytes) public_key
+      = vtpm_key_kind_public_key (key->kind, g_bytes_get_data (public, NULL), g_bytes_get_size (public));
+  if (public_key && !key->public_key)
+    key->public_key = g_bytes_ref (public_key);
+  if (public_key && g_bytes_equal (public_key, key->public_key))
     return TRUE;
   vtpm_error_set (error, VTPM_MANUFACTURE_ERROR, VTPM_ERROR_FAILED,
                   "libtpms made another key than it was asked for when it should make an endorsement key of kind %s; "

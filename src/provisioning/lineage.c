@@ -70,7 +70,7 @@ on_file (int fd, const char *path, const struct stat *info, gpointer data)
   file->path = g_strdup (path);
   file->last_use = info->st_mtime;
   file->size = (guint64) info->st_size;
-  file->allocated = (guint64) info->st_blocks * 512;
+  file->allocated = S_ISBLK (info->st_mode) ? file->size : (guint64) info->st_blocks * 512;
   if (read_record (fd, path, file, status))
     {
       find_ek (file);

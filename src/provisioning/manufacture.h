@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A new TPM as a guest finds it: PCR banks, endorsement keys with certificates, a storage root key.
- * All in this process; only the certificate authority's key is in another.
+ * All in this process and a copy of it; only the certificate authority's key is in another.
  */
 #pragma once
 

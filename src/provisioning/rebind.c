@@ -231,6 +231,8 @@ tell_audit (const VtpmConfig *config, const char *path, const VtpmRecord *source
 static gboolean
 rebind (const VtpmConfig *config, VtpmState *state, const VtpmRebind *how, Next *next, char **aside, GError **error)
 {
+  if (aside && how->policy != VTPM_POLICY_COPY && vtpm_state_store (state)->is_device)
+    return set_aside (state, how, error) != NULL; /* never; before a key is wrapped or anything is certified */
   if (!prepare (config, state, how, next, error))
     return FALSE;
   if (aside && how->policy != VTPM_POLICY_COPY && !(*aside = set_aside (state, how, error)))

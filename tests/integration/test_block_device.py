@@ -199,7 +199,8 @@ def test_unfit(place):
         lacks(read_file("log").decode(), "state-dirs")
     true(place.vtpm("provider", "remove", "second", "--yes", "--config", place.config).returncode != 0, "its TPM may be there")
     with unchanged("state.vtpm"):
-        for command in (("create", "/dev/nonexistent-tpm", "--ek", "none"), ("clone", "state.vtpm", "/dev/nonexistent-tpm", "--vm-uuid", A)):
+        for command in (("create", "/dev/nonexistent-tpm", "--ek", "none"),
+                        ("create", "/dev/nonexistent-group/tpm", "--ek", "none"), ("clone", "state.vtpm", "/dev/nonexistent-tpm", "--vm-uuid", A)):
             contains(vtpm(place, *command, status=3, word="state-missing").stderr, "activate")
     contains(setup(place, "file:///dev/nonexistent-tpm", "--not-overwrite", status=1).stderr, "[state-missing]", "activate")
     true(not os.path.exists("/dev/nonexistent-tpm"), "no file in its place")
@@ -231,6 +232,34 @@ def test_keys(place):
         vtpm(place, "export", "--swtpm", "--plaintext", device, "theirs")
         same(os.path.exists(os.path.join("theirs", STATE)), True)
         serves(place, device)
+
+
+def test_ends_and_begins(place):
+    """the next start need not wait for the last one's processes, which let go of the device a moment after they answered"""
+    with device_of() as device:
+        place.create(device)
+        made_by_guest(place, device)
+        for _ in range(20):
+            served = place.start(device)
+            control, data = served.powered()
+            same(data.nv(INDEX, len(VALUE)), VALUE)
+            same(control.result(SHUTDOWN), 0)
+        same(served.wait(), 0, served.errors())
+
+
+def test_saved_on_volume(place):
+    """keys census --images finds a saved TPM on a volume that is named"""
+    place.create("state.vtpm")
+    source = place.start("state.vtpm")
+    control, _ = source.powered()
+    blob = control.blob(PERMANENT)
+    source.term()
+    with device_of() as device:
+        with open(device, "r+b") as file:
+            file.seek(1 << 20)
+            file.write(blob)
+        os.sync()
+        contains(vtpm(place, "keys", "census", device, "--images").stdout, "1 in images")
 
 
 def test_migration(place):

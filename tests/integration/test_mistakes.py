@@ -54,7 +54,7 @@ def test_wrong_name(host):
 def test_folder(host):
     """a folder, and one that is not there"""
     for command in (["inspect"], ["check"], ["destroy", "--yes"], ["run", "--ctrl", "unix:sock"]):
-        says(host.run(*command, "data"), 2, "[usage] data is no regular file", "name a state file")
+        says(host.run(*command, "data"), 2, "[usage] data is neither a regular file nor a block device", "name a state file")
     says(host.run("create", "none/vm.vtpm"), 2, "[usage]", "no folder none", "make it first")
 
 

@@ -10,6 +10,7 @@ import subprocess
 
 from device import Skip, contains, lacks, main, need_root, same, true
 from package import build, copy_of_host, make_deb
+from swtpm import loop_device
 
 NAMES = ("swtpm", "swtpm_setup", "swtpm_ioctl")
 PROFILE = "/etc/apparmor.d/usr.bin.swtpm"
@@ -303,6 +304,22 @@ def test_configured_folders(_place):
         with open(host.path("/srv/my vms/x/disk"), "wb") as file:
             file.write(bytes(1 << 20))
         dpkg(host, "-r", "vtpm")
+
+
+def test_configured_device(_place):
+    """So does a state on a block device that it names"""
+    need_root()
+    package = build()
+    with copy_of_host() as host, open("volume", "wb") as volume:
+        volume.truncate(4 << 20)
+        dpkg(host, "-i", package)
+        edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=", "state-dirs=/srv/volume;")
+        with loop_device(os.path.abspath("volume")) as device:
+            os.mknod(host.path("/srv/volume"), stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
+            said(host.run("vtpm", "create", "/srv/volume"))
+            contains(dpkg(host, "-r", "vtpm", status=1), "/srv/volume", "taken out of state-dirs")
+            said(host.run("vtpm", "destroy", "/srv/volume", "--yes"))
+            dpkg(host, "-r", "vtpm")
 
 
 def test_failed_install(_place):
