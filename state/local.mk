@@ -11,7 +11,7 @@ libvtpm_state_a_SOURCES = \
 	state/registry.c state/registry.h state/registry_entry.c state/registry_entry.h state/asker.c state/asker.h \
 	state/seal.c state/seal.h \
 	state/state.c state/state.h state/state_private.h state/state_commit.c state/state_create.c state/state_epoch.c \
-	state/store.c state/store.h state/store_device.c state/store_device.h state/store_file.c state/wraps.c state/wraps.h \
+	state/store.c state/store.h state/store_device.c state/store_device.h state/store_file.c state/store_file_private.h state/store_locks.c state/wraps.c state/wraps.h \
 	state/providers/crypto.c state/providers/crypto.h \
 	state/providers/given.c state/providers/given.h state/providers/passphrase.c state/providers/raw_key.c \
 	state/providers/helper.c state/providers/helper.h \

@@ -57,7 +57,7 @@ static gboolean
 check_still_blank (VtpmStore *store, GError **error)
 {
   gboolean is_blank = FALSE;
-  if (!vtpm_store_look (store, &is_blank, error))
+  if (!vtpm_store_is_blank (store, &is_blank, error))
     return FALSE;
   if (!is_blank)
     vtpm_error_set (error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_EXISTS,

@@ -73,9 +73,11 @@ VtpmStore *vtpm_store_file_open (const char *path, gboolean writable, GError **e
  * published; or the block device PATH, claimed, if it is blank. NULL: state-exists, usage (no such folder, too small a
  * device), state-missing (a name in /dev that nothing has), access-denied, in-use, store-full, store-failed. */
 VtpmStore *vtpm_store_file_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Opens a block device anew for its owner alone (store_device.h), who may pass it on; a plain file needs no more than
+/** Opens a block device anew for its owner alone (O_EXCL), who may pass it on; a plain file needs no more than
  * the lock. Before any lock, which would be lost. FALSE: in-use, store-failed. */
 gboolean vtpm_store_file_claim (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Whether PATH is a block device. */
+gboolean vtpm_store_is_device (const char *path);
 /** Whether PATH is a block device with nothing but zeros where a state would be. FALSE: as when it is opened. */
 gboolean vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank,
                                           GError **error) G_GNUC_WARN_UNUSED_RESULT;

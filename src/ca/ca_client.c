@@ -85,8 +85,9 @@ new_client (const VtpmPlace *place, const char *name)
   return client;
 }
 
-gboolean
-vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error)
+/* What can be told without starting anything. */
+static gboolean
+check (const VtpmPlace *place, const char *ca, GError **error)
 {
   if (g_str_has_prefix (ca, VTPM_CA_EXEC))
     {
@@ -105,15 +106,18 @@ vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error)
 VtpmCaClient *
 vtpm_ca_client_open (const VtpmPlace *place, const char *ca, GError **error)
 {
-  if (!vtpm_ca_client_check (place, ca, error))
+  if (!check (place, ca, error))
     return NULL;
-  g_autoptr (VtpmCaClient) client = new_client (place, ca);
+  VtpmCaClient *client = new_client (place, ca);
   if (g_str_has_prefix (ca, VTPM_CA_EXEC))
-    {
-      client->program = g_strdup (ca + strlen (VTPM_CA_EXEC));
-      return g_steal_pointer (&client);
-    }
-  return start_local (client, "sign", NULL, NULL, error) ? g_steal_pointer (&client) : NULL;
+    client->program = g_strdup (ca + strlen (VTPM_CA_EXEC));
+  return client;
+}
+
+gboolean
+vtpm_ca_client_start (VtpmCaClient *client, GError **error)
+{
+  return client->program || start_local (client, "sign", NULL, NULL, error);
 }
 
 void

@@ -10,14 +10,15 @@
 
 typedef struct VtpmCaClient VtpmCaClient;
 
-/** Whether CA, as below, is there, without starting anything. FALSE: usage, failed. */
-gboolean vtpm_ca_client_check (const VtpmPlace *place, const char *ca, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
- * CA: the name of an authority of this host (vtpm-ca-local is started at once and gets itself ready; "default" makes
- * itself where it does not exist), or "exec:" and the absolute path of a program, which is started once for each
- * request. NULL: usage, failed.
+ * CA: the name of an authority of this host ("default" makes itself where it does not exist), or "exec:" and the
+ * absolute path of a program. Nothing is started yet. NULL: usage, failed (its program or its certificates are not
+ * there).
  */
 VtpmCaClient *vtpm_ca_client_open (const VtpmPlace *place, const char *ca, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Starts vtpm-ca-local, which gets itself ready; a program is started once for each request. Before anything is asked.
+ * FALSE: failed. */
+gboolean vtpm_ca_client_start (VtpmCaClient *client, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Ends what still runs, and waits for the end of a program that has answered all. NULL is allowed. */
 void vtpm_ca_client_free (VtpmCaClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCaClient, vtpm_ca_client_free)

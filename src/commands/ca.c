@@ -147,7 +147,8 @@ issue (const VtpmConfig *config, const char *name, GError **error)
     name = config->ca;
   g_autoptr (GError) cause = NULL;
   g_autoptr (VtpmCaClient) client = vtpm_ca_client_open (&config->place, name, &cause);
-  const char *output = client ? vtpm_ca_client_exchange (client, input, &cause) : NULL;
+  const char *output
+      = client && vtpm_ca_client_start (client, &cause) ? vtpm_ca_client_exchange (client, input, &cause) : NULL;
   tell_audit (config, "ca-issue", name, cause);
   if (output)
     return print (output, error);

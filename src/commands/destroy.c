@@ -5,7 +5,6 @@
 #include "src/commands/command.h"
 
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -55,9 +54,8 @@ read_header (VtpmStore *store, GError **error)
 static gboolean
 destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
 {
-  struct stat info;
-  gboolean is_device = stat (path, &info) == 0 && S_ISBLK (info.st_mode); /* whose name is often a link */
-  if (!is_device && g_file_test (path, G_FILE_TEST_IS_SYMLINK))
+  /* a volume's name is often one */
+  if (!vtpm_store_is_device (path) && g_file_test (path, G_FILE_TEST_IS_SYMLINK))
     {
       vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s is a symbolic link; name the file itself", path);
       return FALSE;

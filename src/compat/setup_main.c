@@ -183,8 +183,7 @@ check_device (const char *path, gboolean *is_blank, GError **error)
 {
   if (!vtpm_store_file_is_blank_device (path, is_blank, error))
     return FALSE;
-  struct stat info;
-  if (*is_blank || stat (path, &info) != 0 || !S_ISBLK (info.st_mode) || vtpm_swtpm_is_state (path))
+  if (*is_blank || !vtpm_store_is_device (path) || vtpm_swtpm_is_state (path))
     return TRUE;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, FALSE, error);
   g_autoptr (VtpmHeader) header = store ? vtpm_header_read (store, error) : NULL;

@@ -297,23 +297,11 @@ vtpm_endorsement_end (VtpmEndorsement *endorsement, VtpmCaClient *ca, const Vtpm
              : NULL;
 }
 
-static gboolean
-wants_authority (const VtpmManufacture *how)
-{
-  return how->endorsement_keys && how->ca && !g_str_equal (how->ca, VTPM_CA_NONE);
-}
-
-gboolean
-vtpm_provision_check_authority (const VtpmConfig *config, const VtpmManufacture *how, GError **error)
-{
-  return !wants_authority (how) || vtpm_ca_client_check (&config->place, how->ca, error);
-}
-
 gboolean
 vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca, GError **error)
 {
   *ca = NULL;
-  if (!wants_authority (how))
+  if (!how->endorsement_keys || !how->ca || g_str_equal (how->ca, VTPM_CA_NONE))
     return TRUE;
   *ca = vtpm_ca_client_open (&config->place, how->ca, error);
   return *ca != NULL;

@@ -135,11 +135,11 @@ begin_keys (VtpmNewTpm *tpm, const VtpmConfig *config, gboolean beside, GError *
   if (!vtpm_engine_power_on (tpm->permanent, NULL, error) || !vtpm_tpm_start (error)
       || (how->storage_key >= 0 && !vtpm_tpm_has_kind (&vtpm_key_kinds[how->storage_key], error))
       || (how->endorsement_keys && !(tpm->endorsement = vtpm_endorsement_new (how, error)))
-      || !vtpm_provision_check_authority (config, how, error))
+      || !vtpm_provision_authority (config, how, &tpm->authority, error))
     return FALSE;
   if (beside)
     begin_beside (tpm); /* the search first: it takes the processor that is free */
-  return vtpm_provision_authority (config, how, &tpm->authority, error);
+  return !tpm->authority || vtpm_ca_client_start (tpm->authority, error);
 }
 
 VtpmNewTpm *

@@ -47,11 +47,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmNewTpm, vtpm_new_tpm_free)
 
 /* Over a TPM that is on and was started with TPM2_Startup(CLEAR): also for one that a guest has used. */
 
-/** Whether the authority that HOW wants is there. FALSE: failed, usage. */
-gboolean vtpm_provision_check_authority (const VtpmConfig *config, const VtpmManufacture *how,
-                                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Starts the authority that HOW wants, which gets ready while keys are made; *CA is NULL where it wants none. Does not
- * use the engine. FALSE: failed, usage. */
+/** The authority that HOW wants, for vtpm_ca_client_start(); *CA is NULL where it wants none. FALSE: failed, usage. */
 gboolean vtpm_provision_authority (const VtpmConfig *config, const VtpmManufacture *how, VtpmCaClient **ca,
                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**

@@ -149,7 +149,8 @@ renew (const VtpmConfig *config, const char *ca, const VtpmUuid *vtpm_id, GBytes
     return FALSE;
   how.ca = ca;
   g_autoptr (VtpmCaClient) authority = NULL;
-  if (!vtpm_provision_authority (config, &how, &authority, error))
+  if (!vtpm_provision_authority (config, &how, &authority, error)
+      || (authority && !vtpm_ca_client_start (authority, error)))
     return FALSE;
   g_autoptr (VtpmPublicPart) part = vtpm_provision_endorsement (&how, authority, vtpm_id, error);
   if (part && part->keys->len > 0)

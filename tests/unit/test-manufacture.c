@@ -79,8 +79,9 @@ static VtpmPublicPart *
 provision (const Host *host, const VtpmManufacture *how, const VtpmUuid *id, GError **error)
 {
   g_autoptr (VtpmCaClient) ca = NULL;
-  return vtpm_provision_authority (host->config, how, &ca, error) ? vtpm_provision_endorsement (how, ca, id, error)
-                                                                  : NULL;
+  return vtpm_provision_authority (host->config, how, &ca, error) && (!ca || vtpm_ca_client_start (ca, error))
+             ? vtpm_provision_endorsement (how, ca, id, error)
+             : NULL;
 }
 
 static char *
