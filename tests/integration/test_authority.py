@@ -146,11 +146,12 @@ def documented_signer():
     return next(block for block in documented("sh") if block.startswith("#!"))
 
 
-def children(pid):
-    """The names of the processes that another has started."""
+def ended_children(pid):
+    """The names of the processes that another has started, and that have ended and wait to be asked for."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return [read_file(f"/proc/{child}/comm").decode().strip()
+        told = [read_file(f"/proc/{child}/stat").decode()
                 for child in read_file(f"/proc/{pid}/task/{pid}/children").decode().split()]
+        return [re.search(r"\((.*)\) Z ", line).group(1) for line in told if ") Z " in line]
     return []
 
 
@@ -197,7 +198,7 @@ def test_beside_wrap(place):
         place.gate("wait")
         with subprocess.Popen([VTPM, "create", mode[:4] + ".vtpm", "--ek", P384 + "," + RSA, "--ca", ca, "--provider", "gate",
                                "--config", place.config], env=place.env, stderr=subprocess.PIPE, text=True) as made:
-            wait_until(lambda: "vtpm" in children(made.pid), "a key is made beside, by a copy")
+            wait_until(lambda: "vtpm" in ended_children(made.pid), "a key is made beside, by a copy")
             time.sleep(0.3)
             true(not os.path.exists("asked-to-sign"), "the authority is asked too early")
             place.gate(mode)

@@ -160,7 +160,7 @@ def test_second_node(place):
         with unchanged(device):
             for command in (("rekey", "--deep", "node"), ("destroy", "node", "--yes"), ("replace", "node", "--vm-uuid", B, "--yes")):
                 done = place.vtpm(*command, "--config", place.config)
-                true(done.returncode in (4, 6), done.stderr)
+                true("in use" in done.stderr or "the TPM runs" in done.stderr, done.stderr)
             place.refused(6, ["[in-use]", "node"], "node")
         same(data.nv(INDEX, len(VALUE)), VALUE)
         served.term()
