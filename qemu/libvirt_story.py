@@ -27,7 +27,7 @@ from tpms import certificates, die_with_parent  # noqa: E402
 
 VTPM = os.path.abspath(os.environ.get("VTPM", "./vtpm"))
 PLAINSTATE = os.path.abspath(os.environ.get("VTPM_PLAINSTATE", "./tests/plainstate"))
-STATE, MARK = "tpm2-00.permall", ".vtpm-provisioned"
+STATE, MARKS = "tpm2-00.permall", [".vtpm-provisioned", "vtpm-provisioned"]
 ENVELOPE = b"vtpm-env"  # docs/state-format.md: how a state blob begins
 GONE = ("domain is not running", "Domain not found")  # what libvirtd says of a QEMU whose words it did not read
 # The policies of all endorsement keys in the world, which the guest's programs know too (TCG EK Credential Profile 2.5,

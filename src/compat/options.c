@@ -12,6 +12,7 @@
 
 #define DIR_PREFIX "dir://"
 #define FILE_PREFIX "file://"
+#define MARK "vtpm-provisioned"
 
 G_DEFINE_QUARK (vtpm_compat_error_quark, vtpm_compat_error)
 
@@ -110,7 +111,8 @@ vtpm_compat_place_parse (const char *where, VtpmCompatPlace *place, GError **err
       return TRUE;
     }
   place->path = g_build_filename (path, VTPM_SWTPM_PERMANENT_FILE, NULL);
-  place->mark = g_build_filename (path, VTPM_COMPAT_MARK, NULL);
+  place->mark = g_build_filename (path, "." MARK, NULL);
+  place->visible_mark = g_build_filename (path, MARK, NULL);
   find_vm_uuid (path, place);
   return TRUE;
 }
@@ -120,6 +122,7 @@ vtpm_compat_place_clear (VtpmCompatPlace *place)
 {
   g_clear_pointer (&place->path, g_free);
   g_clear_pointer (&place->mark, g_free);
+  g_clear_pointer (&place->visible_mark, g_free);
 }
 
 gboolean

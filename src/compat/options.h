@@ -10,7 +10,6 @@
 #include "base/uuid.h"
 
 #define VTPM_COMPAT_VERSION "0.7.1" /* of swtpm: whose options are the least that is understood */
-#define VTPM_COMPAT_MARK ".vtpm-provisioned"
 
 /** One word of such an option: a VALUE (to be freed), or a FLAG that may also be given as =true or =false. */
 typedef struct
@@ -33,7 +32,10 @@ gboolean vtpm_compat_number (const char *option, const char *text, guint base, g
 typedef struct
 {
   char *path; /* the state file */
-  char *mark; /* setup has been here: a state that is missing is no reason to make a new one; NULL for file:// */
+  /* A TPM was here: a state that is missing is no reason to make a new one. Two names for one mark, of which one is
+   * enough: a newer libvirt takes a folder for empty where all names begin with a dot (virDirIsEmpty), runs setup, and
+   * removes the folder when that fails. NULL for file:// */
+  char *mark, *visible_mark;
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid; /* the folder is called so, or the one that it is in */
 } VtpmCompatPlace;

@@ -23,29 +23,54 @@
   "one "                                                                                                               \
   "move away what is in that folder"
 
+/* The mark that is there, or NULL. */
+static const char *
+find_mark (const VtpmCompatPlace *place)
+{
+  struct stat info;
+  if (!place->mark)
+    return NULL;
+  return lstat (place->mark, &info) == 0           ? place->mark
+         : lstat (place->visible_mark, &info) == 0 ? place->visible_mark
+                                                   : NULL;
+}
+
 gboolean
 vtpm_compat_has_mark (const VtpmCompatPlace *place)
 {
-  struct stat info;
-  return place->mark && lstat (place->mark, &info) == 0;
+  return find_mark (place) != NULL;
 }
 
-/* That it is there is what counts: a power cut may take what stands in it, so only the folder is synced. */
+/* That it is there is what counts: a power cut may take what stands in it, so only the folder is synced. *MADE: whether
+ * that is left to do. */
 static gboolean
-make_mark (const VtpmCompatPlace *place, GError **error)
+make_mark (const char *path, gboolean *made, GError **error)
 {
   static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
-                             "one only in a folder without this mark.\n";
-  if (!place->mark)
-    return TRUE;
-  vtpm_autofd int fd = open (place->mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MARK_MODE);
+                             "one only in a folder without this mark, .vtpm-provisioned and vtpm-provisioned.\n";
+  vtpm_autofd int fd = open (path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MARK_MODE);
   if (fd < 0 && errno == EEXIST)
     return TRUE;
-  if (fd >= 0 && vtpm_write_full (fd, text, sizeof text - 1) && vtpm_sync_folder_of (place->mark))
-    return TRUE;
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", place->mark);
+  if (fd >= 0 && vtpm_write_full (fd, text, sizeof text - 1))
+    return *made = TRUE;
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", path);
   if (fd >= 0)
-    unlink (place->mark);
+    unlink (path);
+  return FALSE;
+}
+
+/* What is made is left, also where the rest fails: each name alone is a mark. */
+static gboolean
+make_marks (const VtpmCompatPlace *place, GError **error)
+{
+  gboolean made = FALSE;
+  if (!place->mark)
+    return TRUE;
+  if (!make_mark (place->mark, &made, error) || !make_mark (place->visible_mark, &made, error))
+    return FALSE;
+  if (!made || vtpm_sync_folder_of (place->mark))
+    return TRUE;
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s durable", place->mark);
   return FALSE;
 }
 
@@ -62,7 +87,7 @@ vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place
 {
   g_autofree char *real = place->mark ? NULL : realpath (place->path, NULL);
   if (place->mark)
-    return make_mark (place, error);
+    return make_marks (place, error);
   for (char **dir = config->state_dirs; *dir; dir++)
     if (!real || is_below (real, *dir))
       return TRUE;
@@ -93,9 +118,10 @@ find_trace (const VtpmCompatPlace *place)
 static char *
 find_evidence (const VtpmCompatPlace *place)
 {
+  const char *mark = find_mark (place);
   if (!place->mark)
     return NULL;
-  return vtpm_compat_has_mark (place) ? g_path_get_basename (place->mark) : find_trace (place);
+  return mark ? g_path_get_basename (mark) : find_trace (place);
 }
 
 gboolean
@@ -118,7 +144,7 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
     return TRUE;
   if (lstat (place->path, &info) == 0)
     {
-      if (!make_mark (place, &cause)) /* it can be served all the same */
+      if (!make_marks (place, &cause)) /* it can be served all the same */
         vtpm_log (VTPM_LOG_WARNING, "%s; without it, a TPM that is lost would be followed by a new one",
                   cause->message);
       return TRUE;
@@ -127,7 +153,7 @@ vtpm_compat_complete_mark (const VtpmCompatPlace *place, GError **error)
   if (!evidence)
     return TRUE;
   vtpm_log (VTPM_LOG_WARNING, IS_LOST, place->path, evidence);
-  return make_mark (place, error);
+  return make_marks (place, error);
 }
 
 gboolean

@@ -10,7 +10,8 @@ from device import (Control, Skip, Tpm, VTPM, connect, contains, die_with_parent
 
 COMPAT = os.path.join(os.path.dirname(VTPM), "swtpm-compat")
 SWTPM, SETUP, IOCTL = (os.path.join(COMPAT, name) for name in ("swtpm", "swtpm_setup", "swtpm_ioctl"))
-STATE, SUSPENDED, MARK = "tpm2-00.permall", "tpm2-00.volatilestate", ".vtpm-provisioned"
+STATE, SUSPENDED = "tpm2-00.permall", "tpm2-00.volatilestate"
+MARKS = [".vtpm-provisioned", "vtpm-provisioned"]  # one is enough
 VM = "3a1f2b64-7e13-4f09-9d7c-0b7f2a0a5d11"
 OTHER_VM = "c4c2a8b0-40a5-4e6e-a1f0-0c8f5f0b9d22"
 
@@ -32,6 +33,11 @@ def folder_of(vm, where="swtpm"):
     path = os.path.join(where, vm, "tpm2")
     os.makedirs(path, exist_ok=True)
     return path
+
+
+def unmark(folder):
+    for mark in MARKS:
+        os.unlink(os.path.join(folder, mark))
 
 
 def pipe_of(secret):

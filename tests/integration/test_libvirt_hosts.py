@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 from device import Skip, contains, main, read_file, same, true, write_file  # noqa: E402
 from libvirt_host import LIBEXEC, cache, domain, host, lv, start_theirs  # noqa: E402
-from libvirt_story import MARK, STATE, record, vtpm  # noqa: E402
+from libvirt_story import MARKS, STATE, record, vtpm  # noqa: E402
 from canary import Canary  # noqa: E402
 from scenario import parse_pcrs  # noqa: E402
 from swtpm import COMPAT, debian  # noqa: E402
@@ -131,7 +131,7 @@ def test_copied(place):
         host().virsh("start", one.name, "--paused")
         host().virsh("destroy", one.name)
         shutil.copytree(os.path.dirname(host().tpm_folder(one)), os.path.dirname(host().tpm_folder(two)))
-        for name in ("", MARK, STATE):
+        for name in ("", *MARKS, STATE):
             shutil.chown(os.path.join(host().tpm_folder(two), name), host().user, host().user)
         before = read_file(state_of(two))
         done = host().virsh("start", two.name, "--paused", check=False)

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (PERMANENT, VOLATILE, VTPM, Skip, connect, contains, main, read_file, same, true,  # noqa: E402
                     wait_until, write_file)
 from keyhost import REKEY_BYTE, add_native, epoch  # noqa: E402
-from swtpm import MARK, OTHER_VM, SETUP, VM, Served, environment  # noqa: E402
+from swtpm import MARKS, OTHER_VM, SETUP, VM, Served, environment  # noqa: E402
 from test_swtpm_shared import IN_USE, INCOMING, INDEX, OUTGOING, Pair, ended, held, lock_on, lock_storage  # noqa: E402
 from tpm_bytes import get_random, nv_write, startup  # noqa: E402
 
@@ -69,7 +69,8 @@ class Window(Pair):
     def __init__(self, place, *args):
         self.made = os.path.abspath("made")
         super().__init__(place, *args)
-        write_file(os.path.join(self.folder, MARK), b"")  # as every start leaves it but the one that makes the TPM
+        for mark in MARKS:  # as every start leaves them but the one that makes the TPM
+            write_file(os.path.join(self.folder, mark), b"")
         self.opens()
 
     def opens(self):

@@ -12,7 +12,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import (DELETE_VOLATILE, PERMANENT, SHUTDOWN, STOP, VOLATILE, contains, lacks, main, read_file,  # noqa: E402
                     same, true, wait_until, write_file)
-from swtpm import MARK, OTHER_VM, STATE, VM, Served, debian, folder_of, pipe_of, setup  # noqa: E402
+from swtpm import MARKS, OTHER_VM, STATE, VM, Served, debian, folder_of, pipe_of, setup, unmark  # noqa: E402
 from tpm_bytes import nv_define, nv_write, pcr_extend, startup  # noqa: E402
 
 INDEX = 0x01500001
@@ -94,7 +94,7 @@ def test_plain(place):
         if name == "prepared":
             setup(place, folder, "--overwrite")
         if name == "incoming":
-            write_file(os.path.join(folder, MARK), b"")
+            write_file(os.path.join(folder, MARKS[0]), b"")
         finds_all(place, folder, blobs, pcr, *(("--migration", "incoming") if name == "incoming" else ()))
         record = place.inspect(os.path.join(folder, STATE))["records"][0]
         same((record["vm_uuid"], record["awaits_incoming"]), (VM, False), name)
@@ -203,7 +203,7 @@ def awaits(place, folder):
 def cut_short(folder):
     """As the folder is where the start that took it over ended before it had left its mark."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(folder, MARK))
+        unmark(folder)
 
 
 def test_saved_before_the_switch(place):
@@ -226,7 +226,7 @@ def test_saved_before_the_switch(place):
         line, fds = given()
         finds_all(place, folder, blobs, pcr, *line, fds=fds)
         true(not awaits(place, folder), "a guest has had it")
-        same(sorted(os.listdir(folder)), sorted((".lock", MARK, STATE, STATE + ".swtpm")))
+        same(sorted(os.listdir(folder)), sorted((".lock", *MARKS, STATE, STATE + ".swtpm")))
         same(read_file(os.path.join(folder, STATE + ".swtpm")), original)
         sealed(os.path.join(folder, STATE))
         line, fds = given()

@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import VTPM, change_file, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARK, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
+from swtpm import (MARKS, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
                    folder_of, loop_device, pipe_of, run, setup)
 from test_store import Failing  # noqa: E402
 from tpm_bytes import create_primary, evict, nv_read, rc_of, startup, tpm_command, words  # noqa: E402
@@ -59,7 +59,6 @@ def test_libvirt(place):
     same([key["kind"] for key in told["endorsement_keys"]], ["rsa2048", "ecc_nist_p384"])
     true(told["platform_certificate"], "a platform certificate")
     contains(read_file("log").decode(), "made vTPM %s of VM %s" % (known["vtpm_id"], VM))
-    true(os.path.exists(os.path.join(folder, MARK)), "the mark")
     for name in ("ek-rsa2048.crt", "ek-secp384r1.crt"):
         text = subprocess.run(["openssl", "x509", "-inform", "der", "-noout", "-text"], input=read_file(name),
                               capture_output=True, check=True).stdout.decode()
@@ -67,7 +66,7 @@ def test_libvirt(place):
     before = read_file(os.path.join(folder, STATE))
     setup(place, folder, "--vmid", "guest:" + VM, *LIBVIRT)
     same(read_file(os.path.join(folder, STATE)), before)
-    same(sorted(os.listdir(folder)), [MARK, STATE])
+    same(sorted(os.listdir(folder)), sorted([*MARKS, STATE]))
 
 
 def test_identity(place):
@@ -116,12 +115,12 @@ def test_overwrite_refused(place):
     done = setup(place, folder, "--overwrite", "--createek", "--pwdfile-fd", str(fd := pipe_of(b"word")), status=1,
                  pass_fds=(fd,))
     contains(done.stderr, "[provider-unknown]")
-    same((read_file(path), sorted(os.listdir(folder))), (before, [MARK, STATE]))
+    same((read_file(path), sorted(os.listdir(folder))), (before, sorted([*MARKS, STATE])))
     escrow_config(place, "native")
     done = setup(place, folder, "--overwrite", "--createek", "--create-ek-cert", "--write-ek-cert-files", "nowhere",
                  status=1)
     contains(done.stderr, "nowhere")
-    same((read_file(path), sorted(os.listdir(folder))), (before, [MARK, STATE]), "what failed late")
+    same((read_file(path), sorted(os.listdir(folder))), (before, sorted([*MARKS, STATE])), "what failed late")
     folder = folder_of(OTHER_VM)
     setup(place, folder, "--createek", "--create-ek-cert", "--write-ek-cert-files", "nowhere", status=1)
     same(os.listdir(folder), [], "where there was none")
@@ -167,7 +166,7 @@ def test_swtpm_state_kept(place):
     setup(place, folder, "--not-overwrite")
     same(read_file(path), before)
     setup(place, folder, "--overwrite")
-    same(sorted(os.listdir(folder)), sorted([MARK, STATE, STATE + ".overwritten", SUSPENDED + ".overwritten",
+    same(sorted(os.listdir(folder)), sorted([*MARKS, STATE, STATE + ".overwritten", SUSPENDED + ".overwritten",
                                              *([".lock"] if os.path.exists(os.path.join(folder, ".lock")) else [])]))
     same([read_file(os.path.join(folder, name) + ".overwritten") for name in (STATE, SUSPENDED)], [before, before])
     folder = folder_of("damaged")
@@ -375,11 +374,12 @@ def test_reconfigure_secret(place):
 
 def test_lost(place):
     """where a TPM was and is gone no other is made: by the mark, or by what only a TPM leaves; --overwrite makes one"""
-    for left in (MARK, STATE + ".bak", SUSPENDED):
+    for left in (*MARKS, STATE + ".bak", SUSPENDED):
         folder = folder_of("lost-" + left)
-        if left == MARK:
+        if left in MARKS:
             setup(place, folder)
-            os.unlink(os.path.join(folder, STATE))
+            for name in {*MARKS, STATE} - {left}:
+                os.unlink(os.path.join(folder, name))
         else:
             write_file(os.path.join(folder, left), b"x")
         for args in ((), ("--not-overwrite",)):
@@ -413,7 +413,7 @@ def test_place(place):
     """dir:// and file:// say where; file:// is a file of any name and leaves no mark"""
     os.mkdir("d")
     setup(place, "dir://" + os.path.abspath("d"))
-    same(sorted(os.listdir("d")), [MARK, STATE])
+    same(sorted(os.listdir("d")), sorted([*MARKS, STATE]))
     setup(place, "file://" + os.path.abspath("image"))
     place.sound("image")
     same(stat.S_IMODE(os.stat("image").st_mode), 0o600)
