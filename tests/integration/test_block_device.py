@@ -4,6 +4,7 @@
 devices of our own; the files behind them tell what was written."""
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
@@ -14,9 +15,10 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from clones import A, B  # noqa: E402
 from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
+from test_full_disk import fill, small_disk  # noqa: E402
 from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
-from tpm_bytes import nv_define, nv_read, nv_write, startup  # noqa: E402
+from tpm_bytes import RC_FAILURE, RC_RETRY, nv_define, nv_read, nv_write, startup  # noqa: E402
 
 SIZE = 4 << 20  # of a TPM's volume of Proxmox
 NEEDED = 640 << 10
@@ -281,7 +283,7 @@ def test_migration(place):
             blobs = [control.blob(kind) for kind in (PERMANENT, VOLATILE)]
         target.term()
         serves(place, device, "--vm-uuid", VM)
-        subprocess.run(["blkdiscard", "-z", device], check=True, timeout=10)
+        subprocess.run(["blkdiscard", device], check=True, timeout=10)
         setup(place, "file://" + os.path.abspath("waits"), "--overwrite")
         subprocess.run(["dd", "if=waits", "of=" + device, "bs=64K", "conv=fsync"], check=True, capture_output=True)
         target = place.start(device, "--incoming", "--vm-uuid", VM)
@@ -369,6 +371,44 @@ def test_proxmox(place):
         told = run(place, SWTPM, "socket", "--tpm2", "--print-states",
                    "--tpmstate", "backend-uri=" + where).stdout
         contains(told, '"size": %d' % NEEDED)
+
+
+def take_next_slot(place, device, volume):
+    """What the next commit writes has no room in VOLUME's file: the loop driver tells no other failure than that of the
+    first byte of a write."""
+    slots = json.loads(place.vtpm("inspect", "--json", device).stdout)["state_slots"]
+    older = min((0, 1), key=lambda slot: slots[slot]["generation"])
+    subprocess.run(["fallocate", "--punch-hole", "-o", str((128 + 256 * older) << 10), "-l", str(256 << 10), volume],
+                   check=True, timeout=10)
+    fill()
+
+
+def test_pool_full(place):
+    """a volume of a pool that is full: what cannot be written is not acknowledged, nor is a TPM made there, and with room
+    again all goes on"""
+    with small_disk(place, "tmpfs", 256 << 10), device_of("disk/volume") as device:
+        fill()
+        done = place.vtpm("create", device, "--config", place.config)
+        same(done.returncode, 1, done.stderr)
+        contains(done.stderr, "[store-failed]", device, "could not be made blank again")
+        os.truncate("disk/filler", 0)
+        subprocess.run(["blkdiscard", device], check=True, timeout=10)
+        place.create(device)
+        served = place.start(device)
+        control, data = served.powered()
+        leave_mark(data)
+        take_next_slot(place, device, "disk/volume")
+        same(data.rc(nv_write(INDEX, VALUE[::-1])), RC_FAILURE)
+        same(data.rc(nv_read(INDEX, len(VALUE))), RC_RETRY)
+        contains(served.log(), "[store-failed]", device)
+        os.truncate("disk/filler", 0)
+        wait_until(lambda: data.rc(nv_read(INDEX, len(VALUE))) == 0, "it goes on")
+        data.good(nv_write(INDEX, VALUE))
+        same(control.result(SHUTDOWN), 0)
+        same(served.wait(), 0, served.errors())
+        subprocess.run(["blockdev", "--flushbufs", device], check=True, timeout=10)  # what is on the disk, not in memory
+        place.ended_well(device)
+        serves(place, device)
 
 
 def test_import(place):
