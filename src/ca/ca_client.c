@@ -120,11 +120,38 @@ vtpm_ca_client_start (VtpmCaClient *client, GError **error)
   return client->program || start_local (client, "sign", NULL, NULL, error);
 }
 
+/* What is there to read. FALSE: the end, or an error (errno, 0 at the end). */
+static gboolean
+drain (int fd, GString *output)
+{
+  char buffer[4096];
+  ssize_t n = read (fd, buffer, sizeof buffer);
+  if (n > 0)
+    g_string_append_len (output, buffer, n);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    return TRUE;
+  if (n == 0)
+    errno = 0;
+  return n > 0;
+}
+
+static void
+take_made (VtpmCaClient *client)
+{
+  if (client->program || !g_str_has_prefix (client->output->str, VTPM_CA_MADE))
+    return;
+  vtpm_audit (client->place,
+              &(VtpmAudit){ .act = "ca-create", .outcome = vtpm_audit_outcome (NULL), .detail = client->name });
+  g_string_erase (client->output, 0, strlen (VTPM_CA_MADE));
+}
+
 void
 vtpm_ca_client_free (VtpmCaClient *client)
 {
   if (!client)
     return;
+  if (client->process.from >= 0 && client->output->len == 0 && drain (client->process.from, client->output))
+    take_made (client); /* nobody asked it for anything: a provider refused */
   gboolean leaves = client->process.to < 0 && client->asked->len == 0; /* it has answered all, and knows */
   vtpm_helper_end (&client->process, leaves ? LEAVE_MS : 0, NULL);
   g_ptr_array_unref (client->asked);
@@ -153,21 +180,6 @@ feed (VtpmCaClient *client)
       g_string_erase (client->input, 0, (gssize) n);
     }
   return TRUE;
-}
-
-/* What is there to read. FALSE: the end, or an error (errno, 0 at the end). */
-static gboolean
-drain (int fd, GString *output)
-{
-  char buffer[4096];
-  ssize_t n = read (fd, buffer, sizeof buffer);
-  if (n > 0)
-    g_string_append_len (output, buffer, n);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR))
-    return TRUE;
-  if (n == 0)
-    errno = 0;
-  return n > 0;
 }
 
 static gboolean
@@ -225,16 +237,6 @@ take_error (const VtpmCaClient *client, GError **error)
       = g_utf8_make_valid (words[1] && words[2] ? words[2] : "refuses, and does not say why; see its log", -1);
   vtpm_error_set (error, VTPM_CA_ERROR, code, "certificate authority %s: %s", client->name, text);
   return TRUE;
-}
-
-static void
-take_made (VtpmCaClient *client)
-{
-  if (client->program || !g_str_has_prefix (client->output->str, VTPM_CA_MADE))
-    return;
-  vtpm_audit (client->place,
-              &(VtpmAudit){ .act = "ca-create", .outcome = vtpm_audit_outcome (NULL), .detail = client->name });
-  g_string_erase (client->output, 0, strlen (VTPM_CA_MADE));
 }
 
 /* What it said to the end, with which it was content. */

@@ -210,6 +210,19 @@ def test_beside_wrap(place):
     same([name for name in os.listdir(".") if name.endswith(".vtpm")], ["open.vtpm"])
 
 
+def test_made_for_nothing(place):
+    """the default authority that was made for a TPM whose provider then refuses stands in the audit log"""
+    place.add_gate()
+    place.gate("wait")
+    with subprocess.Popen([VTPM, "create", "state.vtpm", "--ek", P384, "--provider", "gate", "--config", place.config],
+                          env=place.env, stderr=subprocess.PIPE, text=True) as made:
+        wait_until(lambda: os.path.exists(os.path.join(place.data_dir, "ca", "default.pem")), "it is made")
+        time.sleep(0.3)
+        place.gate("error access-denied not today")
+        contains(made.stderr.read(), "[access-denied]", "not today")
+    same([(line["outcome"], line["detail"]) for line in audit(place, "ca-create")], [("ok", "default")])
+
+
 def test_silent_helper(place):
     """a provider that refuses is told at once, whatever the authority's helper, which nobody has asked yet, is doing"""
     os.mkdir("silent")
