@@ -19,6 +19,7 @@ OTHER = "00112233-4455-6677-8899-aabbccddeeff"
 NV = 0x1500001
 STATES = "/var/lib/vtpm-vms/"
 QEMU_USER = "libvirt-qemu"
+PAGE = "/libvirt.md"  # of docs/
 
 
 def run(*line, status=0):
@@ -55,12 +56,19 @@ def as_user(*line):
     return ["setpriv", "--reuid=vtpm", "--regid=vtpm", "--init-groups", *line]
 
 
+def of_page(pattern):
+    """What PATTERN's groups are in docs/libvirt.md."""
+    with open(PAGE, encoding="utf-8") as file:
+        return re.search(pattern, file.read(), re.M | re.S).groups()
+
+
 def make(name, uuid=VM, options=None):
     """A VM's TPM, as vtpm@.service(8) has it."""
     run(*as_user("vtpm", "create", STATES + name + ".vtpm", "--vm-uuid", uuid, "--ek", "none"))
     with open("/etc/vtpm/%s.env" % name, "w", encoding="ascii") as file:
         file.write("OPTIONS=%s\n" % (options or "--vm-uuid=" + uuid))
-    run("systemctl", "enable", "--now", "vtpm@%s.socket" % name)
+    command, = of_page(r"^```sh systemd\n(.*?)^```$")
+    run("sh", "-eu", "-c", command.replace("web", name))
 
 
 def connect(name, user=QEMU_USER):
@@ -107,6 +115,38 @@ def test_install(_place):
                                                                       "vtpm@web.service")).group(1)
     true(float(exposure) <= 3.5, "systemd-analyze security: " + exposure)
     return "systemd-analyze security: exposure " + exposure
+
+
+LIBVIRTD = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=sh -c 'for name in swtpm swtpm_setup swtpm_ioctl; do command -v $$name; done >/found'
+"""
+
+
+def found():
+    """What the libvirtd that was started last finds in its PATH: real ones look there, too."""
+    with open("/found", encoding="ascii") as file:
+        return file.read().split()
+
+
+def test_drop_in(_place):
+    """With docs/libvirt.md's drop-in a libvirtd finds the programs of a build, after the page's two commands"""
+    names = ["swtpm", "swtpm_setup", "swtpm_ioctl"]
+    with open("/etc/systemd/system/libvirtd.service", "w", encoding="ascii") as file:
+        file.write(LIBVIRTD)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "libvirtd")
+    same(found(), ["/usr/bin/" + name for name in names])
+    first, second, path, text, folder = of_page(r"`(systemctl daemon-reload)` and `(systemctl restart libvirtd)`.*?"
+                                                r"^```ini\n# (/\S+)\n(\[Service\]\n.*?PATH=([^:]*).*?)^```$")
+    os.makedirs(os.path.dirname(path))
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+    for command in (first, second):
+        run("sh", "-c", command)
+    same(found(), [folder + "/" + name for name in names])
+    contains(run(found()[0], "--version"), "vtpm")
 
 
 def test_activation(_place):

@@ -78,6 +78,7 @@ def initramfs(cache, package):
     pairs = {path[1:]: path for path in PROGRAMS}
     pairs.update(("lib/systemd/system/" + name, "/lib/systemd/system/" + name) for name in UNITS)
     pairs["vtpm.deb"] = package
+    pairs["libvirt.md"] = os.path.join(os.path.dirname(os.path.dirname(HERE)), "docs", "libvirt.md")
     for place, text in FILES.items():
         path = os.path.abspath("files/" + place)
         os.makedirs(os.path.dirname(path), exist_ok=True)
