@@ -24,6 +24,8 @@ typedef struct
                           (the swtpm command lines); NULL: none */
   VtpmPolicy on_clone; /* of state files that say nothing */
   const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
+  const char *given;      /* UUID of the provider that was given a key for: where a TPM has a key slot of it, no other
+                             opens it; NULL: any may. Not owned */
 } VtpmConfig;
 
 /**

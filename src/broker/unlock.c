@@ -35,6 +35,7 @@ typedef struct
   GPtrArray *candidates; /* of VtpmRecord: those of the epoch, newest first */
   GPtrArray *attempts;   /* of Attempt, in the order they are asked */
   guint asked;           /* how many of them were */
+  guint left_out;        /* slots that are none of them */
   gint64 deadline, next_at;
   VtpmSecret *dek;
   const Attempt *opened; /* gave it */
@@ -93,6 +94,31 @@ collect (Unlock *unlock, GPtrArray *records, guint64 epoch)
             g_ptr_array_add (unlock->attempts, attempt);
         }
     }
+}
+
+static gboolean
+is_of (const Attempt *attempt, const char *provider)
+{
+  char uuid[VTPM_UUID_TEXT_SIZE];
+  return g_str_equal (vtpm_uuid_format (&attempt->slot->provider, uuid), provider);
+}
+
+/* Where a key was given that one of the slots is for, the others are not asked. */
+static void
+leave_out_others (Unlock *unlock)
+{
+  const char *given = unlock->config->given;
+  gboolean has_it = FALSE;
+  for (guint i = 0; given && i < unlock->attempts->len; i++)
+    has_it = has_it || is_of (unlock->attempts->pdata[i], given);
+  if (!has_it)
+    return;
+  for (guint i = unlock->attempts->len; i-- > 0;)
+    if (!is_of (unlock->attempts->pdata[i], given))
+      {
+        g_ptr_array_remove_index (unlock->attempts, i);
+        unlock->left_out++;
+      }
 }
 
 static gboolean
@@ -362,6 +388,7 @@ vtpm_unlock_epoch_within (const VtpmConfig *config, GPtrArray *records, guint64 
 {
   g_auto (Unlock) unlock = { .config = config, .times = times };
   collect (&unlock, records, epoch);
+  leave_out_others (&unlock);
   if (unlock.attempts->len == 0)
     {
       vtpm_error_set (error, VTPM_UNLOCK_ERROR, VTPM_ERROR_STATE_DAMAGED,
@@ -376,6 +403,11 @@ vtpm_unlock_epoch_within (const VtpmConfig *config, GPtrArray *records, guint64 
   walk (&unlock);
   if (unlock.dek || unlock.attempts->len > 1)
     tell_failures (&unlock);
+  if (!unlock.dek && unlock.left_out)
+    vtpm_log (VTPM_LOG_WARNING,
+              "%u more key slot%s of this TPM %s not asked, for a key was given; 'vtpm rekey' opens it by those, for "
+              "another key",
+              unlock.left_out, unlock.left_out == 1 ? "" : "s", unlock.left_out == 1 ? "was" : "were");
   tell_audit (&unlock, unlock.dek ? unlock.opened : choose_failure (&unlock));
   if (unlock.dek)
     {

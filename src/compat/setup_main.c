@@ -253,6 +253,7 @@ run (const VtpmCompatSetup *setup, GError **error)
   if (setup->key && !vtpm_compat_key_check (setup->key, error))
     return FALSE;
   config->asker = vtpm_compat_key_asker (setup->key);
+  config->given = setup->key ? vtpm_compat_key_provider (setup->key) : NULL;
   return work (setup, config, error);
 }
 

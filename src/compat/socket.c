@@ -258,6 +258,7 @@ run (VtpmCompatSocket *socket, GError **error)
   if (!config)
     return -1;
   config->asker = vtpm_compat_key_asker (socket->key);
+  config->given = socket->key ? vtpm_compat_key_provider (socket->key) : NULL;
   return serve (socket, config, error);
 }
 

@@ -701,7 +701,8 @@ def test_default_provider(place):
 
 
 def test_escrow(place):
-    """escrow= in vtpm.conf adds a slot to a TPM that swtpm socket makes under a --key, and to one that it takes over"""
+    """escrow= in vtpm.conf adds a slot to a TPM that swtpm socket makes under a --key, and to one that it takes over; it opens
+    where no key is given"""
     add_passphrase(place, "safe", "escrow word")
     escrow_config(place, "safe")
     for theirs in (False, True):
@@ -712,6 +713,21 @@ def test_escrow(place):
             served.powered()
             served.shutdown()
         key, fd = secret(b"libvirt's word")
+        served = Served(place, folder, *key, pass_fds=(fd,))
+        served.powered()
+        served.shutdown()
+        same(names(place, os.path.join(folder, STATE)), ["swtpm-passphrase", "safe"])
+        key, fd = secret(b"another word")
+        served = Served(place, folder, *key, pass_fds=(fd,))
+        with served.control() as control:
+            same(control.init(), 0x21, "a wrong key is wrong, though the other slot would open it")
+        served.ends(1, "[wrong-passphrase]", "1 more key slot of this TPM was not asked", "vtpm rekey")
+        served = Served(place, folder)
+        served.powered()
+        served.shutdown()
+        write_file("new", b"a new word")
+        vtpm(place, "rekey", "--to", "swtpm-passphrase", "--password-file", "new", os.path.join(folder, STATE))
+        key, fd = secret(b"a new word")
         served = Served(place, folder, *key, pass_fds=(fd,))
         served.powered()
         served.shutdown()

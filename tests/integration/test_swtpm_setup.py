@@ -318,6 +318,10 @@ def test_escrow(place):
     same(names(place, path), ["swtpm-passphrase", "safe"])
     contains(place.check(path).stdout, "safe")
     true(powered_banks(place, folder), "it opens without the secret")
+    before = read_file(path)
+    contains(setup(place, folder, "--pwdfile-fd", str(fd := pipe_of(b"another")), "--pcr-banks", "sha1", "--reconfigure", status=1,
+                   pass_fds=(fd,)).stderr, "[wrong-passphrase]")
+    true(read_file(path) == before, "a wrong secret changes nothing")
     folder = folder_of("plain")
     setup(place, folder)
     true("swtpm-passphrase" not in names(place, os.path.join(folder, STATE)), "no secret, no slot")
