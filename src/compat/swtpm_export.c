@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "src/broker/reader.h"
 #include "src/compat/swtpm_files.h"
+#include "src/keys/glance.h"
 #include "src/keys/walk.h"
 #include "state/audit.h"
 #include "state/owner.h"
@@ -249,11 +250,8 @@ vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how, char **
 static void
 found_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
-  char magic[VTPM_MAGIC_SIZE];
   g_autofree char *name = g_path_get_basename (path);
-  (void) info;
-  if (g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) && pread (fd, magic, sizeof magic, 0) == sizeof magic
-      && memcmp (magic, VTPM_HEADER_MAGIC, sizeof magic) == 0)
+  if (g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) && vtpm_glance_is_state (fd, (guint64) info->st_size, NULL))
     g_ptr_array_add (data, g_strdup (path));
 }
 

@@ -159,10 +159,13 @@ def test_export_all(place):
     states = ["host/%s/tpm2/%s" % (name, PERMANENT) for name in "abcd"]
     import_it(place, "old", states[0])
     place.create(states[1])
+    with open(states[1], "r+b") as file:
+        file.write(bytes(4096))  # one copy of its header is lost: it opens all the same
     place.create(states[2])
     spoilt = bytearray(read_file(states[2]))
     for offset in range(0, len(spoilt), 4096):
         spoilt[offset + 100] ^= 1
+    spoilt[:4096] = bytes(4096)
     write_file(states[2], bytes(spoilt))
     done = vtpm(place, "export", "--swtpm", "--plaintext", "--all", "host", status=3, word="state-damaged")
     contains(done.stderr, states[2])
