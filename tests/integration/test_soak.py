@@ -16,7 +16,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import DELETE_VOLATILE, PERMANENT, SANITIZED, VOLATILE, VTPM, connect, main, read_file, same, true, wait_until  # noqa: E402
+from device import DELETE_VOLATILE, PERMANENT, VOLATILE, VTPM, connect, main, read_file, same, sanitized, true, wait_until  # noqa: E402
 import device as devices  # noqa: E402
 from hostile import HostilePeer, OddDescriptors, hostile_command, hostile_data, is_framed  # noqa: E402
 from tpm_bytes import PLATFORM, get_random, rc_of, startup, tpm_command, words  # noqa: E402
@@ -178,7 +178,7 @@ def test_soak(place):
     twin = place.start("twin.vtpm")  # what both have mapped of the libraries is not private to either
     Corpus(twin.powered()[1].run)
     soak = Soak(place)
-    true(ARGS or SANITIZED or b"Seccomp:\t2\n" in read_file("/proc/%d/status" % soak.pid), "it is sandboxed")
+    true(ARGS or sanitized() or b"Seccomp:\t2\n" in read_file("/proc/%d/status" % soak.pid), "it is sandboxed")
     begin = time.monotonic()
     with OddDescriptors() as odd:
         soak.restore()
@@ -192,7 +192,7 @@ def test_soak(place):
     before, after = (statistics.median(part) for part in (trace[:SAMPLES], trace[-SAMPLES:]))
     took = time.monotonic() - begin
     print("# private memory, KiB: %s" % trace[::max(1, len(trace) // 20)], flush=True)
-    true(SANITIZED or after - before <= ROOM_KIB,  # sanitizers keep what was freed
+    true(sanitized() or after - before <= ROOM_KIB,  # sanitizers keep what was freed
          "private memory: %d KiB before, %d after" % (before, after))
     place.sound()
     return "%d commands and messages in %d bursts, %.0f s; private memory %d KiB before, %d after, %d at most" % (

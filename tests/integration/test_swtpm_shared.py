@@ -11,8 +11,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (PERMANENT, SANITIZED, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Skip, contains,  # noqa: E402
-                    lacks, main, read_file, same, true)
+from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Skip, contains,  # noqa: E402
+                    lacks, main, read_file, same, sanitized, true)
 from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, setup  # noqa: E402
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
 
@@ -323,7 +323,7 @@ def test_nothing_written(place):
 
 def test_kept(place):
     """without release-lock-outgoing, and where not all blobs of one moment were asked for, the file stays held"""
-    pair = Pair(place, "--seccomp", "action=" + ("none" if SANITIZED else "kill"))  # sanitizers make calls of their own
+    pair = Pair(place, "--seccomp", "action=" + ("none" if sanitized() else "kill"))  # sanitizers make calls of their own
     pair.save()
     true(held(pair.path), "not told to let go")
     same(lock_storage(pair.control), 0, "it is held")
