@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import time
 
@@ -257,6 +258,29 @@ def test_failures(_place):
     with machine("bad"):
         pass
     ended("bad")
+
+
+def test_name(_place):
+    """A name that systemd escapes is refused when the socket starts: its options would be passed over"""
+    contains(run("systemctl", "start", "vtpm@a vm.socket", status=1), "failed")
+    run("journalctl", "--sync")
+    contains(run("journalctl", "-q", "-o", "cat", "-u", r"vtpm@a\x20vm.socket"), r"a\x20vm: not a name for a TPM")
+    run("systemctl", "start", "vtpm@a-vm.socket")
+    run("systemctl", "stop", "vtpm@a-vm.socket")
+
+
+def test_folders(_place):
+    """The service makes the folders that it needs beside the host's keys, and waits for where they are mounted"""
+    run(*as_user("vtpm", "create", STATES + "clone.vtpm", "--vm-uuid", VM, "--ek", "ecc_nist_p384"))
+    with open("/etc/vtpm/clone.env", "w", encoding="ascii") as file:
+        file.write("OPTIONS=--vm-uuid=%s --on-clone=replace\n" % OTHER)
+    shutil.rmtree("/var/lib/vtpm/ca")  # as where the state came from another host
+    run("systemctl", "start", "vtpm@clone.socket")
+    with machine("clone") as data:
+        same(data.rc(startup()), 0)
+    ended("clone")
+    same(stat.S_IMODE(os.stat("/var/lib/vtpm/ca").st_mode), 0o2770)
+    contains(run("systemctl", "show", "-p", "RequiresMountsFor", "vtpm@clone.service"), "/var/lib/vtpm ", "/var/lib/vtpm-vms")
 
 
 def test_cannot_start(_place):
