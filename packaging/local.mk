@@ -1,6 +1,7 @@
 # The Debian package, and what it has that make install has not.
 EXTRA_DIST += packaging/apparmor packaging/changelog packaging/control packaging/make-deb packaging/postinst packaging/postrm \
-	packaging/preinst packaging/prerm packaging/tmpfiles packaging/vtpm.conf packaging/vtpm@.service packaging/vtpm@.socket
+	packaging/preinst packaging/prerm packaging/states packaging/users packaging/tmpfiles packaging/vtpm.conf \
+	packaging/vtpm@.service packaging/vtpm@.socket
 
 # A build of its own, for the places of a host are compiled in. Leaves deb/vtpm_VERSION_ARCH.deb.
 deb:

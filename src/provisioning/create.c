@@ -129,8 +129,11 @@ ensure_provider (const VtpmConfig *config, GError **error)
   if (made && config->system_dir)
     vtpm_log (VTPM_LOG_WARNING,
               "made a key provider in %s, for this user alone: %s, with the host's key providers, is not open to user "
-              "%u, who is not in its group. If this TPM is the host's, add him, remove it, and make it again",
+              "%u; see its group and mode, and who is in that group. If this TPM is the host's, let him in, remove the "
+              "TPM, and make it again",
               config->place.data_dir, config->system_dir, (guint) geteuid ());
+  else if (made)
+    vtpm_log (VTPM_LOG_INFO, "made a key provider in %s", config->place.data_dir);
   return TRUE;
 }
 
