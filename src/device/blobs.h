@@ -27,8 +27,8 @@ void vtpm_blobs_free (VtpmBlobs *blobs);
 
 /**
  * The bytes of the blob TYPE (VTPM_CONTROL_BLOB_...) from OFFSET on; they stand until the next
- * call. Offset 0 takes it anew: the permanent blob begins a pair, and a volatile blob asked for
- * next, with no command between, belongs to it. Gives the result for GET_STATEBLOB.
+ * call. Offset 0 takes it anew: it begins a pair, and the other blob asked for next, with no command
+ * between, belongs to it. Gives the result for GET_STATEBLOB.
  */
 guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len,
                         guint32 *total);

@@ -116,8 +116,9 @@ is_same_moment (const VtpmBlobs *blobs)
 static gboolean
 seal_other_half (VtpmBlobs *blobs, GError **error)
 {
+  const VtpmRecord *record = blobs->record ? blobs->record : vtpm_state_record (blobs->device->state);
   if (is_same_moment (blobs))
-    return seal_volatile (blobs, blobs->record ? blobs->record : vtpm_state_record (blobs->device->state), error);
+    return blobs->sealed[0] ? seal_volatile (blobs, record, error) : seal_permanent (blobs, record, error);
   drop_pair (blobs);
   vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_MISMATCH,
                   "the TPM was stopped or given another key since its permanent state blob was asked for; ask for that "
@@ -125,7 +126,8 @@ seal_other_half (VtpmBlobs *blobs, GError **error)
   return FALSE;
 }
 
-/* Offset 0 begins anew, but for the volatile half of the pair just given. Who went on with one that was given before
+/* Offset 0 begins anew, but for the other half of the pair just given: QEMU asks for the permanent one first, people
+ * whom swtpm_ioctl(8) tells to save the volatile one first do not. Who went on with one that was given before
  * shall not have his TPM taken over by an older state of it: the file tells whether anybody did. */
 static gboolean
 begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
@@ -135,6 +137,8 @@ begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
     return FALSE;
   if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->sealed[0] && blobs->out_commands == device->commands)
     return blobs->sealed[1] || seal_other_half (blobs, error);
+  if (type == VTPM_CONTROL_BLOB_PERMANENT && !blobs->sealed[0] && blobs->sealed[1] && is_same_moment (blobs))
+    return seal_other_half (blobs, error);
   const VtpmRecord *record = newest_record (blobs);
   drop_pair (blobs);
   blobs->pair = vtpm_uuid_random ();

@@ -129,6 +129,25 @@ def test_moment(place):
     device.term()
 
 
+def test_volatile_first(place):
+    """the volatile blob asked for first belongs to the permanent one after it, but for a command or a stop between"""
+    device, control, data = prepared(place)
+    pcr = data.pcr(16)
+    volatile, permanent = control.blob(VOLATILE), control.blob(PERMANENT)
+    again = control.blob(PERMANENT)  # begins anew, as QEMU's next snapshot does
+    for between in (lambda: data.good(get_random()), lambda: same(control.result(STOP), 0)):
+        early = control.blob(VOLATILE)
+        between()
+        late = control.blob(PERMANENT)
+        same(control.load(late, early), FAILURE)
+        contains(device.log(), "[blob-mismatch]")
+        usable(control, data)
+    same(control.load(again, volatile), FAILURE)
+    same(control.load(permanent, volatile), 0)
+    same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
+    device.term()
+
+
 def test_chunks(place):
     """GET_STATEBLOB by offset reads on in the blob that offset 0 began; beyond its end is refused"""
     device, control, data = prepared(place)
