@@ -47,18 +47,33 @@ find_user (const char *user)
   return entry;
 }
 
+/* A number that nobody has here, as for what runs in a container of its own: no groups but the one of that number. */
+static gboolean
+run_as_number (const char *user, gboolean *is_number)
+{
+  guint64 number;
+  *is_number = g_ascii_string_to_unsigned (user, 10, 1, G_MAXINT32, &number, NULL);
+  if (*is_number && geteuid () == number && getegid () == number)
+    return TRUE;
+  return *is_number && setgroups (0, NULL) == 0 && setgid ((gid_t) number) == 0 && setuid ((uid_t) number) == 0;
+}
+
 gboolean
 vtpm_run_as (const char *user, GError **error)
 {
+  gboolean is_number = FALSE;
   const struct passwd *entry = find_user (user);
-  if (!entry)
+  if (!entry && run_as_number (user, &is_number))
+    return TRUE;
+  if (!entry && !is_number)
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_USAGE, "there is no user %s on this host to run as", user);
       return FALSE;
     }
-  if (geteuid () == entry->pw_uid && getegid () == entry->pw_gid)
+  if (entry && geteuid () == entry->pw_uid && getegid () == entry->pw_gid)
     return TRUE;
-  if (initgroups (entry->pw_name, entry->pw_gid) == 0 && setgid (entry->pw_gid) == 0 && setuid (entry->pw_uid) == 0)
+  if (entry && initgroups (entry->pw_name, entry->pw_gid) == 0 && setgid (entry->pw_gid) == 0
+      && setuid (entry->pw_uid) == 0)
     return TRUE;
   vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot run as %s; only root can", user);
   return FALSE;

@@ -250,6 +250,17 @@ def test_runas(place):
     contains(status, "Uid:\t65534\t65534\t65534\t65534", "Groups:\t65534")
     same([os.stat(path).st_uid for path in ("theirs/c", os.path.join(folder, STATE))], [65534, 65534])
     served.shutdown()
+    os.mkdir("number")
+    os.chown("number", 40123, 40123)
+    served = Served(place, "number", "--runas", "40123", ctrl=None, *("--ctrl", "type=unixio,path=number/c"),
+                    env={"VTPM_DATA_DIR": os.path.abspath("number/data")}, wait=False)
+    served.ctrl = "number/c"
+    wait_until(lambda: served.process.poll() is not None or served.answers(), "it listens")
+    served.powered()
+    with open("/proc/%d/status" % served.process.pid, encoding="ascii") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    same((status["Uid"].split(), status["Gid"].split(), status["Groups"].strip()), (["40123"] * 4, ["40123"] * 4, ""))
+    served.shutdown()
     served = Served(place, folder_of("root"), "--runas", "0")
     served.powered()
     contains(read_file("/proc/%d/status" % served.process.pid).decode(), "Uid:\t0\t0\t0\t0")
