@@ -190,6 +190,16 @@ check_device (const char *path, gboolean *is_blank, GError **error)
   return header != NULL;
 }
 
+/* Another one may have made it meanwhile. */
+static gboolean
+is_content (const VtpmCompatSetup *setup, GError **error)
+{
+  if (!setup->not_overwrite || setup->overwrite || vtpm_error_code (*error) != VTPM_ERROR_STATE_EXISTS)
+    return FALSE;
+  g_clear_error (error);
+  return TRUE;
+}
+
 static gboolean
 work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
 {
@@ -204,7 +214,7 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
       vtpm_compat_put_back (&setup->place, &aside);
       return FALSE;
     }
-  gboolean is_blank;
+  gboolean is_blank, was_blank = aside.state != NULL;
   if (!check_device (setup->place.path, &is_blank, error))
     return FALSE;
   gboolean is_there = !is_blank && lstat (setup->place.path, &info) == 0;
@@ -226,7 +236,9 @@ work (const VtpmCompatSetup *setup, const VtpmConfig *config, GError **error)
                   && make (setup, config, error);
   if (!made)
     vtpm_compat_put_back (&setup->place, &aside);
-  return made;
+  else if (was_blank)
+    vtpm_compat_drop_blank (&aside);
+  return made || is_content (setup, error);
 }
 
 static gboolean

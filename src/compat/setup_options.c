@@ -11,6 +11,7 @@
 
 #define COMMAND "swtpm_setup"
 #define MAX_CONFIG_FILE (64 * 1024)
+#define DISTRIBUTION_FILE "/etc/swtpm_setup.conf"
 #define ALL_BANKS "-"
 #define ECC_KIND "ecc_nist_p384"
 
@@ -270,17 +271,36 @@ find_value (const char *text, const char *name)
   return NULL;
 }
 
-/* swtpm_setup.conf: what it says of certificates is for another program. */
+/* What swtpm_setup.conf says of certificates is for another program. */
+static void
+tell_certs_tool (const VtpmCompatSetup *setup, const char *path, const char *text)
+{
+  g_autofree char *tool = setup->certificates ? find_value (text, "create_certs_tool") : NULL;
+  if (tool && !strstr (tool, "swtpm-localca") && !strstr (tool, "swtpm_localca"))
+    vtpm_log (VTPM_LOG_WARNING,
+              "%s: create_certs_tool = %s is not run: certificates are of the authority that ca= in vtpm.conf(5) names",
+              path, tool);
+}
+
+/* Proxmox names the file of swtpm-tools, which need not be here. */
+static gboolean
+may_be_empty (const char *path)
+{
+  return g_str_equal (path, "/dev/null") || (errno == ENOENT && g_str_equal (path, DISTRIBUTION_FILE));
+}
+
 static gboolean
 read_config_file (const VtpmCompatSetup *setup, char **banks, char **rsa_size, GError **error)
 {
   g_autofree char *path = setup->config_file ? g_strdup (setup->config_file) : vtpm_compat_config_find ();
   g_autoptr (VtpmBlob) bytes = vtpm_read_file (path, MAX_CONFIG_FILE);
   if (!bytes)
-    return !setup->config_file || vtpm_compat_usage (error, COMMAND, "cannot read %s: %s", path, g_strerror (errno));
+    return !setup->config_file || may_be_empty (path)
+           || vtpm_compat_usage (error, COMMAND, "cannot read %s: %s", path, g_strerror (errno));
   g_autofree char *text = g_strndup ((const char *) bytes->data, bytes->len);
   *banks = find_value (text, "active_pcr_banks");
   *rsa_size = find_value (text, "rsa_keysize");
+  tell_certs_tool (setup, path, text);
   return TRUE;
 }
 

@@ -156,6 +156,19 @@ typedef struct
   VtpmConfig *config;
 } Start;
 
+/* A file that was made to take a state and holds none, as for a volume of its size, is no state that is lost. */
+static gboolean
+make_room (const VtpmCompatPlace *place, GError **error)
+{
+  g_auto (VtpmCompatAside) aside = { 0 };
+  gboolean done = vtpm_compat_set_blank_aside (place, &aside, error);
+  if (done)
+    vtpm_compat_drop_blank (&aside);
+  else
+    vtpm_compat_put_back (place, &aside);
+  return done;
+}
+
 /* In the broker. A VM that was saved on swtpm brings blobs of it: the first start with an INIT may put them in the
  * place of what is taken over. Nothing is lost by that: no guest has reached it, and swtpm's file is kept. */
 static gboolean
@@ -165,7 +178,8 @@ take_over (gpointer data, GError **error)
   VtpmCompatKey *key = start->socket->key, *migration_key = start->socket->migration_key;
   if ((key && !vtpm_compat_key_check (key, error)) || (migration_key && !vtpm_compat_key_check (migration_key, error)))
     return FALSE;
-  return vtpm_compat_take_over (start->config, &start->socket->place, key, VTPM_RECORD_AWAITS_INCOMING, error);
+  return make_room (&start->socket->place, error)
+         && vtpm_compat_take_over (start->config, &start->socket->place, key, VTPM_RECORD_AWAITS_INCOMING, error);
 }
 
 /* Of SIZE bytes; NULL without an error: none is needed, or none was given. */

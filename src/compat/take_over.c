@@ -273,6 +273,15 @@ vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *asid
   return rename_aside (place->path, &aside->state, error);
 }
 
+void
+vtpm_compat_drop_blank (const VtpmCompatAside *aside)
+{
+  vtpm_autofd int fd = aside->state ? open (aside->state, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY) : -1;
+  if (fd < 0 || !is_alone (fd, aside->state) || !vtpm_compat_is_blank (fd) || unlink (aside->state) != 0)
+    return;
+  vtpm_log (VTPM_LOG_INFO, "%s held nothing and is removed", aside->state);
+}
+
 static void
 put_back (const char *name, const char *path)
 {

@@ -45,5 +45,7 @@ gboolean vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *a
 /** The same where it is a blank file (glance_place.h), in no folder of swtpm's; else does nothing. */
 gboolean vtpm_compat_set_blank_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** What was so set aside is removed, if it is blank still: the new state is made, or nothing stands in its way. */
+void vtpm_compat_drop_blank (const VtpmCompatAside *aside);
 /** The new state was not made: what was there has its name again. */
 void vtpm_compat_put_back (const VtpmCompatPlace *place, const VtpmCompatAside *aside);

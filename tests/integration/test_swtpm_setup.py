@@ -13,8 +13,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from device import VTPM, change_file, contains, lacks, main, need_root, read_file, same, true, write_file  # noqa: E402
 from keyhost import add_passphrase, names  # noqa: E402
-from swtpm import (MARKS, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, escrow_config,  # noqa: E402
-                   folder_of, loop_device, pipe_of, run, setup)
+from swtpm import (MARKS, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, environment,  # noqa: E402
+                   escrow_config, folder_of, loop_device, pipe_of, run, setup)
 from test_store import Failing  # noqa: E402
 from tpm_bytes import create_primary, evict, nv_read, rc_of, startup, tpm_command, words  # noqa: E402
 
@@ -438,8 +438,13 @@ def test_blank(place):
         same((read_file("image"), os.path.exists("image.overwritten")), (content, False))
         setup(place, where, "--not-overwrite", "--createek")
         place.sound("image")
-        same(read_file("image.overwritten"), content)
-        os.unlink("image.overwritten")
+        true(not os.path.exists("image.overwritten"), "what held nothing is kept")
+        write_file("image", content)
+        served = Served(place, None, state="backend-uri=" + where)
+        served.powered()
+        served.shutdown()
+        place.sound("image")
+        true(not os.path.exists("image.overwritten"), "what held nothing is kept")
     header = content
     for content in (bytes(640 << 10), b"x" + bytes(4 << 20), bytes(4 << 20) + b"x", header + b"x", header[:100],
                     header[:16] + b"\1" + header[17:]):  # may have been a state, or something
@@ -457,11 +462,33 @@ def test_blank(place):
     write_file("elsewhere", bytes(4 << 20))
     os.symlink("elsewhere", "image")
     setup(place, where, "--not-overwrite")
+    Served(place, None, "--flags", "not-need-init", state="backend-uri=" + where, wait=False).ends(1)
     same((os.readlink("image"), read_file("elsewhere")), ("elsewhere", bytes(4 << 20)), "a link is left")
     folder = folder_of(VM)
     write_file(os.path.join(folder, STATE), header)
     setup(place, folder, "--not-overwrite")
     same(read_file(os.path.join(folder, STATE)), header, "in a folder there is no such file")
+
+
+def test_at_once(place):
+    """several --not-overwrite at once make one TPM, and each is content"""
+    folder = folder_of(VM)
+    running = [subprocess.Popen([SETUP, "--tpm2", "--tpm-state", folder, "--createek", "--not-overwrite"], env=environment(place),
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(5)]
+    said = [process.communicate(timeout=60)[1] for process in running]
+    same([process.returncode for process in running], [0] * 5, str(said))
+    same(sorted(os.listdir(folder)), sorted([*MARKS, STATE]))
+    place.sound(os.path.join(folder, STATE))
+
+
+def test_config_file(place):
+    """--config /dev/null, as mkosi has it; an authority's program that it names is not run, and that is said"""
+    setup(place, folder_of("a"), "--pcr-banks", "sha256", "--config", "/dev/null")
+    for tool, told in (("/usr/share/swtpm/swtpm-localca", False), ("/opt/site/our-ca", True)):
+        write_file("setup.conf", "create_certs_tool = %s\n" % tool, "w")
+        for args in (("--createek", "--create-ek-cert"), ()):
+            said = setup(place, folder_of("%s%d" % (os.path.basename(tool), len(args))), "--config", "setup.conf", *args).stderr
+            same("create_certs_tool" in said, told and bool(args), said)
 
 
 def test_refused(place):
