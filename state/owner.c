@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "state/format.h"
 
+#define END_WAIT_MS 500 /* who was killed lets go a moment later, and the VM starts again at once */
+
 /* The higher one of the state slots' clear parts. Whoever writes to the state makes it a higher one, and who left it at
  * this one never takes it back: so a mark of it means something only while it stands. */
 static gboolean
@@ -46,7 +48,7 @@ vtpm_owner_is_free (VtpmStore *store, GError **error)
 gboolean
 vtpm_owner_take (VtpmStore *store, GError **error)
 {
-  if (!vtpm_store_file_claim (store, error) || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, 0, error))
+  if (!vtpm_store_file_claim (store, error) || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, END_WAIT_MS, error))
     return FALSE;
   if (vtpm_owner_is_free (store, error))
     return TRUE;

@@ -8,8 +8,8 @@
 
 #include "state/store.h"
 
-/** Takes the owner lock of STORE, at once, for who is not part of a migration. FALSE: in-use (also where its TPM was
- * saved and may be taken back), store-failed. */
+/** Takes the owner lock of STORE, within half a second, for who is not part of a migration. FALSE: in-use (also where
+ * its TPM was saved and may be taken back), store-failed. */
 gboolean vtpm_owner_take (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The second half of that, for who has the lock: whether nobody may take the TPM back. */
 gboolean vtpm_owner_is_free (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -12,6 +12,8 @@
 #include "base/io.h"
 #include "src/device/device.h"
 
+#define END_WAIT_MS 500
+#define POLL_US 1000
 #define MAX_TEXT 32 /* a process id and what may stand around it */
 
 struct VtpmPidFile
@@ -32,17 +34,48 @@ is_pid_file (int fd)
   return n >= 0 && n <= MAX_TEXT;
 }
 
+static gboolean
+is_same_file (int one, int other)
+{
+  struct stat a, b;
+  return fstat (one, &a) == 0 && fstat (other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static gboolean
+is_named (int fd, const char *path)
+{
+  vtpm_autofd int named = open (path, O_PATH | O_CLOEXEC | O_NOFOLLOW);
+  return named >= 0 && is_same_file (fd, named);
+}
+
+/* The file, locked; -1 with errno. Who ends lets go of it a moment after its last answer, and removes it: the VM's next
+ * start does not fail for that. */
+static int
+open_locked (const char *path)
+{
+  gint64 deadline = vtpm_now_ms () + END_WAIT_MS;
+  for (;;)
+    {
+      vtpm_autofd int fd = open (path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0644);
+      gboolean locked = fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0;
+      if (locked && is_named (fd, path))
+        return vtpm_fd_steal (&fd);
+      if (!locked && (fd < 0 || errno != EWOULDBLOCK || vtpm_now_ms () >= deadline))
+        return -1;
+      g_usleep (POLL_US);
+    }
+}
+
 /* By a descriptor that is closed again: who ends a process by this number must not be told another one by a device that
  * was taken over. */
 static gboolean
 write_number (const char *path, int held)
 {
-  struct stat own, named;
   g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
   vtpm_autofd int fd = open (path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
-  if (fd < 0 || fstat (held, &own) != 0 || fstat (fd, &named) != 0)
+  if (fd < 0)
     return FALSE;
-  if (own.st_dev != named.st_dev || own.st_ino != named.st_ino)
+  if (!is_same_file (held, fd))
     {
       errno = EBUSY; /* another file by now */
       return FALSE;
@@ -53,8 +86,8 @@ write_number (const char *path, int held)
 VtpmPidFile *
 vtpm_pid_file_write (const char *path, GError **error)
 {
-  vtpm_autofd int fd = open (path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0644);
-  if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+  vtpm_autofd int fd = open_locked (path);
+  if (fd < 0 && errno == EWOULDBLOCK)
     {
       vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_IN_USE,
                       "the pid file %s is held by a running process; stop it or choose another", path);

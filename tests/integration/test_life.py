@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -177,12 +178,31 @@ def test_pid_file(place):
     place.refused(6, ["[in-use]", "pid"], "other.vtpm", pid_file="pid")
     same(read_file("pid"), b"%d\n" % device.pid)
     device.kill()
-    device = place.start(pid_file="pid")
+    with open("pid", "rb") as file:  # as one that ends: it lets go a moment later, and removes it before
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ending = threading.Timer(0.15, lambda: (os.unlink("pid"), fcntl.flock(file, fcntl.LOCK_UN)))
+        ending.start()
+        device = place.start(pid_file="pid")
+        ending.join()
+    same(read_file("pid"), b"%d\n" % device.pid)
     device.term()
     true(not os.path.exists("pid"), "the pid file is removed at the end")
     for path in ("nowhere/pid", "."):
         device = place.refused(1, ["[failed]", path], "state.vtpm", pid_file=path)
         true(not os.path.exists(device.path), "the socket stays behind")
+
+
+def test_killed_and_started(place):
+    """kill -9 and at once the next start, before the kernel is done with the first: it starts, with the same pid file and
+    with another"""
+    place.create()
+    for number in range(30):
+        device = place.start(pid_file="pid%d" % (number % 2))
+        device.powered()
+        os.kill(device.pid, signal.SIGKILL)
+        device = place.start(pid_file="pid%d" % (number // 2 % 2))
+        device.powered()
+        device.term()
 
 
 def test_log(place):
