@@ -48,7 +48,7 @@ libvtpm_src_a_SOURCES = \
 	src/device/device_storage.c \
 	src/device/endpoint.c src/device/endpoint.h \
 	src/device/management.c src/device/management.h \
-	src/device/pid_file.c src/device/pid_file.h \
+	src/device/host_load.c src/device/host_load.h src/device/pid_file.c src/device/pid_file.h \
 	src/device/sandbox/calls.c src/device/sandbox/calls.h src/device/sandbox/landlock.c src/device/sandbox/landlock.h \
 	src/device/sandbox/sandbox.c src/device/sandbox/sandbox.h src/device/sandbox/trap.c src/device/sandbox/trap.h \
 	src/device/server.c src/device/server.h src/device/server_key.c src/device/server_private.h \

@@ -32,7 +32,7 @@ provisioning_tests = tests/unit/test-certificate tests/unit/test-key-process tes
 host_tests = tests/unit/test-keyring tests/unit/test-create tests/unit/test-identity tests/unit/test-rebind tests/unit/test-reader tests/unit/test-unlock tests/unit/test-unlock-ask
 native_tests = tests/unit/test-native tests/unit/test-native-pkcs12 tests/unit/test-native-protect tests/crash/test-native-store
 src_tests = tests/unit/test-census tests/unit/test-census-images tests/unit/test-client tests/unit/test-config tests/unit/test-control-codec \
-	tests/unit/test-cuse-files tests/unit/test-cuse-ioctl
+	tests/unit/test-cuse-files tests/unit/test-cuse-ioctl tests/unit/test-host-load
 
 tap_programs += $(plain_tests) $(native_tests) $(doc_tests) $(state_tests) $(registry_tests) $(provider_tests) $(host_tests) $(provisioning_tests) $(src_tests) \
 	tests/unit/test-check tests/crash/test-crash tests/crash/test-lives tests/crash/test-online tests/crash/test-rebind

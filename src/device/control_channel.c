@@ -15,13 +15,15 @@
 #define TRIM_SIZE (64 * 1024) /* the C library would keep up to 1 MiB of a buffer that grew beyond this */
 #define SEND_TIMEOUT_MS 10000 /* for all replies to what came at once; meanwhile nobody else has a turn */
 /* State blobs come one after another, and the guest stands still meanwhile. To be woken for the next one may take as
- * long as this (docs/bench.md). */
+ * long as this (docs/bench.md). Not where others want the processor: who yields to them has it back after milliseconds.
+ */
 #define NEXT_BLOB_US 50
 #define MAX_READS 8 /* then others have their turn */
 
 struct VtpmControlChannel
 {
   VtpmControl *control;
+  const VtpmHostLoad *load;
   int fd;
   int passed_fd;
   guint8 *in;
@@ -32,10 +34,11 @@ struct VtpmControlChannel
 };
 
 VtpmControlChannel *
-vtpm_control_channel_new (VtpmControl *control, int fd)
+vtpm_control_channel_new (VtpmControl *control, const VtpmHostLoad *load, int fd)
 {
   VtpmControlChannel *channel = g_new0 (VtpmControlChannel, 1);
   channel->control = control;
+  channel->load = load;
   channel->fd = fd;
   channel->passed_fd = -1;
   return channel;
@@ -197,8 +200,10 @@ receive (VtpmControlChannel *channel, int flags)
 static gboolean
 next_is_near (const VtpmControlChannel *channel)
 {
-  return channel->last_command == VTPM_CONTROL_GET_STATEBLOB || channel->last_command == VTPM_CONTROL_SET_STATEBLOB
-         || channel->last_command == VTPM_CONTROL_STOP;
+  gboolean may_follow = channel->last_command == VTPM_CONTROL_GET_STATEBLOB
+                        || channel->last_command == VTPM_CONTROL_SET_STATEBLOB
+                        || channel->last_command == VTPM_CONTROL_STOP;
+  return may_follow && vtpm_host_load_has_room (channel->load);
 }
 
 /* Stays awake for a while, but lets a client that shares the processor run. As receive(), with EAGAIN where nothing

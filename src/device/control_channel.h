@@ -6,11 +6,13 @@
 #pragma once
 
 #include "src/device/control.h"
+#include "src/device/host_load.h"
 
 typedef struct VtpmControlChannel VtpmControlChannel;
 
-/** Takes FD. Replies that the client does not read within 10 s, all together that are due, end the connection. */
-VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, int fd);
+/** Takes FD. Replies that the client does not read within 10 s, all together that are due, end the connection. LOAD:
+ * the caller's, says whether the next blob may be waited for awake. */
+VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, const VtpmHostLoad *load, int fd);
 void vtpm_control_channel_free (VtpmControlChannel *channel);
 int vtpm_control_channel_fd (VtpmControlChannel *channel);
 

@@ -134,7 +134,7 @@ on_control_listener (VtpmServer *server)
       close (fd);
     }
   else
-    server->client = vtpm_control_channel_new (&server->control.control, fd);
+    server->client = vtpm_control_channel_new (&server->control.control, &server->load, fd);
 }
 
 /* Clients may come and go while the command of one before them runs. Not to be accepted until the first of them has had
@@ -319,6 +319,7 @@ vtpm_server_listen (VtpmServerOptions *options, GError **error)
   server->options = options;
   server->broker.fd = server->data_next = -1;
   server->signals = signal_descriptor ();
+  server->load = vtpm_host_load_open ();
   if (vtpm_endpoint_open (&options->ctrl, error) && vtpm_endpoint_open (&options->data, error)
       && vtpm_endpoint_open (&options->manage, error) && open_node (options, error)
       && (!options->pid_file || (server->pid_file = vtpm_pid_file_write (options->pid_file, error))))
@@ -339,6 +340,7 @@ vtpm_server_free (VtpmServer *server)
   vtpm_fd_clear (&server->data_next);
   vtpm_fd_clear (&server->broker.fd);
   vtpm_fd_clear (&server->signals);
+  vtpm_host_load_close (&server->load);
   vtpm_endpoint_close (&server->options->ctrl);
   vtpm_endpoint_close (&server->options->data);
   vtpm_endpoint_close (&server->options->manage);
@@ -389,7 +391,7 @@ prepare (VtpmServer *server, GError **error)
   if (!vtpm_sandbox_close (&sandbox, error))
     return FALSE;
   if (options->ctrl.kind == VTPM_ENDPOINT_FD && !options->ctrl.listens)
-    server->client = vtpm_control_channel_new (&server->control.control, options->ctrl.fd);
+    server->client = vtpm_control_channel_new (&server->control.control, &server->load, options->ctrl.fd);
   if (options->data.kind == VTPM_ENDPOINT_FD && !options->data.listens)
     {
       server->data_next = options->data.fd;

@@ -41,6 +41,7 @@ struct VtpmServer
   int data_next; /* a data connection that waits for the one before it to be done with, or -1 */
   gboolean data_next_from_qemu;
   VtpmBrokerLink broker;
+  VtpmHostLoad load;
   int signals;
   VtpmKeyStatus key;
   gboolean asking;    /* the broker got as far as the providers */

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the kernel tells of the tasks that run, real and made up.
+ */
+#include "src/device/host_load.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/io.h"
+
+static gboolean
+has_room (const char *text, guint processors)
+{
+  vtpm_autofd int fd = memfd_create ("loadavg", MFD_CLOEXEC);
+  g_assert_cmpint (write (fd, text, strlen (text)), ==, (gssize) strlen (text));
+  const VtpmHostLoad load = { fd, processors };
+  return vtpm_host_load_has_room (&load);
+}
+
+static void
+test_running (void)
+{
+  g_test_summary ("room is where no more tasks run than there are processors");
+  g_assert_true (has_room ("0.20 0.18 0.12 1/80 11206\n", 1));
+  g_assert_true (has_room ("9.20 0.18 0.12 2/80 11206\n", 2));
+  g_assert_false (has_room ("0.20 0.18 0.12 2/80 11206\n", 1));
+  g_assert_false (has_room ("0.00 0.00 0.00 130/800 11206\n", 128));
+}
+
+static void
+test_unknown (void)
+{
+  g_test_summary ("there is none where it cannot be told");
+  for (const char *const *text
+       = (const char *const[]){ "", "\n", "0.20", "0.20 0.18 0.12", "0.20 0.18 0.12 ", "a b c d", NULL };
+       *text; text++)
+    g_assert_false (has_room (*text, 4));
+  const VtpmHostLoad none = { -1, 4 };
+  g_assert_false (vtpm_host_load_has_room (&none));
+}
+
+static void
+test_real (void)
+{
+  g_test_summary ("the kernel's own text is understood, and a processor that is there is counted");
+  VtpmHostLoad load = vtpm_host_load_open ();
+  g_assert_cmpint (load.fd, >=, 0);
+  g_assert_cmpuint (load.processors, >, 0);
+  load.processors = G_MAXUINT;
+  g_assert_true (vtpm_host_load_has_room (&load));
+  load.processors = 0;
+  g_assert_false (vtpm_host_load_has_room (&load));
+  vtpm_host_load_close (&load);
+  g_assert_cmpint (load.fd, ==, -1);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/host-load/running", test_running);
+  g_test_add_func ("/host-load/unknown", test_unknown);
+  g_test_add_func ("/host-load/real", test_real);
+  return g_test_run ();
+}
