@@ -5,6 +5,7 @@
 #include "src/commands/command.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/errors.h"
@@ -58,6 +59,15 @@ destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
   if (!vtpm_store_is_device (path) && g_file_test (path, G_FILE_TEST_IS_SYMLINK))
     {
       vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE, "%s is a symbolic link; name the file itself", path);
+      return FALSE;
+    }
+  struct stat info;
+  if (stat (path, &info) == 0 && S_ISREG (info.st_mode) && info.st_nlink > 1)
+    {
+      vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
+                      "%s has %lu names (hard links), and would be wiped under each, a backup made so too; remove the "
+                      "name alone (rm), or the other ones first",
+                      path, (unsigned long) info.st_nlink);
       return FALSE;
     }
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);

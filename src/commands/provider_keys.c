@@ -135,7 +135,7 @@ vtpm_command_provider_import (int argc, char **argv)
 typedef struct
 {
   char **dirs;
-  gboolean images, yes;
+  gboolean images, yes, no_states;
   int grace_days;
   VtpmAskerOptions secrets;
   char *config;
@@ -150,18 +150,19 @@ search_options_clear (SearchOptions *options)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (SearchOptions, search_options_clear)
 
-#define SEARCH_ENTRIES(options)                                                                                        \
-  { "search",                                                                                                          \
-    0,                                                                                                                 \
-    0,                                                                                                                 \
-    G_OPTION_ARG_FILENAME_ARRAY,                                                                                       \
-    &(options).dirs,                                                                                                   \
-    "look for state files in DIR and below, beside state-dirs= of vtpm.conf; more may follow",                         \
-    "DIR..." },                                                                                                        \
-      { "images", 0, 0, G_OPTION_ARG_NONE, &(options).images, "look into managed saves and disk images too", NULL },   \
-      VTPM_ASKER_ENTRIES ((options).secrets),                                                                          \
-  {                                                                                                                    \
-    "config", 0, 0, G_OPTION_ARG_FILENAME, &(options).config, "configuration file instead of the default one", "FILE"  \
+#define SEARCH_ENTRIES(options)                                                                                          \
+  { "search",                                                                                                            \
+    0,                                                                                                                   \
+    0,                                                                                                                   \
+    G_OPTION_ARG_FILENAME_ARRAY,                                                                                         \
+    &(options).dirs,                                                                                                     \
+    "look for state files in DIR and below, beside state-dirs= of vtpm.conf; more may follow",                           \
+    "DIR..." },                                                                                                          \
+      { "images", 0, 0, G_OPTION_ARG_NONE, &(options).images, "look into managed saves and disk images too", NULL },     \
+      { "no-states", 0, 0, G_OPTION_ARG_NONE, &(options).no_states, "go on where there is no state file at all", NULL }, \
+      VTPM_ASKER_ENTRIES ((options).secrets),                                                                            \
+  {                                                                                                                      \
+    "config", 0, 0, G_OPTION_ARG_FILENAME, &(options).config, "configuration file instead of the default one", "FILE"    \
   }
 
 /* "--search A B": what follows the command's own arguments are folders too. */
@@ -246,7 +247,7 @@ vtpm_command_provider_retire (int argc, char **argv)
       && take_dirs (&options, argv + 3, &error) && read_retire (&options, argv[2], &version, &error)
       && vtpm_provider_session_begin (&session, options.config, &options.secrets, &error))
     entry = vtpm_registry_find_name (session.registry, argv[1], &error);
-  const VtpmSearch search = { (const char *const *) options.dirs, options.images };
+  const VtpmSearch search = { (const char *const *) options.dirs, options.images, options.no_states };
   if (!entry
       || !vtpm_retire (session.config, entry, version, &search, (guint64) options.grace_days * 24 * 60 * 60, &retired,
                        &error))
@@ -296,7 +297,7 @@ vtpm_command_provider_remove (int argc, char **argv)
       && take_dirs (&options, argv + 2, &error)
       && vtpm_provider_session_begin (&session, options.config, &options.secrets, &error))
     entry = vtpm_registry_find_name (session.registry, argv[1], &error);
-  VtpmSearch search = { (const char *const *) options.dirs, options.images };
+  VtpmSearch search = { (const char *const *) options.dirs, options.images, options.no_states };
   if (!entry
       || !vtpm_upkeep_remove (session.config, entry, &search, options.yes ? NULL : confirm, &search, &stay, &error))
     return vtpm_command_fail ("provider remove", error);

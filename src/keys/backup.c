@@ -43,21 +43,33 @@ what_is_missing (const VtpmProviderEntry *entry)
       entry->backup_version, entry->newest_version);
 }
 
-void
-vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry)
+static gboolean
+is_enough (const VtpmProviderEntry *entry)
 {
   VtpmBackup backup = vtpm_provider_entry_backup (entry);
-  if (backup == VTPM_BACKUP_NOT_OURS || backup == VTPM_BACKUP_ACTIVE)
+  return backup == VTPM_BACKUP_NOT_OURS || backup == VTPM_BACKUP_ACTIVE;
+}
+
+void
+vtpm_backup_tell (const VtpmProviderEntry *entry)
+{
+  if (is_enough (entry))
     return;
-  char uuid[VTPM_UUID_TEXT_SIZE];
-  g_autofree char *path = g_build_filename (place->data_dir, FOLDER, vtpm_uuid_format (&entry->uuid, uuid), NULL);
-  if (!is_due (path))
-    return;
-  remember (place, path);
   g_autofree char *missing = what_is_missing (entry);
   vtpm_log (VTPM_LOG_WARNING,
             "[not-backed-up] key provider \"%s\": %s. Make one: vtpm provider export %s --pkcs12 FILE", entry->name,
             missing, entry->name);
+}
+
+void
+vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry)
+{
+  char uuid[VTPM_UUID_TEXT_SIZE];
+  g_autofree char *path = g_build_filename (place->data_dir, FOLDER, vtpm_uuid_format (&entry->uuid, uuid), NULL);
+  if (is_enough (entry) || !is_due (path))
+    return;
+  remember (place, path);
+  vtpm_backup_tell (entry);
 }
 
 void
@@ -74,22 +86,25 @@ vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots)
 }
 
 gboolean
+vtpm_backup_allows_wrap (const VtpmProviderEntry *entry, GError **error)
+{
+  if (!entry->require_backup || is_enough (entry))
+    return TRUE;
+  g_autofree char *missing = what_is_missing (entry);
+  vtpm_error_set (error, VTPM_BACKUP_ERROR, VTPM_ERROR_NOT_BACKED_UP,
+                  "key provider \"%s\" wants a backup before anything is wrapped under it, and %s. Make one: vtpm "
+                  "provider export %s --pkcs12 FILE",
+                  entry->name, missing, entry->name);
+  return FALSE;
+}
+
+gboolean
 vtpm_backup_allows_create (const VtpmPlace *place, const char *name, GError **error)
 {
   g_autoptr (VtpmRegistry) registry = vtpm_registry_load (place, error);
   const VtpmProviderEntry *entry = registry ? vtpm_registry_find_name (registry, name, error) : NULL;
-  if (!entry)
+  if (!entry || !vtpm_backup_allows_wrap (entry, error))
     return FALSE;
-  VtpmBackup backup = vtpm_provider_entry_backup (entry);
-  if (!entry->require_backup || backup == VTPM_BACKUP_NOT_OURS || backup == VTPM_BACKUP_ACTIVE)
-    {
-      vtpm_backup_warn (place, entry);
-      return TRUE;
-    }
-  g_autofree char *missing = what_is_missing (entry);
-  vtpm_error_set (error, VTPM_BACKUP_ERROR, VTPM_ERROR_NOT_BACKED_UP,
-                  "key provider \"%s\" wants a backup before a vTPM is made under it, and %s. Make one: vtpm provider "
-                  "export %s --pkcs12 FILE",
-                  entry->name, missing, entry->name);
-  return FALSE;
+  vtpm_backup_warn (place, entry);
+  return TRUE;
 }

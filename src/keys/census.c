@@ -64,7 +64,8 @@ key_of (VtpmCensus *census, const VtpmKeySlot *slot)
   for (guint i = 0; i < census->keys->len; i++)
     {
       VtpmCensusKey *key = census->keys->pdata[i];
-      if (key->key_version == slot->key_version && vtpm_uuid_equal (&key->provider, &slot->provider))
+      if (key->key_version == slot->key_version && vtpm_uuid_equal (&key->provider, &slot->provider)
+          && g_str_equal (key->key_id, slot->key_id)) /* of a provider that two hosts have rotated there are two */
         return key;
     }
   VtpmCensusKey *key = g_new0 (VtpmCensusKey, 1);
@@ -204,6 +205,15 @@ on_trouble (const char *path, const char *why, gpointer data)
   unreadable (data, path, "%s", why);
 }
 
+/* As where one machine's folder lies on another disk. */
+static void
+on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+{
+  Walk *walk = data;
+  if (is_folder || walk->images || vtpm_glance_names_state (real))
+    unreadable (walk, path, "a symbolic link to %s, which is not looked at: name that as well", real);
+}
+
 static gint
 compare_uses (gconstpointer a, gconstpointer b)
 {
@@ -233,7 +243,7 @@ vtpm_census_take (const char *const *paths, gboolean images, GError **error)
   census->keys = g_ptr_array_new_with_free_func (key_free);
   census->unreadable = g_ptr_array_new_with_free_func (g_free);
   Walk walk = { .census = census, .images = images, .seen = vtpm_glance_seen_new () };
-  VtpmWalk files = { on_file, on_trouble, &walk };
+  VtpmWalk files = { on_file, on_trouble, on_link, &walk };
   gboolean fine = vtpm_walk (&files, paths, error);
   g_hash_table_unref (walk.seen);
   if (!fine)
@@ -259,8 +269,8 @@ const char *
 vtpm_census_blind_spots (gboolean images)
 {
   return images ? "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
-                  "archives, behind symbolic links, or in images that are compressed or encrypted."
+                  "archives, or in images that are compressed or encrypted."
                 : "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
-                  "archives, or behind symbolic links. Saved VMs and snapshots hold key slots of their own, and were "
+                  "archives. Saved VMs and snapshots hold key slots of their own, and were "
                   "not searched (--images does that).";
 }

@@ -433,6 +433,19 @@ read_running (const Change *change, GError **error)
   return settle (change, &epoch, error) ? vtpm_header_read (change->store, error) : NULL;
 }
 
+/* A rescue drops every slot: nobody wants that where one still opens. */
+static gboolean
+is_locked_out (VtpmProviderPool *pool, const VtpmRecord *record, const char *path, const char *to, GError **error)
+{
+  g_autoptr (VtpmSecret) dek = vtpm_provider_pool_unlock (pool, record, NULL);
+  if (dek)
+    vtpm_error_set (error, VTPM_EPOCH_ERROR, VTPM_ERROR_USAGE,
+                    "a key slot of %s still opens, and a rescue would drop all of them; change its provider with 'vtpm "
+                    "rekey --to %s', or its key with --deep",
+                    path, to);
+  return dek == NULL;
+}
+
 /* RECORD: the one that the rescue begins from, for the audit log; or NULL. */
 static gboolean
 rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, const char *manage, VtpmRecord **record,
@@ -446,6 +459,8 @@ rescue (VtpmProviderPool *pool, const char *path, const VtpmProviderEntry *to, c
   if (!header)
     return FALSE;
   const VtpmRecord *base = header->records->pdata[0];
+  if (!is_locked_out (pool, base, path, to->name, error))
+    return FALSE;
   *record = next_record (base);
   g_autoptr (VtpmSecret) dek = vtpm_seal_new_dek (error);
   VtpmKeySlot *slot = dek ? vtpm_provider_pool_wrap (pool, to, *record, dek, error) : NULL;

@@ -53,6 +53,15 @@ on_trouble (const char *path, const char *why, gpointer data)
   g_ptr_array_add (search->trouble, g_strdup_printf ("%s: %s", path, why));
 }
 
+/* Whoever changes all keys of a host means the machines behind it, too. */
+static void
+on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+{
+  g_autofree char *why = g_strdup_printf ("a symbolic link to %s, which is not looked at: name that as well", real);
+  if (is_folder || vtpm_glance_names_state (real))
+    on_trouble (path, why, data);
+}
+
 static void
 on_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
@@ -75,7 +84,7 @@ vtpm_fleet_find (GPtrArray *fleet, const char *const *folders, guint *others, GP
 {
   g_autoptr (GHashTable) seen = vtpm_glance_seen_new ();
   Search search = { fleet, trouble, others, seen };
-  const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .data = &search };
+  const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .link = on_link, .data = &search };
   return vtpm_walk (&walk, folders, error);
 }
 

@@ -55,6 +55,14 @@ vtpm_copies_clear (VtpmCopies *copies)
 }
 
 gboolean
+vtpm_glance_names_state (const char *path)
+{
+  struct stat info;
+  vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  return fd >= 0 && fstat (fd, &info) == 0 && vtpm_glance_is_state (fd, (guint64) info.st_size, NULL);
+}
+
+gboolean
 vtpm_glance_copy (int fd, guint copy, VtpmCopies *copies)
 {
   g_clear_pointer (&copies->records[copy], g_ptr_array_unref);

@@ -4,6 +4,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "src/keys/backup.h"
 #include "state/audit.h"
 #include "state/keyslots.h"
 #include "state/provider_reply.h"
@@ -26,7 +27,8 @@ typedef struct
 {
   const VtpmProviderEntry *entry;
   Seat ask, prove;
-  gint late; /* atomic: the last request took too long */
+  gint late;    /* atomic: the last request took too long */
+  gint wrapped; /* atomic: its keys did, in this command */
   GMutex current_lock;
   guint32 current; /* key version; 0: not asked yet */
   GMutex asker_lock;
@@ -118,6 +120,8 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
     return;
   for (guint i = 0; i < pool->n_members; i++)
     {
+      if (pool->members[i].wrapped)
+        vtpm_backup_tell (pool->members[i].entry);
       seat_clear (&pool->members[i].ask);
       seat_clear (&pool->members[i].prove);
       g_mutex_clear (&pool->members[i].current_lock);
@@ -224,7 +228,8 @@ vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry,
   Turn turn;
   GError *cause = NULL;
   Member *member = find_member (pool, &entry->uuid, NULL, error);
-  if (!member || !begin_turn (pool, member, &member->ask, &turn, error))
+  if (!member || !vtpm_backup_allows_wrap (member->entry, error)
+      || !begin_turn (pool, member, &member->ask, &turn, error))
     return NULL;
   g_autoptr (VtpmKeySlot) slot = vtpm_keyslot_wrap (turn.provider, record, dek, patience (&turn), &cause);
   end_turn (&turn, cause);
@@ -233,7 +238,10 @@ vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry,
       name_provider (member, error, cause);
       return NULL;
     }
-  return vtpm_provider_pool_prove (pool, record, slot, dek, error) ? g_steal_pointer (&slot) : NULL;
+  if (!vtpm_provider_pool_prove (pool, record, slot, dek, error))
+    return NULL;
+  g_atomic_int_set (&member->wrapped, TRUE);
+  return g_steal_pointer (&slot);
 }
 
 /* The DEK in SLOT, asked of SEAT (NULL: a helper for this alone), RECORD's MAC verified. */

@@ -13,7 +13,7 @@ typedef struct VtpmProviderPool VtpmProviderPool;
 
 /** CONFIG must outlive it. NULL: what vtpm_registry_load() says. */
 VtpmProviderPool *vtpm_provider_pool_new (const VtpmConfig *config, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Ends all helpers. */
+/** Ends all helpers, and tells of each provider that has wrapped and has no backup. */
 void vtpm_provider_pool_free (VtpmProviderPool *pool);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderPool, vtpm_provider_pool_free)
 

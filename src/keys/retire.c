@@ -90,8 +90,9 @@ close_and_search (const VtpmConfig *config, const VtpmProviderEntry *entry, cons
   if (!vtpm_registry_change (&config->place, &entry->uuid, close_version, closed, error))
     return FALSE;
   *due = closed->time + grace_s <= (guint64) time (NULL);
+  const VtpmSearch how = { search->dirs, search->images, search->may_be_none || !*due };
   return (!*due || vtpm_wraps_wait (&config->place, error))
-         && vtpm_search_finds_none (config, search, entry, closed->version, error);
+         && vtpm_search_finds_none (config, &how, entry, closed->version, error);
 }
 
 static gboolean

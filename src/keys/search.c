@@ -85,6 +85,21 @@ set_unreadable (const GPtrArray *unreadable, GError **error)
                   unreadable->len, unreadable->len == 1 ? "" : "s", list->str);
 }
 
+/* A disk that is not mounted looks like this. */
+static gboolean
+found_any (const VtpmCensus *census, char **dirs, GError **error)
+{
+  if (census->states + census->exports + census->images > 0)
+    return TRUE;
+  g_autofree char *where = g_strjoinv (", ", dirs);
+  vtpm_error_set (
+      error, VTPM_UPKEEP_ERROR, VTPM_ERROR_USAGE,
+      "there is no state file at all in %s, so nothing is destroyed: see that what has them is mounted, and "
+      "named. If this host has none, say --no-states",
+      where);
+  return FALSE;
+}
+
 gboolean
 vtpm_search_finds_none (const VtpmConfig *config, const VtpmSearch *search, const VtpmProviderEntry *entry,
                         guint32 key_version, GError **error)
@@ -99,5 +114,7 @@ vtpm_search_finds_none (const VtpmConfig *config, const VtpmSearch *search, cons
     set_in_use (entry, key_version, n, list->str, error);
   else if (census->unreadable->len > 0)
     set_unreadable (census->unreadable, error);
-  return n == 0 && census->unreadable->len == 0;
+  else
+    return search->may_be_none || found_any (census, dirs, error);
+  return FALSE;
 }

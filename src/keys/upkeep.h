@@ -22,6 +22,7 @@ typedef struct
 {
   const char *const *dirs; /* or NULL */
   gboolean images;
+  gboolean may_be_none; /* a search that finds no state file at all is believed */
 } VtpmSearch;
 
 /**
@@ -102,7 +103,7 @@ gboolean vtpm_upkeep_remove (const VtpmConfig *config, const VtpmProviderEntry *
 GStrv vtpm_search_dirs (const VtpmConfig *config, const VtpmSearch *search, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /**
  * Whether no file found by SEARCH needs KEY_VERSION (0: any) of ENTRY. FALSE: key-in-use (it names them, up to
- * 20; or what could not be read), usage.
+ * 20; or what could not be read), usage (there is no state file at all).
  */
 gboolean vtpm_search_finds_none (const VtpmConfig *config, const VtpmSearch *search, const VtpmProviderEntry *entry,
                                  guint32 key_version, GError **error) G_GNUC_WARN_UNUSED_RESULT;

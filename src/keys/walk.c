@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/vfs.h>
 
 #include "base/errors.h"
@@ -14,6 +15,12 @@
 G_DEFINE_QUARK (vtpm_walk_error_quark, vtpm_walk_error)
 
 #define MAX_DEPTH 200 /* each folder on the way is open */
+
+typedef struct
+{
+  const VtpmWalk *how;
+  GPtrArray *roots; /* of char *: what is looked through, by their real names */
+} Walk;
 
 /* The folders above the one looked at. */
 typedef struct Above
@@ -26,14 +33,14 @@ typedef struct Above
 
 /* Vanished while we looked: nothing of that name is left to be looked at. */
 static void
-trouble (const VtpmWalk *walk, const char *path)
+trouble (const Walk *walk, const char *path)
 {
   if (errno != ENOENT)
-    walk->trouble (path, g_strerror (errno), walk->data);
+    walk->how->trouble (path, g_strerror (errno), walk->how->data);
 }
 
 static void
-look_at_file (const VtpmWalk *walk, int folder, const char *name, const char *path)
+look_at_file (const Walk *walk, int folder, const char *name, const char *path)
 {
   struct stat info;
   /* without waiting: somebody may have put a FIFO there meanwhile */
@@ -45,11 +52,11 @@ look_at_file (const VtpmWalk *walk, int folder, const char *name, const char *pa
       off_t size = S_ISBLK (info.st_mode) ? lseek (fd, 0, SEEK_END) : info.st_size;
       if (S_ISBLK (info.st_mode) && size <= 0)
         {
-          walk->trouble (path, "a block device without a size; see whether its volume is there", walk->data);
+          walk->how->trouble (path, "a block device without a size; see whether its volume is there", walk->how->data);
           return;
         }
       info.st_size = size;
-      walk->file (fd, path, &info, walk->data);
+      walk->how->file (fd, path, &info, walk->how->data);
     }
 }
 
@@ -87,10 +94,10 @@ is_above (const Above *above, const struct stat *info)
   return FALSE;
 }
 
-static void look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char *name, const char *path);
+static void look_at_entry (const Walk *walk, const Above *above, int folder, const char *name, const char *path);
 
 static void
-look_at_entries (const VtpmWalk *walk, const Above *here, DIR *folder, const char *path)
+look_at_entries (const Walk *walk, const Above *here, DIR *folder, const char *path)
 {
   const struct dirent *entry;
   while ((errno = 0, entry = readdir (folder)))
@@ -105,7 +112,7 @@ look_at_entries (const VtpmWalk *walk, const Above *here, DIR *folder, const cha
 }
 
 static void
-look_at_folder (const VtpmWalk *walk, const Above *above, int parent, const char *name, const char *path)
+look_at_folder (const Walk *walk, const Above *above, int parent, const char *name, const char *path)
 {
   struct stat info;
   vtpm_autofd int fd = openat (parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -119,7 +126,7 @@ look_at_folder (const VtpmWalk *walk, const Above *above, int parent, const char
   const Above here = { above, info.st_dev, info.st_ino, above ? above->depth + 1 : 0 };
   if (here.depth > MAX_DEPTH)
     {
-      walk->trouble (path, "too many folders in one another; look through this one by itself", walk->data);
+      walk->how->trouble (path, "too many folders in one another; look through this one by itself", walk->how->data);
       return;
     }
   DIR *folder = fdopendir (fd);
@@ -133,8 +140,31 @@ look_at_folder (const VtpmWalk *walk, const Above *above, int parent, const char
   closedir (folder);
 }
 
+static gboolean
+is_below_roots (const Walk *walk, const char *real)
+{
+  for (guint i = 0; i < walk->roots->len; i++)
+    {
+      const char *root = walk->roots->pdata[i];
+      gsize len = strlen (root);
+      if (g_str_has_prefix (real, root) && (len == 1 || real[len] == '/' || !real[len]))
+        return TRUE;
+    }
+  return FALSE;
+}
+
 static void
-look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char *name, const char *path)
+look_at_link (const Walk *walk, const char *path)
+{
+  struct stat info;
+  g_autofree char *real = walk->how->link ? realpath (path, NULL) : NULL; /* from malloc, which is GLib's */
+  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode))
+      && !is_below_roots (walk, real))
+    walk->how->link (path, real, S_ISDIR (info.st_mode), walk->how->data);
+}
+
+static void
+look_at_entry (const Walk *walk, const Above *above, int folder, const char *name, const char *path)
 {
   struct stat info;
   if (fstatat (folder, name, &info, AT_SYMLINK_NOFOLLOW) != 0)
@@ -143,6 +173,8 @@ look_at_entry (const VtpmWalk *walk, const Above *above, int folder, const char 
     look_at_folder (walk, above, folder, name, path);
   else if (S_ISREG (info.st_mode) || (S_ISBLK (info.st_mode) && !above))
     look_at_file (walk, folder, name, path);
+  else if (S_ISLNK (info.st_mode))
+    look_at_link (walk, path);
 }
 
 /* A link is followed where it was named, as a folder often is one; nowhere below. NULL: nothing to look at. */
@@ -177,10 +209,11 @@ resolve_all (const char *const *paths, GError **error)
 }
 
 gboolean
-vtpm_walk (const VtpmWalk *walk, const char *const *paths, GError **error)
+vtpm_walk (const VtpmWalk *how, const char *const *paths, GError **error)
 {
   g_autoptr (GPtrArray) all = resolve_all (paths, error);
+  const Walk walk = { how, all };
   for (guint i = 0; all && i < all->len; i++)
-    look_at_entry (walk, NULL, AT_FDCWD, all->pdata[i], all->pdata[i]);
+    look_at_entry (&walk, NULL, AT_FDCWD, all->pdata[i], all->pdata[i]);
   return all != NULL;
 }

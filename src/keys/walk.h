@@ -14,6 +14,8 @@ typedef struct
   void (*file) (int fd, const char *path, const struct stat *info, gpointer data);
   /** What could not be looked at, and why. */
   void (*trouble) (const char *path, const char *why, gpointer data);
+  /** A symbolic link below to REAL, a file or folder that is below none of the paths; may be NULL. */
+  void (*link) (const char *path, const char *real, gboolean is_folder, gpointer data);
   gpointer data;
 } VtpmWalk;
 

@@ -80,8 +80,8 @@ set_cannot_wrap (GError **error, VtpmState *state, const VtpmUuid *vm_uuid, cons
   vtpm_error_set (
       error, VTPM_IDENTITY_ERROR, vtpm_error_code (cause),
       "%s cannot be bound to VM %s, nothing was changed: %s. Each provider that has a key slot must wrap "
-      "the new key: mend this one, then start again; or leave it out with 'vtpm bind STATE --vm-uuid %s --drop "
-      "PROVIDER'",
+      "the new key: mend this one, then start again. For one that asks for a passphrase: vtpm bind STATE --vm-uuid %s "
+      "--password-file FILE. With '--drop PROVIDER' in its place that key slot is gone",
       vtpm_state_store (state)->name, vm, vtpm_error_text (cause), vm);
 }
 

@@ -159,7 +159,7 @@ vtpm_listing_take (const char *const *paths, GError **error)
   g_autoptr (VtpmListing) listing = g_new0 (VtpmListing, 1);
   g_autoptr (GHashTable) seen = vtpm_glance_seen_new ();
   Taking taking = { listing, seen };
-  const VtpmWalk walk = { on_file, on_trouble, &taking };
+  const VtpmWalk walk = { .file = on_file, .trouble = on_trouble, .data = &taking };
   listing->files = g_ptr_array_new_with_free_func (listed_free);
   listing->unreadable = g_ptr_array_new_with_free_func (g_free);
   if (!vtpm_walk (&walk, paths, error))

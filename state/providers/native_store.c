@@ -131,8 +131,11 @@ static void
 set_damaged (const VtpmNative *native, const char *fault, GError **error)
 {
   g_autofree char *path = vtpm_native_store_path (native);
-  vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_DAMAGED,
-                  "the key store %s is damaged: %s. Restore it from a backup; nothing was changed", path, fault);
+  vtpm_error_set (
+      error, VTPM_PROVIDER_ERROR, VTPM_ERROR_STATE_DAMAGED,
+      "the key store %s is damaged: %s. Nothing was changed. Restore that file from a backup; or move it away, "
+      "and bring the keys back with 'vtpm provider import NAME --pkcs12 FILE'",
+      path, fault);
 }
 
 /* Opens what IMAGE has sealed. */

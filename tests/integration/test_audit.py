@@ -47,8 +47,8 @@ def live(place):
     plain = subprocess.run([PLAINSTATE, "vm", "--config", place.config], env=place.env, capture_output=True, check=True)
     same(place.vtpm("destroy", "--yes", "vm", "--config", place.config).returncode, 0)
     same(place.vtpm("destroy", "--yes", "vm", "--config", place.config).returncode, 3)
-    good(place, "retire", "site", "1", "--search", place.folder, "--grace", "0")
-    good(place, "remove", "site", "--yes", "--search", place.folder)
+    good(place, "retire", "site", "1", "--search", place.folder, "--grace", "0", "--no-states")
+    good(place, "remove", "site", "--yes", "--search", place.folder, "--no-states")
     kdks = [keys[32 + 44 * i + 12:32 + 44 * i + 44] for i in range(2)]
     return kdks + [text.encode() for text in PASSWORDS], plain.stdout
 

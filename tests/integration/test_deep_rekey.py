@@ -113,7 +113,8 @@ def test_online(place):
     guest = Guest(data)
     for epoch in range(2, 6):
         done = deep(place)
-        same(done.stderr, "")
+        contains(done.stderr, "[not-backed-up]")
+        same(done.stderr.count("\n"), 1, done.stderr)
         in_epoch(place, epoch)
         seen = len(guest.times)
         wait_until(lambda: guest.failed or len(guest.times) > seen + 20, "the guest goes on")

@@ -242,13 +242,61 @@ def test_retire_finds(place):
     same(len(status_of(place, "site")["versions"]), 2)
 
 
+def test_wraps_without_backup(place):
+    """rekey and keys add under keys without a backup: refused where the provider wants one, else told each time"""
+    good(place, "create", "site", "--kind", "native", "--require-backup")
+    exported(place, "site")
+    good(place, "create", "other", "--kind", "native")
+    path = state(place, "a", "--provider", "site")
+    good(place, "rotate", "site")
+    before = read_file(path)
+    for command in (["rekey", "--stale", path], ["rekey", "--deep", path], ["rekey", "--all", "states", "--stale"]):
+        done = place.vtpm(*command, "--config", place.config)
+        true(done.returncode != 0, command)
+        contains(done.stderr, "[not-backed-up]", "vtpm provider export site")
+        same(read_file(path), before, command)
+    exported(place, "site", "site-2.p12")
+    lacks(place.vtpm("rekey", "--stale", path, "--config", place.config).stderr, "not-backed-up")
+    for command in (["keys", "add", path, "--provider", "other"], ["rekey", "--from", "other", path]):
+        done = place.vtpm(*command, "--config", place.config)
+        same(done.returncode, 0, done.stderr)
+        contains(done.stderr, "[not-backed-up]", "other")
+
+
+def test_retire_unseen(place):
+    """retire and remove: an empty folder, as where a disk is not mounted, and what lies behind symbolic links hold them up"""
+    good(place, "create", "keep", "--kind", "native")
+    good(place, "create", "site", "--kind", "native")
+    state(place, "a", "--provider", "site")
+    good(place, "rotate", "site")
+    os.makedirs("srv")
+    contains(bad(place, 2, "usage", "retire", "site", "1", "--search", "srv", "--grace", "0"), "srv", "mounted")
+    contains(bad(place, 2, "usage", "remove", "site", "--yes", "--search", "srv"), "srv", "mounted")
+    os.makedirs("here")
+    state(place, "b", "--provider", "keep")
+    os.rename("states/b", "here/b")
+    for target, link in (("states", "here/folder"), ("states/a", "here/file")):
+        os.symlink(os.path.abspath(target), link)
+        for command in (["retire", "site", "1", "--grace", "0"], ["remove", "site", "--yes"]):
+            contains(bad(place, 1, "key-in-use", *command, "--search", "here"), link, "symbolic link", os.path.abspath(target))
+        contains(bad(place, 1, "key-in-use", "retire", "site", "1", "--search", "here", target), "needed by 1 file")
+        done = place.vtpm("rekey", "--all", "here", "--stale", "--config", place.config)
+        true(done.returncode != 0, "what is behind a link is not told")
+        contains(done.stderr, link, "symbolic link")
+        os.unlink(link)
+    os.symlink("b", "here/c")
+    os.symlink("/etc/hostname", "here/other")
+    good(place, "retire", "site", "1", "--search", "here", "--grace", "7")
+    place.sound("states/a")
+
+
 def test_retire_elsewhere(place):
     """retire: a helper that destroys no keys keeps the version closed and says so; a kind without versions has none"""
     add_example(place)
     good(place, "create", "shell", "--kind", "example")
     os.makedirs("states")
     good(place, "rotate", "shell")
-    contains(bad(place, 2, "usage", "retire", "shell", "1", "--search", "states", "--grace", "0"), "destroys none")
+    contains(bad(place, 2, "usage", "retire", "shell", "1", "--search", "states", "--grace", "0", "--no-states"), "destroys none")
     true(status_of(place, "shell")["versions"][0]["closed"], "closed")
     good(place, "create", "recovery", "--kind", "passphrase", "--option",
          "password-file=" + os.path.abspath(secret_file("pass", "correct horse battery\n")))
@@ -266,15 +314,16 @@ def test_remove(place):
              "--from go --to OTHER")
     bad(place, 2, "usage", "remove", "go", "--yes")
     os.unlink(path)
-    contains(bad(place, 2, "usage", "remove", "go", "--search", "states"), "--yes")
+    contains(bad(place, 2, "usage", "remove", "go", "--yes", "--search", "states"), "no state file at all", "mounted", "--no-states")
+    contains(bad(place, 2, "usage", "remove", "go", "--search", "states", "--no-states"), "--yes")
     same(sorted(listed(place)), ["go", "keep"])
-    contains(good(place, "remove", "go", "--yes", "--search", "states"), "provider go is removed", "cannot see")
+    contains(good(place, "remove", "go", "--yes", "--search", "states", "--no-states"), "provider go is removed", "cannot see")
     same((list(listed(place)), os.path.exists(store)), (["keep"], False))
     bad(place, 4, "provider-unknown", "remove", "go", "--yes", "--search", "states")
     good(place, "create", "go", "--kind", "native")  # the name is free
     add_example(place)
     good(place, "create", "shell", "--kind", "example", "--option", "a=b")
-    contains(good(place, "remove", "shell", "--yes", "--search", "states"), "Its keys are not",
+    contains(good(place, "remove", "shell", "--yes", "--search", "states", "--no-states"), "Its keys are not",
              "vtpm-provider-example", "a=b")
     add_helper(place, "example", "#!/bin/sh\nexit 1\n")
 
@@ -287,7 +336,7 @@ def test_remove_late(place):
     before = listed(place)["go"]
     os.makedirs("states")
     terminal, side = pty.openpty()
-    with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--config", place.config],
+    with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--no-states", "--config", place.config],
                           env=place.env, stdin=side, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         said = b""
         while b"Type yes" not in said:
@@ -327,7 +376,7 @@ done
         with subprocess.Popen([VTPM, "create", path, "--provider", "late", "--config", place.config], env=place.env,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as making:
             wait_until(lambda: os.path.exists(wrapped), "the wrap")
-            contains(bad(place, 1, "key-in-use", *command, "--search", "states"), path)
+            contains(bad(place, 1, "key-in-use", *command, "--search", "states", "--no-states"), path)
             same((making.wait(30), making.stderr.read()), (0, b""))
         os.unlink(wrapped)
         place.sound(path)
@@ -357,7 +406,7 @@ def test_part_of_a_backup(place):
     good(place, "import", "site", "--pkcs12", path, "--password-file", "pw")
     good(place, "rotate", "site")
     os.makedirs("nothing")
-    good(place, "retire", "site", "1", "--search", "nothing", "--grace", "0")
+    good(place, "retire", "site", "1", "--search", "nothing", "--grace", "0", "--no-states")
     newer = exported(place, "site", "newer.p12")  # version 2 alone
     place.env["VTPM_DATA_DIR"] = place.data_dir = os.path.join(place.folder, "data")
     os.unlink(path)
@@ -390,7 +439,7 @@ def test_remove_asks(place):
     os.makedirs("states")
     for answer, status in (b"no\n", 1), (b"y\n", 1), (b"\x04", 1), (b"yes\n", 0):
         terminal, side = pty.openpty()
-        with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--config", place.config],
+        with subprocess.Popen([VTPM, "provider", "remove", "go", "--search", "states", "--no-states", "--config", place.config],
                               env=place.env, stdin=side, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
             os.write(terminal, answer)
             out, err = command.communicate(timeout=30)

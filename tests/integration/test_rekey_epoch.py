@@ -83,6 +83,10 @@ def test_deep_pushes_out(place):
     same(epoch(place), 18)
     cold_start(place)
     device, _, _ = running(place)
+    provider(place, "rotate", "native")
+    contains(rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"), status=2).stderr,
+             "still opens", "vtpm rekey --to native")
+    destroy(place, "native", 1)
     done = rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"))
     contains(done.stderr, "oldest of 16 former keys")
     device.term()
@@ -148,10 +152,10 @@ def test_rescue_half_way(place):
     before = read_file("state.vtpm")
     provider(place, "rotate", "native")
     device, _, _ = running(place)
+    destroy(place, "native", 1)
     rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"))
     device.kill()
     after = read_file("state.vtpm")
-    destroy(place, "native", 1)
     both = after[:HEADER_B] + before[HEADER_B:SLOT_0]
     for half in (after[SLOT_0:SLOT_1] + before[SLOT_1:], before[SLOT_0:SLOT_1] + after[SLOT_1:]):
         for args in (["--verify"], ["--deep"], ["--stale"], []):
