@@ -173,11 +173,16 @@ def test_locks(host):
 def test_destroy(host):
     """destroy wipes all of the file and takes its name away; it needs no key"""
     path = host.create()
-    os.link(path, host.path("link"))
+    before = content(path)
+    os.link(path, host.path("backup"))
     shutil.rmtree(host.data)
-    done = host.run("destroy", "--yes", path)
-    assert done.returncode == 0, done.stderr
-    assert host.states() == ["link"] and content(host.path("link")) == bytes(SIZE)
+    fails(host.run("destroy", "--yes", path), 2, "usage")
+    assert content(host.path("backup")) == before
+    os.unlink(host.path("backup"))
+    with open(path, "rb") as wiped:
+        done = host.run("destroy", "--yes", path)
+        assert done.returncode == 0, done.stderr
+        assert host.states() == [] and wiped.read() == bytes(SIZE)
 
 
 def test_destroy_refusals(host):
