@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "src/asker.h"
 #include "src/broker/reader.h"
+#include "src/keys/keyring.h"
 #include "src/keys/preflight.h"
 #include "src/tpm/engine.h"
 
@@ -211,6 +212,8 @@ check_state (Check *check, GError **error)
       && (vtpm_state_epochs (header, epochs) < 2 || !vtpm_reading_open (check->config, check->path, &reading, NULL)))
     {
       tell_unopened (check, locked);
+      if (locked)
+        vtpm_keyring_tell_rescue (store, locked);
       return TRUE;
     }
   if (opens && !vtpm_reading_open (check->config, check->path, &reading, error))

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "src/keys/epoch.h"
 #include "state/audit.h"
 
@@ -30,6 +31,16 @@ unlock (VtpmProviderPool *pool, const VtpmHeader *header, GError **error)
     }
   g_propagate_error (error, g_steal_pointer (&first));
   return NULL;
+}
+
+void
+vtpm_keyring_tell_rescue (VtpmStore *store, const GError *cause)
+{
+  if (vtpm_store_file_owner (store) != 0 && !vtpm_error_may_come_back (cause))
+    vtpm_log (VTPM_LOG_WARNING,
+              "a TPM runs on %s, and it still has the key: do not stop that VM. 'vtpm rekey --rescue %s --to NAME' "
+              "gives it one of a key provider that is here",
+              store->name, store->name);
 }
 
 static gboolean
@@ -73,9 +84,16 @@ vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
   if (!store || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return NULL;
   g_autoptr (VtpmHeader) header = read_settled (pool, store, path, manage, error);
-  g_autoptr (VtpmSecret) dek = header ? unlock (pool, header, error) : NULL;
+  g_autoptr (GError) cause = NULL;
+  g_autoptr (VtpmSecret) dek = header ? unlock (pool, header, &cause) : NULL;
+  if (cause)
+    vtpm_keyring_tell_rescue (store, cause);
   if (!dek)
-    return NULL;
+    {
+      if (cause)
+        g_propagate_error (error, g_steal_pointer (&cause));
+      return NULL;
+    }
   guint64 epoch = ((const VtpmRecord *) header->records->pdata[0])->epoch;
   if (!is_whole (header) && !vtpm_header_keep_epoch (store, epoch, dek, error))
     return NULL;

@@ -11,6 +11,10 @@
 
 typedef struct VtpmKeyring VtpmKeyring;
 
+/** Where no key slot opened, by CAUSE, and a TPM runs on STORE: says in the log how it is saved, for its VM's end would
+ * be the end of it. */
+void vtpm_keyring_tell_rescue (VtpmStore *store, const GError *cause);
+
 /**
  * Opens PATH for a change of its key slots, and unlocks the DEK of its epoch. Two records (a deep
  * rekey under way or cut short) are put in order first: by asking the device which epoch it is in where one

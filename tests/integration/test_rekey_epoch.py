@@ -87,6 +87,8 @@ def test_deep_pushes_out(place):
     contains(rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"), status=2).stderr,
              "still opens", "vtpm rekey --to native")
     destroy(place, "native", 1)
+    for command in (["check", "state.vtpm"], ["rekey", "state.vtpm"], ["rekey", "--deep", "state.vtpm"], ["keys", "add", "state.vtpm", "--provider", "native"]):
+        contains(place.vtpm(*command, "--config", place.config).stderr, "key-destroyed", "do not stop", "vtpm rekey --rescue state.vtpm")
     done = rekey(place, "state.vtpm", "--rescue", "--to", "native", "--manage", "unix:" + manage_of("state.vtpm"))
     contains(done.stderr, "oldest of 16 former keys")
     device.term()
