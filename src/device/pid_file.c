@@ -44,8 +44,8 @@ is_same_file (int one, int other)
 static gboolean
 is_named (int fd, const char *path)
 {
-  vtpm_autofd int named = open (path, O_PATH | O_CLOEXEC | O_NOFOLLOW);
-  return named >= 0 && is_same_file (fd, named);
+  struct stat own, named;
+  return fstat (fd, &own) == 0 && lstat (path, &named) == 0 && own.st_dev == named.st_dev && own.st_ino == named.st_ino;
 }
 
 /* The file, locked; -1 with errno. Who ends lets go of it a moment after its last answer, and removes it: the VM's next
@@ -60,8 +60,13 @@ open_locked (const char *path)
       gboolean locked = fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0;
       if (locked && is_named (fd, path))
         return vtpm_fd_steal (&fd);
-      if (!locked && (fd < 0 || errno != EWOULDBLOCK || vtpm_now_ms () >= deadline))
+      if (!locked && (fd < 0 || errno != EWOULDBLOCK))
         return -1;
+      if (vtpm_now_ms () >= deadline)
+        {
+          errno = locked ? EBUSY : EWOULDBLOCK; /* EBUSY: the name is another file's each time */
+          return -1;
+        }
       g_usleep (POLL_US);
     }
 }

@@ -4,6 +4,7 @@
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -190,6 +191,22 @@ def test_pid_file(place):
     for path in ("nowhere/pid", "."):
         device = place.refused(1, ["[failed]", path], "state.vtpm", pid_file=path)
         true(not os.path.exists(device.path), "the socket stays behind")
+
+
+def test_few_descriptors(place):
+    """with hardly a descriptor left a start ends, or serves; it does not hang"""
+    place.create()
+    for limit in range(4, 20):
+        with subprocess.Popen([VTPM, "run", "state.vtpm", "--ctrl", "unix:few", "--manage", "none", "--pid-file", "few.pid",
+                               "--config", place.config], env=place.env, stderr=subprocess.PIPE,
+                              preexec_fn=lambda n=limit: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))) as process:
+            try:
+                wait_until(lambda p=process: p.poll() is not None or os.path.exists("few.pid"), "%d descriptors" % limit)
+                process.terminate()
+                process.wait(LIMIT)
+            finally:
+                process.kill()
+    place.sound()
 
 
 def test_killed_and_started(place):
