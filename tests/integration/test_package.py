@@ -317,6 +317,19 @@ def test_configured_folders(_place):
         dpkg(host, "-r", "vtpm")
 
 
+def test_full_tmp(_place):
+    """Where prerm has no room to write down what it finds, the package stays"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        dpkg(host, "-i", package)
+        setup(host, STATES + "/" + VM + "/tpm2", VM)
+        said(host.run("sh", "-c", "mount -t tmpfs -o size=64k tmp /tmp; cat /dev/zero >/tmp/fill 2>/dev/null || true"))
+        dpkg(host, "-r", "vtpm", status=1)
+        said(host.run("umount", "/tmp"))
+        contains(dpkg(host, "-r", "vtpm", status=1), "there are 1 TPMs")
+
+
 def test_unseen_folders(_place):
     """What state-dirs names and cannot be looked through, as a disk that is not mounted, holds a removal up, too"""
     need_root()
@@ -379,17 +392,23 @@ def test_key_folder_of_others(_place):
         setup(host, folder, VM)
         said(host.run("vtpm", "ca", "create", "own"))
         before = sorted(os.listdir(host.path("/var/lib/vtpm/native")))
-        said(host.run("groupadd", "monitoring"))
+        said(host.run("sh", "-c", "groupadd monitoring; groupadd pki; chgrp pki /var/lib/vtpm/ca/own.key; "
+                                  "chmod 640 /var/lib/vtpm/ca/own.key"))
         for group, mode in (("root", "go="), ("monitoring", "o=")):
-            said(host.run("sh", "-c", "chgrp -R %s /var/lib/vtpm; chmod -R %s /var/lib/vtpm" % (group, mode)))
+            said(host.run("sh", "-c", "chgrp -R %s /var/lib/vtpm; chmod -R %s /var/lib/vtpm; chgrp pki /var/lib/vtpm/ca/own.key; "
+                                      "chmod 640 /var/lib/vtpm/ca/own.key" % (group, mode)))
             contains(dpkg(host, "-i", package), "group " + group, "group vtpm's now")
             answers(host, folder)
             same(facts(host, "/var/lib/vtpm"), (0o2770, "root", "vtpm"))
-            same(facts(host, "/var/lib/vtpm/ca/own.key"), (0o600, "root", "vtpm"))
+            same(facts(host, "/var/lib/vtpm/ca/own.key"), (0o640, "root", "pki"))
             same(sorted(os.listdir(host.path("/var/lib/vtpm/native"))), before)
         said(host.run("sh", "-c", "gpasswd --add tss monitoring; chgrp -R monitoring /var/lib/vtpm"))
         lacks(dpkg(host, "-i", package), "group vtpm's now")
         same(facts(host, "/var/lib/vtpm"), (0o2770, "root", "monitoring"))
+        said(host.run("sh", "-c", "mkdir -p /etc/libvirt; echo 'swtpm_user = \"root\"' >/etc/libvirt/qemu.conf; "
+                                  "chown root:root /var/lib/vtpm; chmod 700 /var/lib/vtpm"))
+        lacks(dpkg(host, "-i", package), "group vtpm's now")
+        same(facts(host, "/var/lib/vtpm")[2], "root")
 
 
 def test_killed_install(_place):
