@@ -12,7 +12,8 @@ void vtpm_harden_no_dump (void);
 /** Set-user-ID programs give nothing any more to this process and what it starts. FALSE: failed. */
 gboolean vtpm_harden_no_new_privileges (GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Becomes USER, a name with its groups, or a number: that user's, else with the group of that number alone. The process has one thread. FALSE: usage (there is none), failed.
+/** Becomes USER, a name with its groups, or a number: that user's, else with the group of that number alone. The
+ * process has one thread. FALSE: usage (there is none), failed.
  */
 gboolean vtpm_run_as (const char *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Whether this host itself has USER: a look into a file, without the libraries that other places of users take. */

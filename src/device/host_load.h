@@ -15,6 +15,6 @@ typedef struct
 /** Opens what tells; before the sandbox. */
 VtpmHostLoad vtpm_host_load_open (void);
 void vtpm_host_load_close (VtpmHostLoad *load);
-/** Whether there is a processor for each task that is to run at this moment, the caller among them. FALSE also where that
- * is not known. */
+/** Whether there is a processor for each task that is to run at this moment, the caller among them. FALSE also where
+ * that is not known. */
 gboolean vtpm_host_load_has_room (const VtpmHostLoad *load);
