@@ -62,6 +62,10 @@ destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
       return FALSE;
     }
   struct stat info;
+  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
+  if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+    return FALSE;
+  vtpm_store_file_tell_pid (store);
   if (stat (path, &info) == 0 && S_ISREG (info.st_mode) && info.st_nlink > 1)
     {
       vtpm_error_set (error, VTPM_COMMAND_ERROR, VTPM_ERROR_USAGE,
@@ -70,10 +74,6 @@ destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
                       path, (unsigned long) info.st_nlink);
       return FALSE;
     }
-  g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
-    return FALSE;
-  vtpm_store_file_tell_pid (store);
   VtpmHeader *header = *seen = read_header (store, error);
   if (!header || (!yes && !confirm (path, header->records->pdata[0], error)))
     return FALSE;

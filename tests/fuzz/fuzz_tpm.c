@@ -193,10 +193,11 @@ start (FuzzTpm *tpm)
 static void
 open_control (FuzzTpm *tpm)
 {
+  static const VtpmHostLoad no_load = { .fd = -1 };
   int ends[2];
   must (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
   tpm->control_fd = ends[0];
-  tpm->channel = vtpm_control_channel_new (&tpm->control, ends[1]);
+  tpm->channel = vtpm_control_channel_new (&tpm->control, &no_load, ends[1]);
 }
 
 static FuzzTpm *
