@@ -39,6 +39,15 @@ vtpm_blobs_sealer (VtpmBlobs *blobs, GError **error)
   return blobs->sealer;
 }
 
+/* Whether RECORD of BLOBS is what the file has now. */
+static gboolean
+is_newest (VtpmBlobs *blobs)
+{
+  VtpmState *state = blobs->device->state;
+  return blobs->record && blobs->record->epoch == vtpm_state_record (state)->epoch
+         && vtpm_header_is_as_read (vtpm_state_store (state), blobs->header);
+}
+
 /* The record as the file has it now: tools may have changed its key slots. Mostly nobody has, since it was last looked
  * at. */
 static const VtpmRecord *
@@ -46,8 +55,7 @@ newest_record (VtpmBlobs *blobs)
 {
   VtpmState *state = blobs->device->state;
   const VtpmRecord *own = vtpm_state_record (state);
-  if (blobs->record && blobs->record->epoch == own->epoch
-      && vtpm_header_is_as_read (vtpm_state_store (state), blobs->header))
+  if (is_newest (blobs))
     return blobs->record;
   forget_header (blobs);
   blobs->header = vtpm_header_read (vtpm_state_store (state), NULL);
@@ -137,7 +145,8 @@ begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
     return FALSE;
   if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->sealed[0] && blobs->out_commands == device->commands)
     return blobs->sealed[1] || seal_other_half (blobs, error);
-  if (type == VTPM_CONTROL_BLOB_PERMANENT && !blobs->sealed[0] && blobs->sealed[1] && is_same_moment (blobs))
+  if (type == VTPM_CONTROL_BLOB_PERMANENT && !blobs->sealed[0] && blobs->sealed[1] && is_same_moment (blobs)
+      && is_newest (blobs)) /* its key slots are whose the blob is to be opened by */
     return seal_other_half (blobs, error);
   const VtpmRecord *record = newest_record (blobs);
   drop_pair (blobs);

@@ -13,6 +13,7 @@ from blobs import FAILURE, INDEX, prepared  # noqa: E402
 from device import (BAD_ORDINAL, BAD_PARAMETER, DELETE_VOLATILE, INIT, KEY_NOT_FOUND, NO_SUCH_BLOB,  # noqa: E402
                     PERMANENT, SAVESTATE, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, main,
                     read_file, same, true, wait_until)
+from keyhost import add_native, uuid_of, vtpm  # noqa: E402
 from tpm_bytes import (RC_INITIALIZE, create_primary_rsa, flush, get_random, nv_write, pcr_extend, rc_of,  # noqa: E402
                        startup, words)
 
@@ -142,6 +143,13 @@ def test_volatile_first(place):
         same(control.load(late, early), FAILURE)
         contains(device.log(), "[blob-mismatch]")
         usable(control, data)
+    early = control.blob(VOLATILE)
+    add_native(place, "second")
+    vtpm(place, "rekey", "--to", "second", "state.vtpm")
+    late = control.blob(PERMANENT)
+    vtpm(place, "rekey", "--to", "native", "state.vtpm")
+    second = bytes.fromhex(uuid_of(place, "second").replace("-", ""))
+    same((second in early, second in late), (False, True), "its key slot is that of after the rekey")
     same(control.load(again, volatile), FAILURE)
     same(control.load(permanent, volatile), 0)
     same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
