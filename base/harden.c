@@ -37,43 +37,36 @@ vtpm_harden_no_new_privileges (GError **error)
   return FALSE;
 }
 
-static const struct passwd *
-find_user (const char *user)
-{
-  guint64 number;
-  const struct passwd *entry = getpwnam (user);
-  if (!entry && g_ascii_string_to_unsigned (user, 10, 0, G_MAXINT32, &number, NULL))
-    entry = getpwuid ((uid_t) number);
-  return entry;
-}
-
-/* A number that nobody has here, as for what runs in a container of its own: no groups but the one of that number. */
+/* Whose numbers: a user's by name or number; or, as for what runs in a container of its own, a number that nobody has
+ * here, with the group of that number. NAME is NULL then. FALSE: there is none. */
 static gboolean
-run_as_number (const char *user, gboolean *is_number)
+find_user (const char *user, const char **name, uid_t *uid, gid_t *gid)
 {
-  guint64 number;
-  *is_number = g_ascii_string_to_unsigned (user, 10, 1, G_MAXINT32, &number, NULL);
-  if (*is_number && geteuid () == number && getegid () == number)
-    return TRUE;
-  return *is_number && setgroups (0, NULL) == 0 && setgid ((gid_t) number) == 0 && setuid ((uid_t) number) == 0;
+  guint64 number = 0;
+  gboolean is_number = g_ascii_string_to_unsigned (user, 10, 0, G_MAXINT32, &number, NULL);
+  const struct passwd *entry = getpwnam (user);
+  if (!entry && is_number)
+    entry = getpwuid ((uid_t) number);
+  *name = entry ? entry->pw_name : NULL;
+  *uid = entry ? entry->pw_uid : (uid_t) number;
+  *gid = entry ? entry->pw_gid : (gid_t) number;
+  return entry || is_number;
 }
 
 gboolean
 vtpm_run_as (const char *user, GError **error)
 {
-  gboolean is_number = FALSE;
-  const struct passwd *entry = find_user (user);
-  if (!entry && run_as_number (user, &is_number))
-    return TRUE;
-  if (!entry && !is_number)
+  const char *name;
+  uid_t uid;
+  gid_t gid;
+  if (!find_user (user, &name, &uid, &gid))
     {
       vtpm_error_set (error, VTPM_BASE_ERROR, VTPM_ERROR_USAGE, "there is no user %s on this host to run as", user);
       return FALSE;
     }
-  if (entry && geteuid () == entry->pw_uid && getegid () == entry->pw_gid)
+  if (geteuid () == uid && getegid () == gid)
     return TRUE;
-  if (entry && initgroups (entry->pw_name, entry->pw_gid) == 0 && setgid (entry->pw_gid) == 0
-      && setuid (entry->pw_uid) == 0)
+  if ((name ? initgroups (name, gid) : setgroups (0, NULL)) == 0 && setgid (gid) == 0 && setuid (uid) == 0)
     return TRUE;
   vtpm_error_set_errno (error, VTPM_BASE_ERROR, VTPM_ERROR_FAILED, errno, "cannot run as %s; only root can", user);
   return FALSE;

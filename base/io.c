@@ -243,6 +243,21 @@ vtpm_read_secret_file (const char *path, gsize max)
 }
 
 gboolean
+vtpm_is_named (int fd, const char *path)
+{
+  struct stat opened, named;
+  return fstat (fd, &opened) == 0 && lstat (path, &named) == 0 && opened.st_dev == named.st_dev
+         && opened.st_ino == named.st_ino;
+}
+
+gboolean
+vtpm_is_below (const char *path, const char *folder)
+{
+  gsize len = strlen (folder);
+  return g_str_has_prefix (path, folder) && (len == 1 || path[len] == '/' || !path[len]);
+}
+
+gboolean
 vtpm_sync_folder_of (const char *path)
 {
   g_autofree char *folder = g_path_get_dirname (path);

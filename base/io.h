@@ -56,6 +56,11 @@ VtpmBlob *vtpm_read_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT
 /** The same into the secure heap, for a file of keys; ENOMEM when that is exhausted. */
 VtpmSecret *vtpm_read_secret_file (const char *path, gsize max) G_GNUC_WARN_UNUSED_RESULT;
 
+/** Whether PATH, not followed where it is a link, names the file that is open as FD. */
+gboolean vtpm_is_named (int fd, const char *path);
+/** Whether the real path PATH is FOLDER, a real path too, or below it. */
+gboolean vtpm_is_below (const char *path, const char *folder);
+
 /** Makes what was made, renamed or removed in the folder of PATH durable. FALSE with errno. */
 gboolean vtpm_sync_folder_of (const char *path) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -206,8 +206,7 @@ vtpm_store_device_check_no_name (const char *path, GError **error)
       = realpath (folder, NULL); /* from malloc, which is GLib's; NULL: its volume group is not active */
   g_autofree char *named = real ? NULL : g_canonicalize_filename (folder, NULL);
   const char *where = real ? real : named;
-  gboolean in_dev
-      = g_str_has_prefix (where, "/dev") && (!where[4] || where[4] == '/') && !g_str_has_prefix (where, "/dev/shm");
+  gboolean in_dev = vtpm_is_below (where, "/dev") && !vtpm_is_below (where, "/dev/shm");
   if (in_dev)
     vtpm_error_set (
         error, VTPM_STORE_ERROR, VTPM_ERROR_STATE_MISSING,

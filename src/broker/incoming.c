@@ -113,9 +113,7 @@ vtpm_broker_clear_beside (const VtpmBroker *broker)
 static gboolean
 has_its_name (const VtpmBroker *broker)
 {
-  struct stat held, named;
-  return fstat (vtpm_store_file_fd (vtpm_state_store (broker->held)), &held) == 0
-         && lstat (broker->options->path, &named) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+  return vtpm_is_named (vtpm_store_file_fd (vtpm_state_store (broker->held)), broker->options->path);
 }
 
 gboolean

@@ -191,12 +191,11 @@ is_there (const Import *import)
 static gboolean
 has_taken_place (const Import *import, VtpmStore *store)
 {
-  struct stat made, named;
-  int known = lstat (import->files.path[VTPM_SWTPM_PERMANENT], &named);
+  struct stat named;
+  const char *path = import->files.path[VTPM_SWTPM_PERMANENT];
   if (!import->in_place)
-    return known != 0 && errno == ENOENT;
-  return known == 0 && fstat (vtpm_store_file_fd (store), &made) == 0 && made.st_dev == named.st_dev
-         && made.st_ino == named.st_ino;
+    return lstat (path, &named) != 0 && errno == ENOENT;
+  return vtpm_is_named (vtpm_store_file_fd (store), path);
 }
 
 /* The moment at which the TPM is ours. */

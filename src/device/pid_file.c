@@ -34,20 +34,6 @@ is_pid_file (int fd)
   return n >= 0 && n <= MAX_TEXT;
 }
 
-static gboolean
-is_same_file (int one, int other)
-{
-  struct stat a, b;
-  return fstat (one, &a) == 0 && fstat (other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-static gboolean
-is_named (int fd, const char *path)
-{
-  struct stat own, named;
-  return fstat (fd, &own) == 0 && lstat (path, &named) == 0 && own.st_dev == named.st_dev && own.st_ino == named.st_ino;
-}
-
 /* The file, locked; -1 with errno. Who ends lets go of it a moment after its last answer, and removes it: the VM's next
  * start does not fail for that. */
 static int
@@ -58,7 +44,7 @@ open_locked (const char *path)
     {
       vtpm_autofd int fd = open (path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0644);
       gboolean locked = fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0;
-      if (locked && is_named (fd, path))
+      if (locked && vtpm_is_named (fd, path))
         return vtpm_fd_steal (&fd);
       if (!locked && (fd < 0 || errno != EWOULDBLOCK))
         return -1;
@@ -78,9 +64,10 @@ write_number (const char *path, int held)
 {
   g_autofree char *text = g_strdup_printf ("%d\n", (int) getpid ());
   vtpm_autofd int fd = open (path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
-  if (fd < 0)
+  struct stat own, named;
+  if (fd < 0 || fstat (held, &own) != 0 || fstat (fd, &named) != 0)
     return FALSE;
-  if (!is_same_file (held, fd))
+  if (own.st_dev != named.st_dev || own.st_ino != named.st_ino)
     {
       errno = EBUSY; /* another file by now */
       return FALSE;

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/vfs.h>
 
 #include "base/errors.h"
@@ -144,12 +143,8 @@ static gboolean
 is_below_roots (const Walk *walk, const char *real)
 {
   for (guint i = 0; i < walk->roots->len; i++)
-    {
-      const char *root = walk->roots->pdata[i];
-      gsize len = strlen (root);
-      if (g_str_has_prefix (real, root) && (len == 1 || real[len] == '/' || !real[len]))
-        return TRUE;
-    }
+    if (vtpm_is_below (real, walk->roots->pdata[i]))
+      return TRUE;
   return FALSE;
 }
 
