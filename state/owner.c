@@ -5,8 +5,6 @@
 #include "base/log.h"
 #include "state/format.h"
 
-#define END_WAIT_MS 500 /* who was killed lets go a moment later, and the VM starts again at once */
-
 /* The higher one of the state slots' clear parts. Whoever writes to the state makes it a higher one, and who left it at
  * this one never takes it back: so a mark of it means something only while it stands. */
 static gboolean
@@ -46,9 +44,9 @@ vtpm_owner_is_free (VtpmStore *store, GError **error)
 }
 
 gboolean
-vtpm_owner_take (VtpmStore *store, GError **error)
+vtpm_owner_take (VtpmStore *store, int wait_ms, GError **error)
 {
-  if (!vtpm_store_file_claim (store, error) || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, END_WAIT_MS, error))
+  if (!vtpm_store_file_claim (store, error) || !vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, wait_ms, error))
     return FALSE;
   if (vtpm_owner_is_free (store, error))
     return TRUE;

@@ -8,9 +8,12 @@
 
 #include "state/store.h"
 
-/** Takes the owner lock of STORE, within half a second, for who is not part of a migration. FALSE: in-use (also where
- * its TPM was saved and may be taken back), store-failed. */
-gboolean vtpm_owner_take (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** How long who starts a VM's TPM, or prepares that, waits: one that was killed lets go a moment later, and the VM may
+ * start again at once. */
+#define VTPM_OWNER_END_MS 500
+/** Takes the owner lock of STORE within WAIT_MS, for who is not part of a migration. FALSE: in-use (also where its TPM
+ * was saved and may be taken back), store-failed. */
+gboolean vtpm_owner_take (VtpmStore *store, int wait_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The second half of that, for who has the lock: whether nobody may take the TPM back. */
 gboolean vtpm_owner_is_free (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** The owner lets go of the file, and marks it as its own as long as nobody writes to the state. */

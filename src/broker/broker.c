@@ -272,7 +272,7 @@ open_or_make (VtpmBroker *broker, GError **error)
   if (options->incoming
           ? vtpm_store_file_claim (store, &cause)
                 && vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause)
-          : vtpm_owner_take (store, &cause))
+          : vtpm_owner_take (store, VTPM_OWNER_END_MS, &cause))
     return g_steal_pointer (&store);
   if (options->incoming && options->shared && !broker->awaits_file && vtpm_error_code (cause) == VTPM_ERROR_IN_USE)
     {

@@ -23,7 +23,8 @@ VtpmState *
 vtpm_owned_open (const VtpmConfig *config, const char *path, GError **error)
 {
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+  if (!store || !vtpm_owner_take (store, VTPM_OWNER_END_MS, error)
+      || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return NULL;
   vtpm_store_file_tell_pid (store);
   return open_locked (config, g_steal_pointer (&store), error);

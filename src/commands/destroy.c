@@ -63,7 +63,7 @@ destroy (const char *path, gboolean yes, VtpmHeader **seen, GError **error)
     }
   struct stat info;
   g_autoptr (VtpmStore) store = vtpm_store_file_open (path, TRUE, error);
-  if (!store || !vtpm_owner_take (store, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
+  if (!store || !vtpm_owner_take (store, 0, error) || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return FALSE;
   vtpm_store_file_tell_pid (store);
   if (stat (path, &info) == 0 && S_ISREG (info.st_mode) && info.st_nlink > 1)

@@ -81,7 +81,7 @@ static gboolean
 hold_state (Export *export, GError **error)
 {
   export->store = vtpm_store_file_open (export->how->state, TRUE, error);
-  return export->store && vtpm_owner_take (export->store, error)
+  return export->store && vtpm_owner_take (export->store, 0, error)
          && vtpm_store_lock (export->store, VTPM_LOCK_REKEY, TRUE, 0, error);
 }
 

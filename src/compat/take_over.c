@@ -41,45 +41,41 @@ vtpm_compat_has_mark (const VtpmCompatPlace *place)
   return find_mark (place) != NULL;
 }
 
-/* That it is there is what counts: a power cut may take what stands in it, so only the folder is synced. *MADE: whether
- * that is left to do. */
+/* That it is there is what counts: a power cut may take what stands in it. *MADE: whether it was not there before. */
 static gboolean
-make_mark (const char *path, gboolean *made, GError **error)
+make_mark (const char *path, gboolean *made)
 {
   static const char text[] = "A TPM was made here. If its file is gone, restore that from a backup; swtpm makes a new "
                              "one only in a folder without this mark, .vtpm-provisioned and vtpm-provisioned.\n";
   vtpm_autofd int fd = open (path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MARK_MODE);
-  if (fd < 0 && errno == EEXIST)
-    return TRUE;
-  if (fd >= 0 && vtpm_write_full (fd, text, sizeof text - 1))
-    return *made = TRUE;
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s", path);
-  if (fd >= 0)
-    unlink (path);
-  return FALSE;
+  *made = fd >= 0;
+  return fd >= 0 ? vtpm_write_full (fd, text, sizeof text - 1) : errno == EEXIST;
 }
 
-/* What is made is left, also where the rest fails: each name alone is a mark. */
+/* All or nothing: half a mark would tell of a TPM that was never made. */
 static gboolean
 make_marks (const VtpmCompatPlace *place, GError **error)
 {
-  gboolean made = FALSE;
+  gboolean made[2] = { FALSE, FALSE };
   if (!place->mark)
     return TRUE;
-  if (!make_mark (place->mark, &made, error) || !make_mark (place->visible_mark, &made, error))
-    return FALSE;
-  if (!made || vtpm_sync_folder_of (place->mark))
+  if (make_mark (place->mark, &made[0]) && make_mark (place->visible_mark, &made[1])
+      && (!(made[0] || made[1]) || vtpm_sync_folder_of (place->mark)))
     return TRUE;
-  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s durable", place->mark);
+  vtpm_error_set_errno (error, VTPM_COMPAT_ERROR, VTPM_ERROR_FAILED, errno, "cannot make %s and %s", place->mark,
+                        place->visible_mark);
+  if (made[0])
+    unlink (place->mark);
+  if (made[1])
+    unlink (place->visible_mark);
   return FALSE;
 }
 
 static gboolean
-is_below (const char *path, const char *folder)
+is_in (const char *real, const char *folder)
 {
-  g_autofree char *real = realpath (folder, NULL);
-  gsize len = real ? strlen (real) : 0;
-  return real && g_str_has_prefix (path, real) && (len == 1 || path[len] == '/' || !path[len]);
+  g_autofree char *real_folder = realpath (folder, NULL);
+  return real_folder && vtpm_is_below (real, real_folder);
 }
 
 gboolean
@@ -89,7 +85,7 @@ vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place
   if (place->mark)
     return make_marks (place, error);
   for (char **dir = config->state_dirs; *dir; dir++)
-    if (!real || is_below (real, *dir))
+    if (!real || is_in (real, *dir))
       return TRUE;
   if (config->state_dirs[0])
     vtpm_log (VTPM_LOG_WARNING,
@@ -239,7 +235,7 @@ lock_state (const VtpmCompatPlace *place, int *lock, VtpmStore **store, GError *
       return *lock >= 0;
     }
   *store = vtpm_store_file_open (place->path, TRUE, error);
-  return *store && vtpm_owner_take (*store, error);
+  return *store && vtpm_owner_take (*store, 0, error);
 }
 
 gboolean
@@ -256,10 +252,8 @@ vtpm_compat_set_aside (const VtpmCompatPlace *place, VtpmCompatAside *aside, GEr
 static gboolean
 is_alone (int fd, const char *path)
 {
-  struct stat opened, named;
   struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-  return fcntl (fd, F_OFD_SETLK, &whole) == 0 && fstat (fd, &opened) == 0 && lstat (path, &named) == 0
-         && opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+  return fcntl (fd, F_OFD_SETLK, &whole) == 0 && vtpm_is_named (fd, path);
 }
 
 gboolean

@@ -16,12 +16,12 @@ INDEX = 0x01500001
 
 
 @contextlib.contextmanager
-def small_disk(place, kind, size):
+def small_disk(place, kind, size, *options):
     """A file system of SIZE bytes mounted at 'disk'."""
     need_root()
     os.mkdir("disk")
     if kind == "tmpfs":
-        line = ["mount", "-t", "tmpfs", "-o", "size=%d" % size, "none", "disk"]
+        line = ["mount", "-t", "tmpfs", "-o", ",".join(["size=%d" % size, *options]), "none", "disk"]
     else:
         with open("image", "wb") as image:
             image.truncate(size)

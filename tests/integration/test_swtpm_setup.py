@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from device import VTPM, change_file, contains, lacks, main, need_root, read_fil
 from keyhost import add_passphrase, names  # noqa: E402
 from swtpm import (MARKS, OTHER_VM, SETUP, STATE, SUSPENDED, SWTPM, VM, Served, debian, environment,  # noqa: E402
                    escrow_config, folder_of, loop_device, pipe_of, run, setup)
+from test_full_disk import small_disk  # noqa: E402
 from test_store import Failing  # noqa: E402
 from tpm_bytes import create_primary, evict, nv_read, rc_of, startup, tpm_command, words  # noqa: E402
 
@@ -391,6 +393,17 @@ def test_lost(place):
             same(os.listdir(folder), [left])
         setup(place, folder, "--createek", "--overwrite")
         place.sound(os.path.join(folder, STATE))
+
+
+def test_half_a_mark(place):
+    """a disk that is full between the two names of the mark: nothing is made, and nothing tells of a TPM that was not"""
+    for inodes in range(2, 8):  # the folder's, the state's, the two names', what is made for a moment
+        with small_disk(place, "tmpfs", 4 << 20, "nr_inodes=%d" % inodes):
+            os.mkdir("disk/vm")
+            done = setup(place, "disk/vm", status=None)
+            same(sorted(os.listdir("disk/vm")), [] if done.returncode else sorted([*MARKS, STATE]), done.stderr)
+        shutil.rmtree("disk")
+    same(done.returncode, 0, "with inodes enough")
 
 
 def test_no_file(place):

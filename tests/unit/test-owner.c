@@ -96,7 +96,7 @@ assert_refused (const StateFixture *f, const Other *other, gboolean saved)
   g_autoptr (GError) error = NULL;
   g_autoptr (VtpmStore) store = must_open (f);
   g_autofree char *pid = g_strdup_printf ("process %d", (int) other->pid);
-  g_assert_false (vtpm_owner_take (store, &error));
+  g_assert_false (vtpm_owner_take (store, 0, &error));
   g_assert_nonnull (strstr (error->message, pid));
   g_assert_cmpint (strstr (error->message, "saved its TPM for a migration") != NULL, ==, saved);
   assert_code (&error, VTPM_ERROR_IN_USE);
@@ -109,7 +109,7 @@ assert_free (const StateFixture *f)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (VtpmStore) store = must_open (f);
-  g_assert_true (vtpm_owner_take (store, &error));
+  g_assert_true (vtpm_owner_take (store, 0, &error));
   g_assert_no_error (error);
 }
 
