@@ -245,6 +245,11 @@ def test_beside_swtpm(_place):
         contains(read(host, PROFILE), "profile swtpm")
         contains(read(host, ASIDE), "later profile")
         lacks(dpkg(host, "-i", package), ".dpkg-old")  # a way back is an upgrade, too
+        with open(host.path(PROFILE), "a", encoding="ascii") as file:
+            file.write("# another change\n")
+        dpkg(host, "-i", package)
+        contains(read(host, PROFILE + ".dpkg-old.~1~"), "# the site's")
+        contains(read(host, PROFILE + ".dpkg-old"), "# another change")
         same(diverted(host), diversions)
         dpkg(host, "-P", "vtpm")
         same(diverted(host), {})
@@ -324,7 +329,7 @@ def test_full_tmp(_place):
     with copy_of_host() as host:
         dpkg(host, "-i", package)
         setup(host, STATES + "/" + VM + "/tpm2", VM)
-        said(host.run("sh", "-c", "mount -t tmpfs -o size=64k tmp /tmp; cat /dev/zero >/tmp/fill 2>/dev/null || true"))
+        said(host.run("sh", "-c", "mount -t tmpfs -o size=64k tmp /tmp; head -c 64k /dev/zero >/tmp/fill"))
         dpkg(host, "-r", "vtpm", status=1)
         said(host.run("umount", "/tmp"))
         contains(dpkg(host, "-r", "vtpm", status=1), "there are 1 TPMs")
@@ -340,6 +345,13 @@ def test_unseen_folders(_place):
         contains(dpkg(host, "-r", "vtpm", status=1), "/srv/vms cannot be looked through", "mount")
         os.makedirs(host.path("/srv/vms/theirs"))
         os.chown(host.path("/srv/vms/theirs"), 4711, 4711)
+        os.makedirs(host.path("/root/disk/vm"))
+        for target, link, told in (("/root/disk", "/srv/vms/other", True), (".", "/srv/vms/loop", False),
+                                   ("/var/lib/vtpm-vms", "/srv/vms/known", False)):
+            os.symlink(target, host.path(link))
+            if told:
+                contains(dpkg(host, "-r", "vtpm", status=1), "/root/disk cannot be looked through", "where a link leads there")
+                os.unlink(host.path(link))
         os.chmod(host.path("/srv/vms/theirs"), 0o700)
         done = host.run("setpriv", "--bounding-set=-dac_override,-dac_read_search", "/var/lib/dpkg/info/vtpm.prerm", "remove")
         contains(said(done, 1), "/srv/vms cannot be looked through")
