@@ -23,9 +23,8 @@ typedef struct
   char *escrow;        /* name or UUID: the provider of a second key slot where a TPM is made under a key of its owner's
                           (the swtpm command lines); NULL: none */
   VtpmPolicy on_clone; /* of state files that say nothing */
-  const VtpmAsker *asker; /* what this command gives to a provider that asks; NULL: nothing. Not owned */
-  const char *given;      /* UUID of the provider that was given a key for: where a TPM has a key slot of it, no other
-                             opens it; NULL: any may. Not owned */
+  const VtpmAsker *asker;    /* what this command gives to a provider that asks; NULL: nothing. Not owned */
+  const char *only_provider; /* UUID: where a TPM has a key slot of it, no other is asked; NULL: any is. Not owned */
 } VtpmConfig;
 
 /**

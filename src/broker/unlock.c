@@ -107,14 +107,14 @@ is_of (const Attempt *attempt, const char *provider)
 static void
 leave_out_others (Unlock *unlock)
 {
-  const char *given = unlock->config->given;
+  const char *only = unlock->config->only_provider;
   gboolean has_it = FALSE;
-  for (guint i = 0; given && i < unlock->attempts->len; i++)
-    has_it = has_it || is_of (unlock->attempts->pdata[i], given);
+  for (guint i = 0; only && i < unlock->attempts->len; i++)
+    has_it = has_it || is_of (unlock->attempts->pdata[i], only);
   if (!has_it)
     return;
   for (guint i = unlock->attempts->len; i-- > 0;)
-    if (!is_of (unlock->attempts->pdata[i], given))
+    if (!is_of (unlock->attempts->pdata[i], only))
       {
         g_ptr_array_remove_index (unlock->attempts, i);
         unlock->left_out++;

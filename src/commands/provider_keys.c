@@ -150,19 +150,19 @@ search_options_clear (SearchOptions *options)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (SearchOptions, search_options_clear)
 
-#define SEARCH_ENTRIES(options)                                                                                          \
-  { "search",                                                                                                            \
-    0,                                                                                                                   \
-    0,                                                                                                                   \
-    G_OPTION_ARG_FILENAME_ARRAY,                                                                                         \
-    &(options).dirs,                                                                                                     \
-    "look for state files in DIR and below, beside state-dirs= of vtpm.conf; more may follow",                           \
-    "DIR..." },                                                                                                          \
-      { "images", 0, 0, G_OPTION_ARG_NONE, &(options).images, "look into managed saves and disk images too", NULL },     \
-      { "no-states", 0, 0, G_OPTION_ARG_NONE, &(options).no_states, "go on where there is no state file at all", NULL }, \
-      VTPM_ASKER_ENTRIES ((options).secrets),                                                                            \
-  {                                                                                                                      \
-    "config", 0, 0, G_OPTION_ARG_FILENAME, &(options).config, "configuration file instead of the default one", "FILE"    \
+#define SEARCH_ENTRIES(options)                                                                                        \
+  { "search",                                                                                                          \
+    0,                                                                                                                 \
+    0,                                                                                                                 \
+    G_OPTION_ARG_FILENAME_ARRAY,                                                                                       \
+    &(options).dirs,                                                                                                   \
+    "look for state files in DIR and below, beside state-dirs= of vtpm.conf; more may follow",                         \
+    "DIR..." },                                                                                                        \
+      { "images", 0, 0, G_OPTION_ARG_NONE, &(options).images, "look into managed saves and disk images too", NULL },   \
+      { "no-states", 0, 0, G_OPTION_ARG_NONE, &(options).no_states, "even where no state file is found", NULL },       \
+      VTPM_ASKER_ENTRIES ((options).secrets),                                                                          \
+  {                                                                                                                    \
+    "config", 0, 0, G_OPTION_ARG_FILENAME, &(options).config, "configuration file instead of the default one", "FILE"  \
   }
 
 /* "--search A B": what follows the command's own arguments are folders too. */

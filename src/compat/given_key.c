@@ -143,11 +143,12 @@ has_none (gpointer data, const VtpmProviderEntry *entry, const char *what, gbool
   return NULL;
 }
 
-const VtpmAsker *
-vtpm_compat_key_asker (VtpmCompatKey *key)
+void
+vtpm_compat_key_use (VtpmCompatKey *key, VtpmConfig *config)
 {
   static const VtpmAsker none = { has_none, NULL };
-  return key ? &key->asker : &none;
+  config->asker = key ? &key->asker : &none;
+  config->only_provider = key ? vtpm_compat_key_provider (key) : NULL;
 }
 
 const char *

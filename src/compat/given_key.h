@@ -7,7 +7,7 @@
 #pragma once
 
 #include "src/compat/swtpm_key.h"
-#include "state/asker.h"
+#include "src/config.h"
 
 typedef struct VtpmCompatKey VtpmCompatKey;
 
@@ -19,9 +19,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmCompatKey, vtpm_compat_key_free)
 
 /** Reads it now, for who wants it in any case. FALSE: it cannot be read, told with its name; usage. */
 gboolean vtpm_compat_key_check (VtpmCompatKey *key, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** For VtpmConfig.asker: answers a provider of the kind that it is for (key-closed: any other). Part of KEY; of NULL
- * one that says how a key is given. */
-const VtpmAsker *vtpm_compat_key_asker (VtpmCompatKey *key);
+/** Has CONFIG open TPMs with KEY, which outlives it: it answers a provider of the kind that it is for (key-closed: any
+ * other), and a TPM with a key slot for it is opened by that alone: a wrong key is wrong, whatever else would open it.
+ * NULL: what asks is told how a key is given. */
+void vtpm_compat_key_use (VtpmCompatKey *key, VtpmConfig *config);
 /** The UUID of the provider that every host knows for it (state/registry.h); a constant. */
 const char *vtpm_compat_key_provider (const VtpmCompatKey *key);
 

@@ -264,8 +264,7 @@ run (const VtpmCompatSetup *setup, GError **error)
     return FALSE;
   if (setup->key && !vtpm_compat_key_check (setup->key, error))
     return FALSE;
-  config->asker = vtpm_compat_key_asker (setup->key);
-  config->given = setup->key ? vtpm_compat_key_provider (setup->key) : NULL;
+  vtpm_compat_key_use (setup->key, config);
   return work (setup, config, error);
 }
 

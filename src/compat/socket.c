@@ -271,8 +271,7 @@ run (VtpmCompatSocket *socket, GError **error)
   g_autoptr (VtpmConfig) config = vtpm_config_load (vtpm_compat_config_file (), error);
   if (!config)
     return -1;
-  config->asker = vtpm_compat_key_asker (socket->key);
-  config->given = socket->key ? vtpm_compat_key_provider (socket->key) : NULL;
+  vtpm_compat_key_use (socket->key, config);
   return serve (socket, config, error);
 }
 

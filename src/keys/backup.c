@@ -65,8 +65,10 @@ void
 vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry)
 {
   char uuid[VTPM_UUID_TEXT_SIZE];
+  if (is_enough (entry))
+    return;
   g_autofree char *path = g_build_filename (place->data_dir, FOLDER, vtpm_uuid_format (&entry->uuid, uuid), NULL);
-  if (is_enough (entry) || !is_due (path))
+  if (!is_due (path))
     return;
   remember (place, path);
   vtpm_backup_tell (entry);

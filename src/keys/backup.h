@@ -12,7 +12,7 @@
 void vtpm_backup_warn (const VtpmPlace *place, const VtpmProviderEntry *entry);
 /** Likewise for every provider that KEY_SLOTS (of VtpmKeySlot) name and this host knows. */
 void vtpm_backup_warn_slots (const VtpmPlace *place, const GPtrArray *key_slots);
-/** Likewise each time it is called, after keys of ENTRY have wrapped something. */
+/** The same each time. */
 void vtpm_backup_tell (const VtpmProviderEntry *entry);
 /** Before keys of ENTRY wrap anything. FALSE: not-backed-up (it asks for a backup and has none that is active). */
 gboolean vtpm_backup_allows_wrap (const VtpmProviderEntry *entry, GError **error) G_GNUC_WARN_UNUSED_RESULT;

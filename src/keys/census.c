@@ -271,6 +271,7 @@ vtpm_census_blind_spots (gboolean images)
   return images ? "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
                   "archives, or in images that are compressed or encrypted."
                 : "A census cannot see what is on other hosts, on block devices that are not named, in backups and "
-                  "archives. Saved VMs and snapshots hold key slots of their own, and were "
+                  "archives, or in exports behind symbolic links. Saved VMs and snapshots hold key slots of their own, "
+                  "and were "
                   "not searched (--images does that).";
 }

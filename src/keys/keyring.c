@@ -20,7 +20,7 @@ struct VtpmKeyring
 
 /* The DEK of the only epoch of HEADER. A record that was changed without the key is passed over for an older one. */
 static VtpmSecret *
-unlock (VtpmProviderPool *pool, const VtpmHeader *header, GError **error)
+unlock (VtpmProviderPool *pool, VtpmStore *store, const VtpmHeader *header, GError **error)
 {
   g_autoptr (GError) first = NULL;
   for (guint i = 0; i < header->records->len; i++)
@@ -29,6 +29,7 @@ unlock (VtpmProviderPool *pool, const VtpmHeader *header, GError **error)
       if (dek)
         return dek;
     }
+  vtpm_keyring_tell_rescue (store, first);
   g_propagate_error (error, g_steal_pointer (&first));
   return NULL;
 }
@@ -84,16 +85,9 @@ vtpm_keyring_open (VtpmProviderPool *pool, const char *path, const char *manage,
   if (!store || !vtpm_store_lock (store, VTPM_LOCK_REKEY, TRUE, 0, error))
     return NULL;
   g_autoptr (VtpmHeader) header = read_settled (pool, store, path, manage, error);
-  g_autoptr (GError) cause = NULL;
-  g_autoptr (VtpmSecret) dek = header ? unlock (pool, header, &cause) : NULL;
-  if (cause)
-    vtpm_keyring_tell_rescue (store, cause);
+  g_autoptr (VtpmSecret) dek = header ? unlock (pool, store, header, error) : NULL;
   if (!dek)
-    {
-      if (cause)
-        g_propagate_error (error, g_steal_pointer (&cause));
-      return NULL;
-    }
+    return NULL;
   guint64 epoch = ((const VtpmRecord *) header->records->pdata[0])->epoch;
   if (!is_whole (header) && !vtpm_header_keep_epoch (store, epoch, dek, error))
     return NULL;

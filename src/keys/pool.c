@@ -27,8 +27,8 @@ typedef struct
 {
   const VtpmProviderEntry *entry;
   Seat ask, prove;
-  gint late;    /* atomic: the last request took too long */
-  gint wrapped; /* atomic: its keys did, in this command */
+  gint late; /* atomic: the last request took too long */
+  gint told; /* atomic: that what its keys wrap has no backup */
   GMutex current_lock;
   guint32 current; /* key version; 0: not asked yet */
   GMutex asker_lock;
@@ -120,8 +120,6 @@ vtpm_provider_pool_free (VtpmProviderPool *pool)
     return;
   for (guint i = 0; i < pool->n_members; i++)
     {
-      if (pool->members[i].wrapped)
-        vtpm_backup_tell (pool->members[i].entry);
       seat_clear (&pool->members[i].ask);
       seat_clear (&pool->members[i].prove);
       g_mutex_clear (&pool->members[i].current_lock);
@@ -240,7 +238,8 @@ vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry,
     }
   if (!vtpm_provider_pool_prove (pool, record, slot, dek, error))
     return NULL;
-  g_atomic_int_set (&member->wrapped, TRUE);
+  if (g_atomic_int_compare_and_exchange (&member->told, FALSE, TRUE))
+    vtpm_backup_tell (member->entry);
   return g_steal_pointer (&slot);
 }
 

@@ -13,7 +13,7 @@ typedef struct VtpmProviderPool VtpmProviderPool;
 
 /** CONFIG must outlive it. NULL: what vtpm_registry_load() says. */
 VtpmProviderPool *vtpm_provider_pool_new (const VtpmConfig *config, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Ends all helpers, and tells of each provider that has wrapped and has no backup. */
+/** Ends all helpers. */
 void vtpm_provider_pool_free (VtpmProviderPool *pool);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (VtpmProviderPool, vtpm_provider_pool_free)
 
@@ -25,7 +25,8 @@ const VtpmRegistry *vtpm_provider_pool_registry (const VtpmProviderPool *pool);
  * that was too late the last time). A helper that failed is started anew for the next request. NULL and FALSE: the
  * provider's word. */
 
-/** A slot of RECORD with DEK, wrapped by ENTRY's current key version and proved by a cold unwrap. */
+/** A slot of RECORD with DEK, wrapped by ENTRY's current key version and proved by a cold unwrap. The first one says in
+ * the log where these keys have no backup; not-backed-up where ENTRY wants one. */
 VtpmKeySlot *vtpm_provider_pool_wrap (VtpmProviderPool *pool, const VtpmProviderEntry *entry, const VtpmRecord *record,
                                       const VtpmSecret *dek, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Proves that SLOT of RECORD gives DEK. */

@@ -90,7 +90,8 @@ close_and_search (const VtpmConfig *config, const VtpmProviderEntry *entry, cons
   if (!vtpm_registry_change (&config->place, &entry->uuid, close_version, closed, error))
     return FALSE;
   *due = closed->time + grace_s <= (guint64) time (NULL);
-  const VtpmSearch how = { search->dirs, search->images, search->may_be_none || !*due };
+  VtpmSearch how = *search;
+  how.may_be_none |= !*due; /* nothing is destroyed yet */
   return (!*due || vtpm_wraps_wait (&config->place, error))
          && vtpm_search_finds_none (config, &how, entry, closed->version, error);
 }
