@@ -177,10 +177,12 @@ add_keys (const VtpmNative *native, VtpmNativeStore *here, VtpmNativeBags *bags,
   guint32 version = 0, count = merge (here, &bags->store, NULL, &version);
   if (count == 0)
     {
-      vtpm_error_set (error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
-                      "version %u is one key in the file and another in the key store of this provider: one of the two "
-                      "is not what it seems. Nothing was imported",
-                      version);
+      vtpm_error_set (
+          error, VTPM_PROVIDER_ERROR, VTPM_ERROR_USAGE,
+          "version %u is one key in the file and another in the key store of this provider: one of the two "
+          "is not what it seems, or two hosts have rotated it each for itself. Nothing was imported; the way on is in "
+          "docs/key-providers.md, \"Choosing a provider\"",
+          version);
       return FALSE;
     }
   if (count > VTPM_NATIVE_MAX_VERSIONS)

@@ -242,6 +242,32 @@ def test_retire_finds(place):
     same(len(status_of(place, "site")["versions"]), 2)
 
 
+def test_rotated_apart(place):
+    """a provider that two hosts have rotated each for itself: neither takes the other's export, and the page's way on works"""
+    good(place, "create", "site", "--kind", "native")
+    path, first = state(place, "b", "--provider", "site"), exported(place, "site")
+    home = place.env["VTPM_DATA_DIR"]
+    other_host(place)
+    good(place, "import", "site", "--pkcs12", first, "--password-file", "pw")
+    good(place, "rotate", "site")
+    place.vtpm("rekey", path, "--config", place.config)
+    theirs = exported(place, "site", "theirs.p12")
+
+    def at(folder):
+        place.env["VTPM_DATA_DIR"] = place.data_dir = folder
+    at(home)
+    good(place, "rotate", "site")
+    contains(bad(place, 2, "usage", "import", "site", "--pkcs12", theirs, "--password-file", "pw"), "key-providers.md")
+    at(os.path.join(place.folder, "new"))
+    good(place, "import", "site", "--pkcs12", theirs, "--password-file", "pw")
+    good(place, "create", "next", "--kind", "native")
+    same(place.vtpm("rekey", "--to", "next", path, "--config", place.config).returncode, 0)
+    moved = exported(place, "next", "next.p12")
+    at(home)
+    good(place, "import", "next", "--pkcs12", moved, "--password-file", "pw")
+    place.sound(path)
+
+
 def test_wraps_without_backup(place):
     """rekey and keys add under keys without a backup: refused where the provider wants one, else told each time"""
     good(place, "create", "site", "--kind", "native", "--require-backup")
