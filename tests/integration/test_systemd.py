@@ -26,7 +26,8 @@ PROGRAMS = """
     /lib/systemd/systemd /lib/systemd/systemd-journald /usr/bin/systemctl /usr/bin/journalctl /usr/bin/systemd-analyze
     /usr/bin/systemd-tmpfiles /usr/bin/setpriv /usr/bin/install
     /usr/bin/dpkg /usr/bin/dpkg-deb /usr/bin/dpkg-query /usr/bin/dpkg-split /usr/bin/dpkg-divert /usr/bin/dpkg-trigger
-    /usr/bin/tar /sbin/ldconfig /sbin/start-stop-daemon /usr/bin/getent /usr/bin/gpasswd /usr/sbin/groupadd
+    /usr/bin/tar /usr/bin/find /usr/bin/od /usr/bin/grep /usr/bin/sed /usr/bin/sort /usr/bin/readlink /usr/bin/mktemp
+    /sbin/ldconfig /sbin/start-stop-daemon /usr/bin/getent /usr/bin/gpasswd /usr/sbin/groupadd
     /usr/sbin/useradd /etc/login.defs /etc/nsswitch.conf
     """.split()
 UNITS = """
@@ -77,6 +78,7 @@ def libraries(programs):
 def initramfs(cache, package):
     pairs = {path[1:]: path for path in PROGRAMS}
     pairs.update(("lib/systemd/system/" + name, "/lib/systemd/system/" + name) for name in UNITS)
+    pairs["bin/sh"] = "/usr/bin/dash"  # busybox's takes its own find before Debian's, which the package's scripts are for
     pairs["vtpm.deb"] = package
     pairs["libvirt.md"] = os.path.join(os.path.dirname(os.path.dirname(HERE)), "docs", "libvirt.md")
     for place, text in FILES.items():
