@@ -17,6 +17,8 @@
 enum
 {
   CMD_INIT = 2,
+  CMD_HASH_START = 6,
+  CMD_HASH_END = 8,
   CMD_GET_STATEBLOB = 12,
   CMD_SET_STATEBLOB = 13,
   CMD_STOP = 14
@@ -79,6 +81,14 @@ power_on (int ctrl)
   return command (ctrl, (const guint32[]){ CMD_INIT, DELETE_VOLATILE }, 2) && answered_0 (ctrl);
 }
 
+/* By the host, which measures something for the guest. */
+static gboolean
+change_state (int ctrl)
+{
+  return command (ctrl, (const guint32[]){ CMD_HASH_START }, 1) && answered_0 (ctrl)
+         && command (ctrl, (const guint32[]){ CMD_HASH_END }, 1) && answered_0 (ctrl);
+}
+
 static gboolean
 get_blob (int ctrl, guint32 type, StateBlob *blob)
 {
@@ -122,11 +132,14 @@ gboolean
 bench_time_blobs (int ctrl, const char *what, guint count, gint64 *times)
 {
   g_auto (Pair) pair = { 0 };
-  gboolean out = strcmp (what, "out") == 0, in = strcmp (what, "in") == 0;
+  gboolean changed = strcmp (what, "changed") == 0;
+  gboolean out = changed || strcmp (what, "out") == 0, in = strcmp (what, "in") == 0;
   if ((!out && !in && strcmp (what, "load") != 0) || !get_pair (ctrl, &pair))
     return FALSE;
   for (guint i = 0; i < count; i++)
     {
+      if (changed && !change_state (ctrl))
+        return FALSE;
       gint64 begin = now_ns ();
       if (!out && !stop (ctrl))
         return FALSE;

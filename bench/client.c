@@ -8,7 +8,7 @@
  *   start  NAME ctrl|data ARG...     ok PID INIT-US FIRST-US; descriptor 3 of the server is a listening control
  *                                    socket (ctrl) or a connected data socket (data)
  *   time   NAME COMMAND COUNT        ok MEDIAN-US; COMMAND is getrandom, extend or nvwrite
- *   blobs  NAME WHAT COUNT           ok MEDIAN-US; WHAT is out, in or load (bench/blobs.h)
+ *   blobs  NAME WHAT COUNT           ok MEDIAN-US; WHAT is that of bench/blobs.h
  *   stop   NAME                      ok
  *   disk   PATH COUNT                ok MEDIAN-US; one synchronous write of 4 KiB over blocks written before
  *

@@ -211,7 +211,7 @@ is_same_copy (VtpmStore *store, const VtpmHeader *header, guint copy, guint8 *bu
 gboolean
 vtpm_header_is_as_read (VtpmStore *store, const VtpmHeader *header)
 {
-  g_autofree guint8 *buf = g_malloc (VTPM_HEADER_AREA);
+  guint8 buf[VTPM_HEADER_AREA]; /* not of the heap, which may have to grow first: the guest stands still */
   if (!vtpm_store_lock (store, VTPM_LOCK_HEADER, FALSE, VTPM_HEADER_LOCK_WAIT_MS, NULL))
     return FALSE;
   gboolean same = is_same_copy (store, header, 0, buf) && is_same_copy (store, header, 1, buf);

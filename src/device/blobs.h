@@ -35,9 +35,17 @@ guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const gu
 
 /** Forgets the pair given last, and what is known of the file's header. */
 void vtpm_blobs_drop_out (VtpmBlobs *blobs);
+/** Seals a pair for who will ask, the guest standing still meanwhile; called while no command comes. FALSE: one has
+ * come since it was called last, or runs; it is to be called again. */
+gboolean vtpm_blobs_seal_ahead (VtpmBlobs *blobs);
 /** Seals the volatile blob that belongs to a permanent one just given, so that it is there when it is asked for; wanted
  * before the TPM is stopped. Without WAIT only where no command runs. */
 void vtpm_blobs_finish_pair (VtpmBlobs *blobs, gboolean wait);
+
+/** State blobs may be about to come in. Who loads a snapshot has just read a guest's memory, so the processor's caches
+ * have nothing of what opening one takes: this has it fetched, by opening the pair's own permanent half, while the
+ * client is being woken (docs/bench.md). */
+void vtpm_blobs_expect (VtpmBlobs *blobs);
 
 /** Takes the next piece of a blob; it is checked and opened when whole. Gives the result for SET_STATEBLOB; the TPM
  * must be off. */

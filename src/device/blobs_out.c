@@ -15,19 +15,19 @@ forget_header (VtpmBlobs *blobs)
 }
 
 static void
-drop_pair (VtpmBlobs *blobs)
+pair_clear (VtpmBlobPair *pair)
 {
-  for (guint i = 0; i < G_N_ELEMENTS (blobs->out); i++)
-    {
-      g_clear_pointer (&blobs->out[i], g_bytes_unref);
-      blobs->sealed[i] = FALSE;
-    }
+  for (guint i = 0; i < G_N_ELEMENTS (pair->blob); i++)
+    g_clear_pointer (&pair->blob[i], g_bytes_unref);
+  g_clear_pointer (&pair->record, vtpm_record_free);
+  *pair = (VtpmBlobPair){ 0 };
 }
 
 void
 vtpm_blobs_drop_out (VtpmBlobs *blobs)
 {
-  drop_pair (blobs);
+  pair_clear (&blobs->pair);
+  pair_clear (&blobs->ahead);
   forget_header (blobs);
 }
 
@@ -39,13 +39,12 @@ vtpm_blobs_sealer (VtpmBlobs *blobs, GError **error)
   return blobs->sealer;
 }
 
-/* Whether RECORD of BLOBS is what the file has now. */
-static gboolean
-is_newest (VtpmBlobs *blobs)
+/* The record as the file had it when it was last looked at; what is in memory opens as well. */
+static const VtpmRecord *
+known_record (VtpmBlobs *blobs)
 {
-  VtpmState *state = blobs->device->state;
-  return blobs->record && blobs->record->epoch == vtpm_state_record (state)->epoch
-         && vtpm_header_is_as_read (vtpm_state_store (state), blobs->header);
+  const VtpmRecord *own = vtpm_state_record (blobs->device->state);
+  return blobs->record && blobs->record->epoch == own->epoch ? blobs->record : own;
 }
 
 /* The record as the file has it now: tools may have changed its key slots. Mostly nobody has, since it was last looked
@@ -55,19 +54,36 @@ newest_record (VtpmBlobs *blobs)
 {
   VtpmState *state = blobs->device->state;
   const VtpmRecord *own = vtpm_state_record (state);
-  if (is_newest (blobs))
+  if (known_record (blobs) == blobs->record && vtpm_header_is_as_read (vtpm_state_store (state), blobs->header))
     return blobs->record;
   forget_header (blobs);
   blobs->header = vtpm_header_read (vtpm_state_store (state), NULL);
   const VtpmRecord *found = blobs->header ? vtpm_header_find (blobs->header, own->epoch, vtpm_state_dek (state)) : NULL;
-  if (!found)
-    return own; /* what is in memory opens as well */
-  blobs->record = vtpm_record_copy_sealed (found);
-  return blobs->record;
+  if (found)
+    blobs->record = vtpm_record_copy_sealed (found);
+  return known_record (blobs);
+}
+
+/* Whether the other half of PAIR may still be sealed. */
+static gboolean
+is_same_moment (const VtpmBlobs *blobs, const VtpmBlobPair *pair)
+{
+  const VtpmDevice *device = blobs->device;
+  return pair->record && pair->commands == device->commands && pair->powered == device->powered
+         && pair->record->epoch == vtpm_state_record (device->state)->epoch;
+}
+
+/* Whether PAIR, or the half of it that there is, is what would be sealed now with RECORD. */
+static gboolean
+is_as_now (const VtpmBlobs *blobs, const VtpmBlobPair *pair, const VtpmRecord *record)
+{
+  return (pair->sealed[0] || pair->sealed[1]) && is_same_moment (blobs, pair)
+         && pair->generation == vtpm_state_generation (blobs->device->state)
+         && g_bytes_equal (pair->record->bytes, record->bytes);
 }
 
 static GBytes *
-seal_one (VtpmBlobs *blobs, const VtpmRecord *record, VtpmEnvelopePart part, VtpmBlob *blob, GError **error)
+seal_one (VtpmBlobs *blobs, const VtpmBlobPair *pair, VtpmEnvelopePart part, VtpmBlob *blob, GError **error)
 {
   VtpmState *state = blobs->device->state;
   VtpmSealer *sealer = vtpm_blobs_sealer (blobs, error);
@@ -85,81 +101,94 @@ seal_one (VtpmBlobs *blobs, const VtpmRecord *record, VtpmEnvelopePart part, Vtp
     }
   VtpmBlob **place = part == VTPM_ENVELOPE_PERMANENT ? &payload->permanent : &payload->volatile_state;
   *place = blob; /* lent for the call */
-  GBytes *envelope = vtpm_seal_envelope_with (sealer, vtpm_state_dek (state), record, part, &blobs->pair,
+  GBytes *envelope = vtpm_seal_envelope_with (sealer, vtpm_state_dek (state), pair->record, part, &pair->id,
                                               vtpm_state_generation (state), payload, error);
   *place = NULL;
   return envelope;
 }
 
 static gboolean
-seal_permanent (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
+seal_permanent (VtpmBlobs *blobs, VtpmBlobPair *pair, GError **error)
 {
   VtpmBlob *permanent = vtpm_state_payload (blobs->device->state)->permanent;
-  blobs->out[0] = seal_one (blobs, record, VTPM_ENVELOPE_PERMANENT, permanent, error);
-  return blobs->sealed[0] = blobs->out[0] != NULL;
+  pair->blob[0] = seal_one (blobs, pair, VTPM_ENVELOPE_PERMANENT, permanent, error);
+  return pair->sealed[0] = pair->blob[0] != NULL;
 }
 
 static gboolean
-seal_volatile (VtpmBlobs *blobs, const VtpmRecord *record, GError **error)
+seal_volatile (VtpmBlobs *blobs, VtpmBlobPair *pair, GError **error)
 {
   VtpmDevice *device = blobs->device;
   g_autoptr (VtpmBlob) live = NULL;
   if (device->powered && !(live = vtpm_engine_get_volatile (error)))
     return FALSE;
   VtpmBlob *state = live ? live : vtpm_state_payload (device->state)->volatile_state;
-  if (state && !(blobs->out[1] = seal_one (blobs, record, VTPM_ENVELOPE_VOLATILE, state, error)))
+  if (state && !(pair->blob[1] = seal_one (blobs, pair, VTPM_ENVELOPE_VOLATILE, state, error)))
     return FALSE;
-  return blobs->sealed[1] = TRUE;
-}
-
-/* Whether the volatile half may still be sealed that belongs to the permanent one. */
-static gboolean
-is_same_moment (const VtpmBlobs *blobs)
-{
-  const VtpmDevice *device = blobs->device;
-  return blobs->out_commands == device->commands && blobs->out_epoch == vtpm_state_record (device->state)->epoch
-         && blobs->out_powered == device->powered;
+  return pair->sealed[1] = TRUE;
 }
 
 static gboolean
-seal_other_half (VtpmBlobs *blobs, GError **error)
+begin_pair (VtpmBlobs *blobs, VtpmBlobPair *pair, const VtpmRecord *record, guint half, GError **error)
 {
-  const VtpmRecord *record = blobs->record ? blobs->record : vtpm_state_record (blobs->device->state);
-  if (is_same_moment (blobs))
-    return blobs->sealed[0] ? seal_volatile (blobs, record, error) : seal_permanent (blobs, record, error);
-  drop_pair (blobs);
+  pair_clear (pair);
+  pair->id = vtpm_uuid_random ();
+  pair->record = vtpm_record_copy_sealed (record);
+  pair->commands = blobs->device->commands;
+  pair->generation = vtpm_state_generation (blobs->device->state);
+  pair->powered = blobs->device->powered;
+  return half ? seal_volatile (blobs, pair, error) : seal_permanent (blobs, pair, error);
+}
+
+static gboolean
+seal_other_half (VtpmBlobs *blobs, VtpmBlobPair *pair, GError **error)
+{
+  if (is_same_moment (blobs, pair))
+    return pair->sealed[0] ? seal_volatile (blobs, pair, error) : seal_permanent (blobs, pair, error);
+  pair_clear (pair);
   vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_MISMATCH,
                   "the TPM was stopped or given another key since its permanent state blob was asked for; ask for that "
                   "one again, then for the volatile one");
   return FALSE;
 }
 
-/* Offset 0 begins anew, but for the other half of the pair just given: QEMU asks for the permanent one first, people
- * whom swtpm_ioctl(8) tells to save the volatile one first do not. Who went on with one that was given before
- * shall not have his TPM taken over by an older state of it: the file tells whether anybody did. */
+/* Whether HALF is the volatile one that belongs to the permanent one just given. Where both were given, and the key
+ * changed, it begins a pair. */
 static gboolean
-begin_get (VtpmBlobs *blobs, guint32 type, GError **error)
+continues_pair (const VtpmBlobs *blobs, guint half)
 {
-  VtpmDevice *device = blobs->device;
-  if (!vtpm_device_hold_storage (device, VTPM_DEVICE_HOLD_MS, error))
+  const VtpmDevice *device = blobs->device;
+  const VtpmBlobPair *pair = &blobs->pair;
+  return half == 1 && pair->given[0] && pair->commands == device->commands
+         && (!pair->given[1] || pair->record->epoch == vtpm_state_record (device->state)->epoch);
+}
+
+/* Offset 0 begins anew, but for the other half of the pair just given and while nothing has changed: QEMU asks for the
+ * permanent one first, people whom swtpm_ioctl(8) tells to save the volatile one first do not. Who went on with one
+ * that was given before shall not have his TPM taken over by an older state of it: the file tells whether anybody did.
+ */
+static gboolean
+begin_get (VtpmBlobs *blobs, guint half, GError **error)
+{
+  VtpmBlobPair *pair = &blobs->pair;
+  if (!vtpm_device_hold_storage (blobs->device, VTPM_DEVICE_HOLD_MS, error))
     return FALSE;
-  if (type == VTPM_CONTROL_BLOB_VOLATILE && blobs->sealed[0] && blobs->out_commands == device->commands)
-    return blobs->sealed[1] || seal_other_half (blobs, error);
-  if (type == VTPM_CONTROL_BLOB_PERMANENT && !blobs->sealed[0] && blobs->sealed[1] && is_same_moment (blobs)
-      && is_newest (blobs)) /* its key slots are whose the blob is to be opened by */
-    return seal_other_half (blobs, error);
+  if (continues_pair (blobs, half))
+    return pair->sealed[half] || seal_other_half (blobs, pair, error);
   const VtpmRecord *record = newest_record (blobs);
-  drop_pair (blobs);
-  blobs->pair = vtpm_uuid_random ();
-  blobs->out_commands = device->commands;
-  blobs->out_epoch = record->epoch;
-  blobs->out_powered = device->powered;
-  return type == VTPM_CONTROL_BLOB_VOLATILE ? seal_volatile (blobs, record, error)
-                                            : seal_permanent (blobs, record, error);
+  if (is_as_now (blobs, &blobs->ahead, record))
+    {
+      pair_clear (pair);
+      *pair = blobs->ahead;
+      blobs->ahead = (VtpmBlobPair){ 0 };
+    }
+  if (is_as_now (blobs, pair, record))
+    return pair->sealed[half] || seal_other_half (blobs, pair, error);
+  return begin_pair (blobs, pair, record, half, error);
 }
 
 static guint32
-get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
+get_locked (VtpmBlobs *blobs, guint half, guint32 offset, GBytes **blob)
 {
   g_autoptr (GError) error = NULL;
   if (!blobs->device->state)
@@ -168,12 +197,15 @@ get_locked (VtpmBlobs *blobs, guint32 type, guint32 offset, GBytes **blob)
                                 "for what comes in; ask again after INIT");
       return VTPM_CONTROL_FAIL;
     }
-  if (offset == 0 && !begin_get (blobs, type, &error))
+  if (offset == 0 && !begin_get (blobs, half, &error))
     {
       vtpm_log (VTPM_LOG_ERROR, "no state blob can be made: %s", error->message);
       return VTPM_CONTROL_FAIL;
     }
-  *blob = blobs->out[type == VTPM_CONTROL_BLOB_VOLATILE];
+  VtpmBlobPair *pair = &blobs->pair;
+  if (offset == 0)
+    pair->given[half] = TRUE; /* also where there is none */
+  *blob = pair->given[half] ? pair->blob[half] : NULL;
   if (*blob)
     return VTPM_CONTROL_OK;
   return offset == 0 ? VTPM_CONTROL_RETRY : VTPM_CONTROL_BAD_PARAMETER; /* RETRY: there is no such state */
@@ -184,9 +216,9 @@ static void
 all_given (VtpmBlobs *blobs)
 {
   VtpmDevice *device = blobs->device;
+  const VtpmBlobPair *pair = &blobs->pair;
   vtpm_device_enter (device);
-  if (device->options.release_outgoing && blobs->sealed[0] && blobs->sealed[1]
-      && blobs->out_commands == device->commands)
+  if (device->options.release_outgoing && pair->given[0] && pair->given[1] && pair->commands == device->commands)
     vtpm_device_release_storage (device);
   vtpm_device_leave (device);
 }
@@ -204,11 +236,35 @@ void
 vtpm_blobs_finish_pair (VtpmBlobs *blobs, gboolean wait)
 {
   g_autoptr (GError) error = NULL;
-  if (!blobs->sealed[0] || blobs->sealed[1] || !enter (blobs->device, wait))
+  VtpmDevice *device = blobs->device;
+  VtpmBlobPair *pair = &blobs->pair;
+  if (!pair->sealed[0] || pair->sealed[1] || !enter (device, wait))
     return;
-  if (blobs->device->state && !blobs->device->released && is_same_moment (blobs) && !seal_other_half (blobs, &error))
+  if (device->state && !device->released && is_same_moment (blobs, pair) && !seal_other_half (blobs, pair, &error))
     vtpm_log (VTPM_LOG_DEBUG, "no volatile state blob can be made yet: %s", error->message);
-  vtpm_device_leave (blobs->device);
+  vtpm_device_leave (device);
+}
+
+/* Not the pair given last, which may not have been read to its end; and the file is not looked at, for a disk that
+ * hangs would have the guest wait. */
+gboolean
+vtpm_blobs_seal_ahead (VtpmBlobs *blobs)
+{
+  g_autoptr (GError) error = NULL;
+  VtpmDevice *device = blobs->device;
+  if (!vtpm_device_try_enter (device))
+    return FALSE;
+  gboolean quiet = blobs->seen_commands == device->commands, sealed = FALSE;
+  blobs->seen_commands = device->commands;
+  const VtpmRecord *record = device->state && device->powered ? known_record (blobs) : NULL;
+  if (quiet && record && !is_as_now (blobs, &blobs->pair, record) && !is_as_now (blobs, &blobs->ahead, record))
+    sealed = begin_pair (blobs, &blobs->ahead, record, 0, &error) && seal_other_half (blobs, &blobs->ahead, &error);
+  vtpm_device_leave (device);
+  if (sealed)
+    vtpm_log (VTPM_LOG_DEBUG, "state blobs were sealed ahead");
+  else if (error)
+    vtpm_log (VTPM_LOG_DEBUG, "no state blobs can be sealed ahead: %s", error->message);
+  return quiet;
 }
 
 guint32
@@ -225,7 +281,7 @@ vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **d
   if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
     return VTPM_CONTROL_FAIL;
   vtpm_device_enter (blobs->device);
-  guint32 result = get_locked (blobs, type, offset, &blob);
+  guint32 result = get_locked (blobs, type == VTPM_CONTROL_BLOB_VOLATILE, offset, &blob);
   vtpm_device_leave (blobs->device);
   if (result != VTPM_CONTROL_OK)
     return result;

@@ -160,7 +160,9 @@ vtpm_control_handle (VtpmControl *control, const VtpmControlRequest *request, in
 }
 
 void
-vtpm_control_answered (VtpmControl *control)
+vtpm_control_answered (VtpmControl *control, guint32 command)
 {
   vtpm_blobs_finish_pair (control->blobs, FALSE);
+  if (command == VTPM_CONTROL_STOP)
+    vtpm_blobs_expect (control->blobs);
 }

@@ -48,6 +48,6 @@ typedef enum
 /** PASSED_FD: what came with the message, or -1; taken when it is used, then set to -1. */
 VtpmControlOutcome vtpm_control_handle (VtpmControl *control, const VtpmControlRequest *request, int *passed_fd,
                                         VtpmControlReply *reply);
-/** Does what the next request is likely to want, while the client reads the reply to the last one. Need not be called.
+/** Does what the next request is likely to want, while the client reads the reply to COMMAND. Need not be called.
  */
-void vtpm_control_answered (VtpmControl *control);
+void vtpm_control_answered (VtpmControl *control, guint32 command);

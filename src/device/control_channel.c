@@ -148,7 +148,7 @@ handle_all (VtpmControlChannel *channel)
         return outcome == VTPM_CONTROL_ANSWER_AND_END ? VTPM_CHANNEL_END : VTPM_CHANNEL_LOST;
       if (outcome == VTPM_CONTROL_ANSWER_AND_END)
         return VTPM_CHANNEL_END;
-      vtpm_control_answered (channel->control);
+      vtpm_control_answered (channel->control, request.command);
     }
 }
 

@@ -236,6 +236,7 @@ vtpm_device_startup (VtpmDevice *device, guint16 type, GError **error)
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   vtpm_device_enter (device);
   guint32 rc = vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_STARTUP, type, command));
+  device->commands++;
   gboolean stored = vtpm_device_try_commit (device);
   vtpm_device_leave (device);
   if (rc == VTPM_RC_INITIALIZE) /* resumed from volatile state: it was started up before */
@@ -302,7 +303,10 @@ vtpm_device_reset_established (VtpmDevice *device, guint8 locality)
   vtpm_device_enter (device);
   guint32 result = device->powered ? vtpm_engine_reset_established (locality) : VTPM_CONTROL_BAD_ORDINAL;
   if (device->powered)
-    atomic_store (&device->established, vtpm_engine_established ());
+    {
+      atomic_store (&device->established, vtpm_engine_established ());
+      device->commands++;
+    }
   vtpm_device_leave (device);
   return result;
 }

@@ -13,6 +13,7 @@
 #include "base/log.h"
 
 #define CANCEL_TICK_MS 1
+#define QUIET_MS 10 /* a guest whose TPM was not used for so long does other things */
 
 void
 vtpm_server_end (VtpmServer *server)
@@ -179,6 +180,26 @@ on_first_command (VtpmServer *server)
 }
 
 static void
+on_command (VtpmServer *server)
+{
+  server->quiet_at_ms = vtpm_now_ms () + QUIET_MS;
+  if (server->broker.fd >= 0)
+    on_first_command (server);
+}
+
+/* The next command is announced whatever comes meanwhile. */
+static void
+on_quiet (VtpmServer *server)
+{
+  vtpm_data_channel_announce_next (server->data);
+  server->quiet_at_ms = G_MAXINT64;
+  if (vtpm_blobs_seal_ahead (server->blobs))
+    malloc_trim (0);
+  else
+    server->quiet_at_ms = vtpm_now_ms () + QUIET_MS;
+}
+
+static void
 on_data_lost (VtpmServer *server)
 {
   give_next_data (server);
@@ -207,6 +228,7 @@ poll_timeout (const VtpmServer *server)
     until = MIN (until, server->control.until_ms);
   if (server->node.waiting)
     until = MIN (until, server->node.until_ms);
+  until = MIN (until, server->quiet_at_ms);
   return until == G_MAXINT64 ? -1 : (int) CLAMP (until - vtpm_now_ms (), 0, G_MAXINT);
 }
 
@@ -265,8 +287,10 @@ poll_once (VtpmServer *server)
   if (polled[P_DATA_EVENT].revents)
     data = vtpm_data_channel_events (server->data);
   if (data.announced) /* before the client's next request, which may have come after that command's answer */
-    on_first_command (server);
+    on_command (server);
   gint64 now = vtpm_now_ms ();
+  if (now >= server->quiet_at_ms)
+    on_quiet (server);
   if (server->control.waiting && (server->key != key || now >= server->control.until_ms))
     after_control (server, vtpm_control_channel_resume (server->client));
   else if (server->control.waiting && polled[P_CLIENT].revents)
@@ -319,6 +343,7 @@ vtpm_server_listen (VtpmServerOptions *options, GError **error)
   server->options = options;
   server->broker.fd = server->data_next = -1;
   server->signals = signal_descriptor ();
+  server->quiet_at_ms = G_MAXINT64;
   server->load = vtpm_host_load_open ();
   if (vtpm_endpoint_open (&options->ctrl, error) && vtpm_endpoint_open (&options->data, error)
       && vtpm_endpoint_open (&options->manage, error) && open_node (options, error)

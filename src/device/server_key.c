@@ -63,6 +63,7 @@ key_verdict (gpointer data)
 static void
 announce_first_command (VtpmServer *server)
 {
+  server->quiet_at_ms = vtpm_now_ms ();
   if (server->broker.fd >= 0)
     vtpm_data_channel_announce_next (server->data);
 }

@@ -50,6 +50,7 @@ struct VtpmServer
   gint64 leave_at_ms; /* with VTPM_KEY_FAILED: when to end, if no client is waited for */
   gboolean told;      /* with VTPM_KEY_FAILED: a client was */
   gboolean cancelling;
+  gint64 quiet_at_ms; /* when to see whether commands have ceased; G_MAXINT64: none has come since that was seen */
   gboolean ended;
   int exit_status;
 };

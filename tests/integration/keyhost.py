@@ -14,6 +14,7 @@ from tpm_bytes import nv_define, nv_write
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 LIBEXEC = os.environ.get("VTPM_LIBEXEC_DIR", os.path.dirname(VTPM))
+HEADER_BYTE = 1
 REKEY_BYTE = 3
 INDEX = 0x01500010
 
@@ -117,11 +118,15 @@ def unchanged(path="state.vtpm"):
 
 
 @contextlib.contextmanager
-def rekey_lock(path="state.vtpm"):
+def byte_lock(byte, path="state.vtpm"):
     """As another tool would hold it."""
     with open(path, "r+b") as file:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, REKEY_BYTE, 1, 0))
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, byte, 1, 0))
         yield
+
+
+def rekey_lock(path="state.vtpm"):
+    return byte_lock(REKEY_BYTE, path)
 
 
 def make_state(place, name="state.vtpm", value=b"\1" * 8, **options):

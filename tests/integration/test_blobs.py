@@ -10,12 +10,12 @@ import uuid
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from blobs import FAILURE, INDEX, prepared  # noqa: E402
-from device import (BAD_ORDINAL, BAD_PARAMETER, DELETE_VOLATILE, INIT, KEY_NOT_FOUND, NO_SUCH_BLOB,  # noqa: E402
-                    PERMANENT, SAVESTATE, SET_STATEBLOB, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, main,
-                    read_file, same, true, wait_until)
-from keyhost import add_native, uuid_of, vtpm  # noqa: E402
-from tpm_bytes import (RC_INITIALIZE, create_primary_rsa, flush, get_random, nv_write, pcr_extend, rc_of,  # noqa: E402
-                       startup, words)
+from device import (BAD_ORDINAL, BAD_PARAMETER, DELETE_VOLATILE, GET_ESTABLISHED, HASH_DATA, HASH_END,  # noqa: E402
+                    HASH_START, INIT, KEY_NOT_FOUND, NO_SUCH_BLOB, PERMANENT, RESET_ESTABLISHED, SAVESTATE, SET_STATEBLOB,
+                    SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, contains, main, read_file, same, true, wait_until)
+from keyhost import HEADER_BYTE, add_native, byte_lock, uuid_of, vtpm  # noqa: E402
+from tpm_bytes import (RC_INITIALIZE, create_primary_rsa, flush, get_random, nv_define, nv_write,  # noqa: E402
+                       pcr_extend, rc_of, shutdown, startup, words)
 
 
 def usable(control, data, value=b"first"):
@@ -27,18 +27,18 @@ def usable(control, data, value=b"first"):
 
 
 def test_sealed(place):
-    """blobs are sealed also when QEMU asks for decrypted ones, two of one state differ in every byte that can"""
-    device, control, _ = prepared(place)
+    """blobs are sealed also when QEMU asks for decrypted ones; after any command they differ in every byte that can"""
+    device, control, data = prepared(place)
     for kind in (PERMANENT, VOLATILE):
         blobs = [control.get_blob(kind, 0, flags) for flags in (0, 1, 1, 0xFFFFFFFF)]
         same({(result, flags) for result, flags, _, _ in blobs}, {(0, 2)})
-        texts = [data for _, _, _, data in blobs]
-        tails = {text[-1000:] for text in texts}
-        same(len(tails), len({t for t in texts}))
+        same(len({blob for _, _, _, blob in blobs}), 1, "nothing has changed")
     same(control.get_blob(SAVESTATE), (NO_SUCH_BLOB, 0, 0, b""))
-    first, second = control.blob(PERMANENT), control.blob(PERMANENT)
+    first = control.blob(PERMANENT)
+    data.good(get_random())
+    second = control.blob(PERMANENT)
     tail = [(a, b) for a, b in zip(first[-1200:], second[-1200:])]
-    true(sum(a == b for a, b in tail) < 40, "two seals of one state are alike")
+    true(sum(a == b for a, b in tail) < 40, "two seals are alike")
     device.term()
 
 
@@ -88,7 +88,9 @@ def test_pairs(place):
     """permanent and volatile blobs of two requests are refused at INIT, and the TPM is usable"""
     device, control, data = prepared(place)
     first = control.pair()
-    second = control.pair()  # nothing has happened in between
+    same(control.pair(), first, "nothing has happened in between")
+    data.good(get_random())
+    second = control.pair()
     data.good(get_random())
     third = control.blob(PERMANENT)
     data.good(get_random())
@@ -135,6 +137,7 @@ def test_volatile_first(place):
     device, control, data = prepared(place)
     pcr = data.pcr(16)
     volatile, permanent = control.blob(VOLATILE), control.blob(PERMANENT)
+    data.good(get_random())
     again = control.blob(PERMANENT)  # begins anew, as QEMU's next snapshot does
     for between in (lambda: data.good(get_random()), lambda: same(control.result(STOP), 0)):
         early = control.blob(VOLATILE)
@@ -155,6 +158,122 @@ def test_volatile_first(place):
     contains(device.log()[told:], "[blob-mismatch]")
     same(control.load(permanent, volatile), 0)
     same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
+    device.term()
+
+
+def quiet(device):
+    """Waits until the device has sealed a pair ahead of what is asked: it does when no command has come for a while."""
+    told = device.log().count("sealed ahead")
+    return lambda: wait_until(lambda: device.log().count("sealed ahead") > told, "a pair is sealed ahead")
+
+
+def test_sealed_ahead(place):
+    """a pair that was sealed ahead, while no command came, is given as it is, and to who begins with offset 0"""
+    place.create("state.vtpm")
+    device = place.start("state.vtpm", "--log-level", "debug")
+    settled = quiet(device)
+    control, data = device.powered()
+    data.good(nv_define(INDEX, 5))
+    data.good(nv_write(INDEX, b"first"))
+    settled()
+    pcr = data.pcr(16)
+    quiet(device)()
+    same([control.get_blob(kind, 100)[0] for kind in (PERMANENT, VOLATILE)], [BAD_PARAMETER] * 2)
+    first = control.pair()
+    same(device.log().count("sealed ahead"), 2)
+    settled = quiet(device)
+    data.good(get_random())
+    settled()
+    for kind, blob in zip((PERMANENT, VOLATILE), first):
+        same(control.get_blob(kind, 1000)[3], blob[1000:], "who reads in pieces reads on in what was given him")
+    volatile, permanent = control.blob(VOLATILE), control.blob(PERMANENT)
+    true(first[0] != permanent and first[1] != volatile, "they are of before the command")
+    for pair in (first, (permanent, volatile)):
+        same(control.load(*pair), 0)
+        same((data.nv(INDEX, 5), data.pcr(16)), (b"first", pcr), "resumed without TPM2_Startup")
+    device.term()
+
+
+def test_ahead_of_a_tool(place):
+    """to seal ahead waits for nobody who has the file: the guest's commands would wait with it"""
+    place.create("state.vtpm")
+    device = place.start("state.vtpm", "--log-level", "debug")
+    _, data = device.powered()
+    with byte_lock(HEADER_BYTE):
+        begin = time.monotonic()
+        settled = quiet(device)
+        data.good(get_random())
+        settled()
+        data.good(get_random())
+        true(time.monotonic() - begin < 3, "the tool was waited for")
+    device.term()
+
+
+def test_ahead_of_what_changes(place):
+    """what was sealed ahead is not given where a command, the host, a tool or the power came after it"""
+    place.create("state.vtpm")
+    add_native(place, "second")
+    device = place.start("state.vtpm", "--log-level", "debug", "--manage", "unix:manage")
+    control, data = device.powered()
+    data.good(nv_define(INDEX, 5))
+
+    def after(change):
+        settled = quiet(device)
+        data.good(nv_write(INDEX, b"first"))
+        settled()
+        change()
+        told = device.log().count("sealed ahead")
+        pair = control.pair()
+        same(device.log().count("sealed ahead"), told)
+        return pair
+
+    def measure():
+        same([control.result(HASH_START), control.result(HASH_DATA, words(3) + b"abc"), control.result(HASH_END)], [0] * 3)
+
+    same(control.load(*after(lambda: data.good(nv_write(INDEX, b"later")))), 0)
+    same(data.nv(INDEX, 5), b"later")
+    pair = after(measure)
+    pcr = data.pcr(17)
+    true(pcr != b"\xff" * 32, "it was measured")
+    data.good(nv_write(INDEX, b"other"))
+    same(control.load(*pair), 0)
+    same((data.pcr(17), control.call(GET_ESTABLISHED, reply=8)[1]), (pcr, 0x01000000))
+    control.locality(3)
+    pair = after(lambda: same(control.result(RESET_ESTABLISHED, bytes([3, 0, 0, 0])), 0))
+    same(control.load(*pair), 0)
+    same(control.call(GET_ESTABLISHED, reply=8)[1], 0)
+    control.locality(0)
+    second = bytes.fromhex(uuid_of(place, "second").replace("-", ""))
+    pair = after(lambda: vtpm(place, "rekey", "--to", "second", "state.vtpm"))
+    true(second in pair[0] and second in pair[1], "their key slot is that of after the rekey")
+    pair = after(lambda: vtpm(place, "rekey", "--deep", "--manage", "manage", "state.vtpm"))
+    same(control.load(*pair), 0)
+    same({s["epoch"] for s in place.inspect()["state_slots"]}, {2})
+    pair = after(lambda: same(control.result(STORE_VOLATILE), 0))
+    same([int.from_bytes(blob[40:48], "little") for blob in pair], [place.generation()] * 2)
+    same(control.load(*pair), 0)
+    settled = quiet(device)
+    data.good(shutdown())  # nothing is stored with the stop
+    settled()
+    same(control.result(STOP), 0)
+    permanent = control.blob(PERMANENT)
+    same(control.get_blob(VOLATILE), (NO_SUCH_BLOB, 0, 0, b""))
+    same(control.load(permanent), 0)
+    usable(control, data)
+    device.term()
+
+
+def test_volatile_first_after_a_rekey(place):
+    """where a pair was given and the TPM given another key, the volatile blob asked for next begins a pair"""
+    device, control, data = prepared(place)
+    device.term()
+    device = place.start("state.vtpm", "--manage", "unix:manage")
+    control, data = device.powered()
+    control.pair()
+    vtpm(place, "rekey", "--deep", "--manage", "manage", "state.vtpm")
+    volatile, permanent = control.blob(VOLATILE), control.blob(PERMANENT)
+    same(control.load(permanent, volatile), 0)
+    same(data.nv(INDEX, 5), b"first")
     device.term()
 
 
@@ -289,8 +408,9 @@ def test_refused_changes_nothing(place):
     other = place.start("other.vtpm")
     other_control, _ = other.powered()
     foreign = other_control.blob(PERMANENT)
-    permanent, volatile = control.pair()
     stale = control.pair()[1]
+    data.good(get_random())
+    permanent, volatile = control.pair()
     same(control.result(STOP), 0)
     before = read_file("state.vtpm")
     same(control.set_blob(PERMANENT, foreign), KEY_NOT_FOUND)

@@ -63,7 +63,9 @@ def test_incoming_refused(place):
     """--incoming without a file: another VM's, a mixed pair, rubbish, an ended client: no file is made"""
     vm = str(uuid.uuid4())
     device, control, data = prepared(place, "--vm-uuid", vm)
-    pair, stale = control.pair(), control.pair()[1]
+    stale = control.pair()[1]
+    data.good(get_random())
+    pair = control.pair()
     device.term()
     os.rename("state.vtpm", "source.vtpm")
     other = str(uuid.uuid4())

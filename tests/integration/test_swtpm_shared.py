@@ -131,6 +131,20 @@ def test_migration_with_secret(place):
     migrates(place, b"one secret on both hosts")
 
 
+def test_kept_until_asked_for(place):
+    """the file is let go of for who has both blobs, not where they were only sealed ahead"""
+    pair = Pair(place)
+    time.sleep(0.2)  # for that to be done
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(held(pair.path), "nobody has a blob")
+    pair.control.blob(PERMANENT)
+    same(pair.control.get_blob(SAVESTATE)[0], RETRY)
+    true(held(pair.path), "nobody has the volatile one")
+    pair.save()
+    true(not held(pair.path), "let go of")
+    ended(pair.source, pair.control, 0)
+
+
 def test_fall_back(place):
     """the migration comes to nothing: the source takes the file again, by LOCK_STORAGE or with the guest's next command"""
     pair = Pair(place)
