@@ -73,13 +73,18 @@ is_same_moment (const VtpmBlobs *blobs, const VtpmBlobPair *pair)
          && pair->record->epoch == vtpm_state_record (device->state)->epoch;
 }
 
+static gboolean
+is_of_record (const VtpmBlobs *blobs, const VtpmBlobPair *pair, const VtpmRecord *record)
+{
+  return is_same_moment (blobs, pair) && g_bytes_equal (pair->record->bytes, record->bytes);
+}
+
 /* Whether PAIR, or the half of it that there is, is what would be sealed now with RECORD. */
 static gboolean
 is_as_now (const VtpmBlobs *blobs, const VtpmBlobPair *pair, const VtpmRecord *record)
 {
-  return (pair->sealed[0] || pair->sealed[1]) && is_same_moment (blobs, pair)
-         && pair->generation == vtpm_state_generation (blobs->device->state)
-         && g_bytes_equal (pair->record->bytes, record->bytes);
+  return (pair->sealed[0] || pair->sealed[1]) && pair->generation == vtpm_state_generation (blobs->device->state)
+         && is_of_record (blobs, pair, record);
 }
 
 static GBytes *
@@ -152,30 +157,28 @@ seal_other_half (VtpmBlobs *blobs, VtpmBlobPair *pair, GError **error)
   return FALSE;
 }
 
-/* Whether HALF is the volatile one that belongs to the permanent one just given. Where both were given, and the key
- * changed, it begins a pair. */
 static gboolean
-continues_pair (const VtpmBlobs *blobs, guint half)
+give (VtpmBlobs *blobs, guint half, GError **error)
 {
-  const VtpmDevice *device = blobs->device;
-  const VtpmBlobPair *pair = &blobs->pair;
-  return half == 1 && pair->given[0] && pair->commands == device->commands
-         && (!pair->given[1] || pair->record->epoch == vtpm_state_record (device->state)->epoch);
+  return blobs->pair.sealed[half] || seal_other_half (blobs, &blobs->pair, error);
 }
 
-/* Offset 0 begins anew, but for the other half of the pair just given and while nothing has changed: QEMU asks for the
- * permanent one first, people whom swtpm_ioctl(8) tells to save the volatile one first do not. Who went on with one
- * that was given before shall not have his TPM taken over by an older state of it: the file tells whether anybody did.
- */
+/* Offset 0 begins anew, but for the other half of the one just given: QEMU asks for the permanent one first, people
+ * whom swtpm_ioctl(8) tells to save the volatile one first do not. The permanent one is to be opened by the key slots
+ * of now. Who went on with one that was given before shall not have his TPM taken over by an older state of it: the
+ * file tells whether anybody did. */
 static gboolean
 begin_get (VtpmBlobs *blobs, guint half, GError **error)
 {
   VtpmBlobPair *pair = &blobs->pair;
   if (!vtpm_device_hold_storage (blobs->device, VTPM_DEVICE_HOLD_MS, error))
     return FALSE;
-  if (continues_pair (blobs, half))
-    return pair->sealed[half] || seal_other_half (blobs, pair, error);
+  gboolean completes = pair->awaited[half] && pair->commands == blobs->device->commands;
+  if (completes && half == 1)
+    return give (blobs, half, error);
   const VtpmRecord *record = newest_record (blobs);
+  if (completes && is_of_record (blobs, pair, record))
+    return give (blobs, half, error);
   if (is_as_now (blobs, &blobs->ahead, record))
     {
       pair_clear (pair);
@@ -183,8 +186,16 @@ begin_get (VtpmBlobs *blobs, guint half, GError **error)
       blobs->ahead = (VtpmBlobPair){ 0 };
     }
   if (is_as_now (blobs, pair, record))
-    return pair->sealed[half] || seal_other_half (blobs, pair, error);
+    return give (blobs, half, error);
   return begin_pair (blobs, pair, record, half, error);
+}
+
+static void
+note_given (VtpmBlobPair *pair, guint half)
+{
+  pair->given[half] = TRUE; /* also where there is none */
+  pair->awaited[!half] = !pair->awaited[half];
+  pair->awaited[half] = FALSE;
 }
 
 static guint32
@@ -204,7 +215,7 @@ get_locked (VtpmBlobs *blobs, guint half, guint32 offset, GBytes **blob)
     }
   VtpmBlobPair *pair = &blobs->pair;
   if (offset == 0)
-    pair->given[half] = TRUE; /* also where there is none */
+    note_given (pair, half);
   *blob = pair->given[half] ? pair->blob[half] : NULL;
   if (*blob)
     return VTPM_CONTROL_OK;

@@ -21,6 +21,7 @@ typedef struct
   GBytes *blob[2];
   gboolean sealed[2]; /* there may be no volatile half */
   gboolean given[2];
+  gboolean awaited[2]; /* the other one was given, and this one belongs to it */
   VtpmUuid id;
   VtpmRecord *record; /* that they carry; NULL: neither is there */
   guint64 commands;   /* how many had run */

@@ -131,6 +131,7 @@ vtpm_device_drop_volatile (VtpmDevice *device)
   if (!payload->volatile_state)
     return;
   vtpm_state_take (device->state, vtpm_blob_dup (payload->permanent), NULL);
+  device->commands++;
   device->commit_open = TRUE;
 }
 

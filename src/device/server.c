@@ -289,7 +289,7 @@ poll_once (VtpmServer *server)
   if (data.announced) /* before the client's next request, which may have come after that command's answer */
     on_command (server);
   gint64 now = vtpm_now_ms ();
-  if (now >= server->quiet_at_ms)
+  if (now >= server->quiet_at_ms && !polled[P_CLIENT].revents) /* who asks goes first */
     on_quiet (server);
   if (server->control.waiting && (server->key != key || now >= server->control.until_ms))
     after_control (server, vtpm_control_channel_resume (server->client));

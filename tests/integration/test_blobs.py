@@ -263,16 +263,48 @@ def test_ahead_of_what_changes(place):
     device.term()
 
 
-def test_volatile_first_after_a_rekey(place):
-    """where a pair was given and the TPM given another key, the volatile blob asked for next begins a pair"""
+def test_second_round(place):
+    """after a pair was given, the next two belong together, in either order, whatever happens to the file before or between"""
     device, control, data = prepared(place)
     device.term()
     device = place.start("state.vtpm", "--manage", "unix:manage")
     control, data = device.powered()
+
+    def rekey(*how):
+        return lambda: vtpm(place, "rekey", *how, "--manage", "manage", "state.vtpm")
+
+    def store():
+        same(control.result(STORE_VOLATILE), 0)
+
+    add_native(place, "second")
+    deep, slot, back = rekey("--deep"), rekey("--to", "second"), rekey("--to", "native")
+    # a change of key slots begins a pair where the permanent blob, which is to be opened by them, is asked for last
+    for before, order, between in ((None, "PV", deep), (deep, "VP", None), (None, "VP", store), (store, "VP", None),
+                                   (None, "PV", store), (slot, "VP", None), (None, "PV", back)):
+        data.good(get_random())
+        control.pair()
+        kinds = [PERMANENT if letter == "P" else VOLATILE for letter in order]
+        if before:
+            before()
+        blobs = {kinds[0]: control.blob(kinds[0])}
+        if between:
+            between()
+        blobs[kinds[1]] = control.blob(kinds[1])
+        same(control.load(blobs[PERMANENT], blobs[VOLATILE]), 0, "%s, %s" % (before, order))
+        same(data.nv(INDEX, 5), b"first")
     control.pair()
-    vtpm(place, "rekey", "--deep", "--manage", "manage", "state.vtpm")
-    volatile, permanent = control.blob(VOLATILE), control.blob(PERMANENT)
-    same(control.load(permanent, volatile), 0)
+    same(control.result(STOP), 0)
+    same(control.get_blob(VOLATILE), (NO_SUCH_BLOB, 0, 0, b""))
+    same(control.load(control.blob(PERMANENT)), 0)
+    device.term()
+
+
+def test_completed_after_a_store(place):
+    """a volatile blob that was given alone is completed by the permanent one, also where it was stored meanwhile"""
+    device, control, data = prepared(place)
+    volatile = control.blob(VOLATILE)
+    same(control.result(STORE_VOLATILE), 0)
+    same(control.load(control.blob(PERMANENT), volatile), 0)
     same(data.nv(INDEX, 5), b"first")
     device.term()
 
