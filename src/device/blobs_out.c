@@ -190,11 +190,12 @@ begin_get (VtpmBlobs *blobs, guint half, GError **error)
   return begin_pair (blobs, pair, record, half, error);
 }
 
+/* A volatile half goes with the permanent one before it; else it waits for the one after it. */
 static void
 note_given (VtpmBlobPair *pair, guint half)
 {
   pair->given[half] = TRUE; /* also where there is none */
-  pair->awaited[!half] = !pair->awaited[half];
+  pair->awaited[!half] = half == 0 || !pair->awaited[half];
   pair->awaited[half] = FALSE;
 }
 

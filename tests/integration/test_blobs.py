@@ -300,11 +300,15 @@ def test_second_round(place):
 
 
 def test_completed_after_a_store(place):
-    """a volatile blob that was given alone is completed by the permanent one, also where it was stored meanwhile"""
+    """a volatile blob given alone belongs to the permanent one after it, also where it was stored meanwhile, and that
+    one to a volatile one after it"""
     device, control, data = prepared(place)
     volatile = control.blob(VOLATILE)
     same(control.result(STORE_VOLATILE), 0)
-    same(control.load(control.blob(PERMANENT), volatile), 0)
+    permanent = control.blob(PERMANENT)
+    same(control.result(STOP), 0)
+    same(control.blob(VOLATILE), volatile)
+    same(control.load(permanent, volatile), 0)
     same(data.nv(INDEX, 5), b"first")
     device.term()
 
