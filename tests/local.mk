@@ -78,6 +78,7 @@ tap_cases += \
 	tests/integration/test_bind.py \
 	tests/integration/test_block_device.py \
 	tests/integration/test_blobs.py \
+	tests/integration/test_blobs_storm.py \
 	tests/integration/test_certificates.py \
 	tests/integration/test_census.py \
 	tests/integration/test_clone.py \
