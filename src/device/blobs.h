@@ -33,7 +33,7 @@ void vtpm_blobs_free (VtpmBlobs *blobs);
 guint32 vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **data, guint32 *len,
                         guint32 *total);
 
-/** Forgets the pair given last, and what is known of the file's header. */
+/** Forgets the pair given last, what was sealed ahead, and what is known of the file's header. */
 void vtpm_blobs_drop_out (VtpmBlobs *blobs);
 /** Seals a pair for who will ask, the guest standing still meanwhile; called while no command comes. FALSE: one has
  * come since it was called last, or runs; it is to be called again. */

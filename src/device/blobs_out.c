@@ -136,6 +136,7 @@ seal_volatile (VtpmBlobs *blobs, VtpmBlobPair *pair, GError **error)
 static gboolean
 begin_pair (VtpmBlobs *blobs, VtpmBlobPair *pair, const VtpmRecord *record, guint half, GError **error)
 {
+  vtpm_log (VTPM_LOG_DEBUG, "state blobs are sealed%s", pair == &blobs->ahead ? " ahead" : "");
   pair_clear (pair);
   pair->id = vtpm_uuid_random ();
   pair->record = vtpm_record_copy_sealed (record);
@@ -266,16 +267,15 @@ vtpm_blobs_seal_ahead (VtpmBlobs *blobs)
   VtpmDevice *device = blobs->device;
   if (!vtpm_device_try_enter (device))
     return FALSE;
-  gboolean quiet = blobs->seen_commands == device->commands, sealed = FALSE;
+  gboolean quiet = blobs->seen_commands == device->commands;
   blobs->seen_commands = device->commands;
   const VtpmRecord *record = device->state && device->powered ? known_record (blobs) : NULL;
-  if (quiet && record && !is_as_now (blobs, &blobs->pair, record) && !is_as_now (blobs, &blobs->ahead, record))
-    sealed = begin_pair (blobs, &blobs->ahead, record, 0, &error) && seal_other_half (blobs, &blobs->ahead, &error);
-  vtpm_device_leave (device);
-  if (sealed)
-    vtpm_log (VTPM_LOG_DEBUG, "state blobs were sealed ahead");
-  else if (error)
+  gboolean wanted
+      = quiet && record && !is_as_now (blobs, &blobs->pair, record) && !is_as_now (blobs, &blobs->ahead, record);
+  if (wanted
+      && !(begin_pair (blobs, &blobs->ahead, record, 0, &error) && seal_other_half (blobs, &blobs->ahead, &error)))
     vtpm_log (VTPM_LOG_DEBUG, "no state blobs can be sealed ahead: %s", error->message);
+  vtpm_device_leave (device);
   return quiet;
 }
 

@@ -236,7 +236,6 @@ vtpm_device_startup (VtpmDevice *device, guint16 type, GError **error)
   guint8 command[VTPM_TPM_MAX_OWN_COMMAND];
   vtpm_device_enter (device);
   guint32 rc = vtpm_device_own_command (device, command, vtpm_tpm_startup_shutdown (VTPM_CC_STARTUP, type, command));
-  device->commands++;
   gboolean stored = vtpm_device_try_commit (device);
   vtpm_device_leave (device);
   if (rc == VTPM_RC_INITIALIZE) /* resumed from volatile state: it was started up before */

@@ -44,7 +44,7 @@ struct VtpmDevice
   gboolean reached;         /* by a command of the guest's, or a measurement for it */
   guint stops;              /* each ends a wait for a commit */
   gboolean waiting;         /* the data thread waits for a commit, or has not answered since */
-  guint64 commands;         /* and what else changed the TPM, INIT and hash steps, since the process began */
+  guint64 commands;         /* and what else changed the TPM (INIT, the host), since the process began */
   guint32 last_code;        /* of the last guest command; 0 after INIT */
   VtpmDeviceOptions options;
   atomic_uint locality;

@@ -13,7 +13,6 @@
 #include "base/log.h"
 
 #define CANCEL_TICK_MS 1
-#define QUIET_MS 10 /* a guest whose TPM was not used for so long does other things */
 
 void
 vtpm_server_end (VtpmServer *server)
@@ -171,20 +170,12 @@ on_data_listener (VtpmServer *server)
   close (fd);
 }
 
-/* The guest runs: the broker's work is over. */
-static void
-on_first_command (VtpmServer *server)
-{
-  vtpm_fd_clear (&server->broker.fd);
-  malloc_trim (0); /* what start needed is given back */
-}
-
+/* The first one since it was on, or since commands had ceased. */
 static void
 on_command (VtpmServer *server)
 {
-  server->quiet_at_ms = vtpm_now_ms () + QUIET_MS;
-  if (server->broker.fd >= 0)
-    on_first_command (server);
+  vtpm_fd_clear (&server->broker.fd); /* the guest runs: its work is over */
+  server->quiet_at_ms = vtpm_now_ms () + VTPM_QUIET_MS;
 }
 
 /* The next command is announced whatever comes meanwhile. */
@@ -192,11 +183,13 @@ static void
 on_quiet (VtpmServer *server)
 {
   vtpm_data_channel_announce_next (server->data);
-  server->quiet_at_ms = G_MAXINT64;
   if (vtpm_blobs_seal_ahead (server->blobs))
-    malloc_trim (0);
+    {
+      server->quiet_at_ms = G_MAXINT64;
+      malloc_trim (0); /* what start and commands needed is given back */
+    }
   else
-    server->quiet_at_ms = vtpm_now_ms () + QUIET_MS;
+    server->quiet_at_ms = vtpm_now_ms () + VTPM_QUIET_MS;
 }
 
 static void

@@ -61,17 +61,16 @@ key_verdict (gpointer data)
 }
 
 static void
-announce_first_command (VtpmServer *server)
+await_commands (VtpmServer *server)
 {
-  server->quiet_at_ms = vtpm_now_ms ();
-  if (server->broker.fd >= 0)
-    vtpm_data_channel_announce_next (server->data);
+  server->quiet_at_ms = vtpm_now_ms () + VTPM_QUIET_MS;
+  vtpm_data_channel_announce_next (server->data);
 }
 
 static void
 powered_on (gpointer data)
 {
-  announce_first_command (((VtpmController *) data)->server);
+  await_commands (((VtpmController *) data)->server);
 }
 
 static gboolean
@@ -102,7 +101,7 @@ start_by_itself (VtpmServer *server, GError **error)
                       "the TPM could not be powered on (0x%x); see the log", result);
       return FALSE;
     }
-  announce_first_command (server);
+  await_commands (server);
   return server->options->startup < 0
          || vtpm_device_startup (server->device, (guint16) server->options->startup, error);
 }

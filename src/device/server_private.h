@@ -11,6 +11,8 @@
 #include "src/device/pid_file.h"
 #include "src/device/server.h"
 
+#define VTPM_QUIET_MS 10 /* a guest whose TPM was not used for so long does other things */
+
 typedef enum
 {
   VTPM_KEY_AWAITED,

@@ -194,6 +194,24 @@ def test_sealed_ahead(place):
     device.term()
 
 
+def test_ahead_is_what_is_given(place):
+    """who asks after the last command is given what was sealed ahead: nothing is sealed for him"""
+    place.create("state.vtpm")
+    device = place.start("state.vtpm", "--log-level", "debug")
+    control, data = device.powered()
+
+    def none_is_sealed():
+        data.good(get_random())
+        time.sleep(0.1)  # a busy host may take longer, so this is tried again
+        sealed = device.log().count("blobs are sealed")
+        true(sealed, "the log tells it")
+        control.pair()
+        return device.log().count("blobs are sealed") == sealed
+
+    wait_until(none_is_sealed, "what was sealed ahead is given")
+    device.term()
+
+
 def test_ahead_of_a_tool(place):
     """to seal ahead waits for nobody who has the file: the guest's commands would wait with it"""
     place.create("state.vtpm")

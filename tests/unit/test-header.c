@@ -67,6 +67,34 @@ test_read (StateFixture *f, gconstpointer unused)
   g_assert_false (vtpm_header_slot_names (header, 0, other));
 }
 
+/* A byte of either copy, wherever it stands. */
+static void
+test_as_read (StateFixture *f, gconstpointer unused)
+{
+  (void) unused;
+  static const guint8 wrapped[900];
+  g_autoptr (VtpmRecord) record = fixture_record (f, 1);
+  for (guint i = 0; i < 7; i++)
+    {
+      VtpmUuid provider = vtpm_uuid_random ();
+      g_ptr_array_add (record->key_slots, vtpm_key_slot_new (&provider, 1, "key", wrapped, sizeof wrapped));
+    }
+  fixture_create_with (f, record, 1);
+  gsize len = fixture_header_length (f);
+  g_assert_cmpuint (len, >, 6000);
+  g_autoptr (VtpmStore) store = open_store (f);
+  g_autoptr (VtpmHeader) header = vtpm_header_read (store, NULL);
+  g_assert_true (vtpm_header_is_as_read (store, header));
+  for (guint copy = 0; copy < 2; copy++)
+    for (gsize at = len - 1; at < len; at -= 501) /* the last, and every piece's; until it wraps */
+      {
+        fixture_flip (f, VTPM_HEADER_OFFSET (copy) + at, 1);
+        g_assert_false (vtpm_header_is_as_read (store, header));
+        fixture_flip (f, VTPM_HEADER_OFFSET (copy) + at, 1);
+        g_assert_true (vtpm_header_is_as_read (store, header));
+      }
+}
+
 /* Of two records of an epoch the one with the higher sequence counts, in whichever copy. */
 static void
 test_newest_sequence (StateFixture *f, gconstpointer unused)
@@ -322,6 +350,7 @@ main (int argc, char **argv)
 #define ADD(name, function)                                                                                            \
   g_test_add ("/header/" name, StateFixture, NULL, fixture_set_up, function, fixture_tear_down)
   ADD ("read", test_read);
+  ADD ("as-read", test_as_read);
   ADD ("newest-sequence", test_newest_sequence);
   ADD ("change", test_change);
   ADD ("change-between-epochs", test_change_between_epochs);
