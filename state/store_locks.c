@@ -80,10 +80,16 @@ vtpm_file_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wai
 {
   if (!take_lock (store, byte, exclusive, wait_ms, error))
     return FALSE;
-  if (byte != VTPM_LOCK_OWNER || vtpm_store_device_claim_while_owned (store, error))
+  if (byte != VTPM_LOCK_OWNER)
     return TRUE;
-  vtpm_file_unlock (store, byte);
-  return FALSE;
+  if (!vtpm_store_device_claim_while_owned (store, error))
+    {
+      vtpm_file_unlock (store, byte);
+      return FALSE;
+    }
+  if (store->is_device)
+    vtpm_store_file_forget_cached (store);
+  return TRUE;
 }
 
 void

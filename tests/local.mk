@@ -111,6 +111,7 @@ tap_cases += \
 	tests/integration/test_rekey_epoch.py \
 	tests/integration/test_rekey_guest.py \
 	tests/integration/test_provider.py \
+	tests/integration/test_proxmox.py \
 	tests/integration/test_provider_keys.py \
 	tests/integration/test_reidentify.py \
 	tests/integration/test_rubbish.py \

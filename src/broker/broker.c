@@ -322,17 +322,33 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
   return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 
+static gboolean
+prepare (VtpmBroker *broker, GError **error)
+{
+  const VtpmBrokerOptions *options = broker->options;
+  broker->prepared = broker->prepared || !options->prepare || options->prepare (options->prepare_data, error);
+  return broker->prepared;
+}
+
 gboolean
 vtpm_broker_await_file (VtpmBroker *broker, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   if (!broker->awaits_file)
     return TRUE;
+  if (!prepare (broker, error))
+    return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
   broker->returned = FALSE;            /* whatever it is that has the name now */
   broker->awaits_file = cause != NULL; /* neither: it is gone, and there is none to wait for */
   if (cause)
     g_propagate_error (error, g_steal_pointer (&cause));
+  else if (broker->held && broker->options->late)
+    {
+      GPtrArray *key_slots = vtpm_state_record (broker->held)->key_slots;
+      warn_unused_key (broker->options, key_slots);
+      vtpm_backup_warn_slots (&broker->options->config->place, key_slots);
+    }
   return !broker->awaits_file;
 }
 
@@ -367,8 +383,14 @@ static gboolean
 start (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  if ((options->confined && !vtpm_broker_confine (options, error))
-      || (options->prepare && !options->prepare (options->prepare_data, error)))
+  if (options->confined && !vtpm_broker_confine (options, error))
+    return FALSE;
+  if (options->late)
+    {
+      broker->awaits_file = TRUE;
+      return say (broker, VTPM_LINK_WAITS, error);
+    }
+  if (!prepare (broker, error))
     return FALSE;
   for (guint try = 1;; try++)
     {
@@ -407,6 +429,8 @@ serve (VtpmBroker *broker)
       g_auto (VtpmLinkMessage) request = { .fd = -1 };
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
+      if (broker->options->late)
+        broker->options->incoming = request.type != VTPM_LINK_DELIVER || request.record;
       gboolean fine = request.type == VTPM_LINK_UNLOCK         ? vtpm_broker_unlock_blob (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER      ? vtpm_broker_deliver (broker, &request, &error)
                       : request.type == VTPM_LINK_OPEN_FOREIGN ? vtpm_broker_open_foreign (broker, &request, &error)

@@ -28,6 +28,10 @@ typedef struct
   /* As INCOMING where there is no file (and CREATE), or only a TPM that was made in wait of one. An INIT without state
    * blobs then makes the file (CREATE) or starts that TPM, and it is nobody's place any more. */
   gboolean may_come;
+  /* Two hosts may have the file open without a lock that both see, and nobody says on which of them the TPM goes on:
+   * nothing is looked at before the first INIT or state blob tells. With an INIT it is then a start as any other, with
+   * a blob one with INCOMING. */
+  gboolean late;
   gboolean confined; /* gives up what it does not need */
   gboolean manage;   /* makes the device's management socket, in a place of its own */
   /** What is in a state blob that an swtpm sent, BLOB, or an error; NULL: such are not taken. Called in the broker. */

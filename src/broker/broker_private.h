@@ -17,7 +17,8 @@ typedef struct
 {
   VtpmBrokerOptions *options;
   int sock;
-  gboolean awaits_file;      /* it is there, and still held by who sends the state */
+  gboolean prepared;         /* what comes before the file is looked for (prepare) */
+  gboolean awaits_file;      /* it is there, and still held by who sends the state; or it is not looked at yet (late) */
   gboolean made_of_incoming; /* the file: no other process ever had it */
   gboolean made_blank;       /* or by this INIT, because there was none */
   gboolean lends;            /* the device has it for want of one that comes in, and may return it */
@@ -42,7 +43,8 @@ VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
 gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, gboolean may_go_back,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Gets hold of a file that another process held at the start, and lets go of about now. FALSE: in-use and others. */
+/** Gets hold of a file that another process held at the start, and lets go of about now, or that is not looked at yet.
+ * FALSE: in-use and others. */
 gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* src/broker/confine.c */

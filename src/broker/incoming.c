@@ -259,14 +259,12 @@ vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request, GError **
   return broker->returned && vtpm_link_send (broker->sock, &reply, error);
 }
 
-/* INIT. A tool that has not seen the TPM go may change the header between our look at it and what we have to write:
- * then it is looked again. */
-gboolean
-vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+/* INIT, once. */
+static gboolean
+deliver_once (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
   if (!vtpm_broker_await_file (broker, error))
     return FALSE;
-  broker->made_blank = FALSE;
   if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))
     return FALSE;
   broker->lends = !request->record && (broker->made_blank || vtpm_broker_holds_placeholder (broker))
@@ -278,14 +276,21 @@ vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError 
           "INIT came before the state that --incoming waits for; send that first, or start without --incoming");
       return FALSE;
     }
-  if (!request->record && !may_begin (broker, error))
-    return FALSE;
+  return (request->record || may_begin (broker, error)) && merge (broker, request, error);
+}
+
+/* A tool that has not seen the TPM go may change the header between our look at it and what we have to write: then it
+ * is looked again. */
+gboolean
+vtpm_broker_deliver (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
+{
+  broker->made_blank = FALSE;
   for (guint try = 1;; try++)
     {
       g_autoptr (GError) cause = NULL;
-      if (merge (broker, request, &cause))
+      if (deliver_once (broker, request, &cause))
         return TRUE;
-      if (!broker->held || try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
+      if (try == VTPM_BROKER_TRIES || vtpm_error_code (cause) != VTPM_ERROR_REKEY_PENDING)
         {
           g_propagate_error (error, g_steal_pointer (&cause));
           return FALSE;

@@ -230,6 +230,10 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
   /* swtpm makes a TPM where there is none. Where setup has been there was one: another would be a loss unseen. And
    * where one was announced another would take its place. */
   gboolean make = !vtpm_compat_has_mark (place) && !socket->incoming;
+  /* swtpm has no lock on a file that it is given by name, and Proxmox moves a VM so between two hosts that both see it,
+   * without a word of --migration. */
+  gboolean named = !place->mark;
+  socket->server.device.release_outgoing |= named;
   Start start = { socket, config };
   VtpmBrokerOptions broker = { .config = config,
                                .path = place->path,
@@ -245,7 +249,8 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .mode = socket->mode,
                                .incoming = socket->incoming,
                                .shared = socket->incoming,
-                               .may_come = !socket->server.init };
+                               .may_come = !socket->server.init,
+                               .late = named && !socket->server.init };
   const VtpmServe serving = { .program = PROGRAM,
                               .daemon = socket->daemon,
                               .only_one = TRUE,

@@ -18,6 +18,7 @@ from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, VTPM, contains, lacks, m
 from test_full_disk import fill, small_disk  # noqa: E402
 from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
+from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, Pair, ended, lock_storage  # noqa: E402
 from tpm_bytes import RC_FAILURE, RC_RETRY, nv_define, nv_read, nv_write, startup  # noqa: E402
 
 SIZE = 4 << 20  # of a TPM's volume of Proxmox
@@ -306,6 +307,61 @@ def test_migration(place):
         place.sound(device)
         same(sorted(name for name in os.listdir(os.path.dirname(device)) if os.path.basename(device) + "." in name), [],
              "nothing stands beside it")
+
+
+@contextlib.contextmanager
+def two_hosts(place):
+    """A volume that two hosts see, each with a memory of its own of what is on it, and with its own locks."""
+    with device_of() as here, loop_device(os.path.abspath("volume")) as there:
+        yield Pair(place, names=(here, there))
+
+
+def test_live_migration(place):
+    """Proxmox moves a VM between two hosts that see its volume: the target starts while the source has it, and goes on
+    from the last that the source wrote; the source writes nothing any more"""
+    with two_hosts(place) as pair:
+        target, other, data = pair.start("target")
+        same(other.result(STOP), 0, "as QEMU does where a VM comes in")
+        os.close(os.open(pair.names[1], os.O_RDWR | os.O_EXCL))  # it has not opened the volume
+        pair.data.good(nv_write(PAIRS_INDEX, b"moved"))
+        blobs = pair.save()
+        same(other.load(*blobs), 0, target.errors())
+        pair.finds(data, b"moved")
+        data.good(nv_write(PAIRS_INDEX, b"later"))
+        before = read_file("volume")
+        same(pair.control.result(SHUTDOWN), 0)
+        pair.source.ends(0)
+        same(read_file("volume"), before, "the source's end")
+        ended(target, other, 0)
+        place.sound("volume")
+        served, control, data = pair.start("source")  # back, the VM off meanwhile
+        same(control.init(), 0, served.errors())
+        data.good(startup())
+        same(data.nv(PAIRS_INDEX, 5), b"later")
+        ended(served, control, 0)
+
+
+def test_live_migration_fails(place):
+    """where no guest has run on the target the source goes on; where one has the source sees it, and stops"""
+    with two_hosts(place) as pair:
+        blobs = pair.save()
+        target, other, _ = pair.start("target")
+        same(other.load(*blobs), 0, target.errors())
+        target.process.kill()
+        target.process.wait()
+        same(lock_storage(pair.control), 0, pair.source.errors())
+        pair.data.good(nv_write(PAIRS_INDEX, b"stays"))
+        blobs = pair.save()
+        target, other, data = pair.start("target-again")
+        same(other.load(*blobs), 0, target.errors())
+        data.good(nv_write(PAIRS_INDEX, b"later"))
+        before = read_file("volume")
+        same(lock_storage(pair.control), FAILURE, pair.source.errors())
+        same(pair.data.rc(nv_write(PAIRS_INDEX, b"wrong")), FAILURE)
+        ended(pair.source, pair.control, 1, "[state-taken-over]")
+        same(read_file("volume"), before)
+        same(data.nv(PAIRS_INDEX, 5), b"later")
+        ended(target, other, 0)
 
 
 def test_identity(place):

@@ -125,6 +125,36 @@ def test_encrypted(place):
         cold(place, folder, *given, fds=fds)
 
 
+def test_by_name(place):
+    """Proxmox moves a VM from a host with swtpm, and both have its image by name: ours looks at that when the TPM comes, and
+    keeps it beside"""
+    name = os.path.abspath("vm.img")
+    state = "backend-uri=file://" + name
+    write_file(name, b"")
+    theirs = Served(place, None, program=debian(), ctrl="theirs", state=state)
+    control, data = theirs.powered()
+    data.good(startup())
+    ours = Served(place, None, ctrl="ours", state=state)
+    with ours.control() as target:
+        there = target.open_data()
+        same(target.result(STOP), 0)
+        data.good(nv_define(INDEX, 10))
+        data.good(nv_write(INDEX, b"kept by it"))
+        blobs = [control.get_blob(kind) for kind in (PERMANENT, VOLATILE)]
+        image = read_file(name)
+        contains(image.decode("latin-1"), "kept by it")
+        same(control.result(SHUTDOWN), 0)
+        theirs.process.wait(10)  # ours would see that it has the image open; on another host that is not seen
+        same(load(target, [(blob, flags) for _, flags, _, blob in blobs]), 0, ours.errors())
+        same(there.nv(INDEX, 10), b"kept by it")
+        there.good(nv_write(INDEX, b"later here"))
+        same(target.result(SHUTDOWN), 0)
+    ours.ends(0)
+    same(read_file(name + ".swtpm"), image, "it was left until then")
+    sealed(name)
+    place.sound(name)
+
+
 def nothing_came(place, folder, blobs, wanted, word, *args, fds=()):
     before = {name: read_file(os.path.join(folder, name)) for name in os.listdir(folder)}
     target = Served(place, folder, *args, ctrl="refuses", pass_fds=fds)

@@ -4,6 +4,7 @@
 two hosts are two processes here, with one file."""
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,12 +42,13 @@ def held(path):
 
 
 class Pair:
-    """A TPM that runs, with something in it, and its file."""
+    """A TPM that runs, with something in it, and its file. NAMES: of that on either host, for who names it, as Proxmox
+    does, which has no words for a migration."""
 
-    def __init__(self, place, *args, key=None):
-        self.place, self.key = place, key
+    def __init__(self, place, *args, key=None, names=None):
+        self.place, self.key, self.names = place, key, names
         self.folder = folder_of(VM)
-        self.path = os.path.join(self.folder, STATE)
+        self.path = names[0] if names else os.path.join(self.folder, STATE)
         self.source, self.control, self.data = self.start("source", *(args or OUTGOING))
         same(self.control.init(), 0, self.source.errors())
         self.data.good(startup())
@@ -58,7 +60,8 @@ class Pair:
     def start(self, name, *args):
         fds = (pipe_of(self.key),) if self.key else ()
         key = ("--key", "pwdfd=%d,mode=aes-256-cbc" % fds) if fds else ()
-        served = Served(self.place, self.folder, *args, *key, ctrl=name, pass_fds=fds)
+        state = self.names and "backend-uri=file://" + os.path.abspath(self.names[name != "source"])
+        served = Served(self.place, self.folder, *(() if state else args), *key, ctrl=name, pass_fds=fds, state=state)
         control = served.control()
         return served, control, control.open_data()
 
@@ -82,8 +85,8 @@ def ended(served, control, status, *pieces):
     served.ends(status, *pieces)
 
 
-def migrates(place, key):
-    pair = Pair(place, key=key)
+def migrates(place, **how):
+    pair = Pair(place, **how)
     true(held(pair.path), "it runs")
     target, other, there = pair.start("target", *INCOMING)
     same(other.init(), IN_USE, "INIT while the source holds the file")
@@ -112,7 +115,7 @@ def migrates(place, key):
     there.good(nv_write(INDEX, b"again"))
     same(other.result(SHUTDOWN), 0)
     back.ends(0)
-    if not key:
+    if not pair.key:
         place.sound(pair.path)
     last, control, data = pair.start("last")
     same(control.init(), 0)
@@ -123,12 +126,37 @@ def migrates(place, key):
 
 def test_migration(place):
     """a running TPM moves to a second process with the same file, and back"""
-    migrates(place, None)
+    migrates(place)
 
 
 def test_migration_with_secret(place):
     """the same where a secret opens the state"""
-    migrates(place, b"one secret on both hosts")
+    migrates(place, key=b"one secret on both hosts")
+
+
+def test_migration_by_name(place):
+    """the same by Proxmox' lines: file://, and not a word of a migration"""
+    migrates(place, names=("state.raw", "state.raw"))
+
+
+def test_named_at_last(place):
+    """who names a file has what has that name when the first INIT or blob comes, not what had it at the start"""
+    pair = Pair(place, names=("state.raw", "state.raw"))
+    ended(pair.source, pair.control, 0)
+    shutil.copy("state.raw", "older.raw")
+    pair.source, pair.control, pair.data = pair.start("source")
+    same(pair.control.init(), 0)
+    pair.data.good(startup())
+    pair.data.good(nv_write(INDEX, b"later"))
+    ended(pair.source, pair.control, 0)
+    os.rename("state.raw", "newest.raw")
+    os.rename("older.raw", "state.raw")
+    served, control, data = pair.start("served")
+    os.rename("newest.raw", "state.raw")
+    same(control.init(), 0, served.errors())
+    data.good(startup())
+    same(data.nv(INDEX, 5), b"later")
+    ended(served, control, 0)
 
 
 def test_kept_until_asked_for(place):

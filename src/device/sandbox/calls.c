@@ -46,6 +46,7 @@ static const VtpmFilterRule calls[] = {
   ANY (fdatasync, "a commit's write is durable"),
   ANY (fsync, "the final commit"),
   ANY (pread64, "header and slots of the state file"),
+  ANY (fadvise64, "what another host may have written is read from the disk"),
   ANY (getrandom, "each seal's 32 bytes; the TPM's and OpenSSL's generator"),
   ANY (clock_gettime, "deadlines and the TPM's clock, where the kernel's page without a call does not do"),
   ANY (gettimeofday, "the same"),
