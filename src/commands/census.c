@@ -35,6 +35,8 @@ status_of (const VtpmProviderEntry *entry, guint32 version)
     return "closed";
   if (entry->newest_version == 0)
     return "in use";
+  if (version > entry->newest_version)
+    return "newer"; /* rotated on another host */
   return version < entry->newest_version ? "older" : "current";
 }
 

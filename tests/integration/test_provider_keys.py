@@ -255,7 +255,12 @@ def test_rotated_apart(place):
 
     def at(folder):
         place.env["VTPM_DATA_DIR"] = place.data_dir = folder
+
+    def census():
+        return place.vtpm("keys", "census", "states", "--config", place.config).stdout
+    lacks(census(), "newer")
     at(home)
+    contains(census(), "newer")
     good(place, "rotate", "site")
     contains(bad(place, 2, "usage", "import", "site", "--pkcs12", theirs, "--password-file", "pw"), "key-providers.md")
     at(os.path.join(place.folder, "new"))
