@@ -326,7 +326,7 @@ static gboolean
 prepare (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  broker->prepared = broker->prepared || !options->prepare || options->prepare (options->prepare_data, error);
+  broker->prepared = broker->prepared || !options->prepare || options->prepare (options->data, error);
   return broker->prepared;
 }
 
@@ -383,7 +383,8 @@ static gboolean
 start (VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  if (options->confined && !vtpm_broker_confine (options, error))
+  if ((options->confined && !vtpm_broker_confine (options, error))
+      || (options->check && !options->check (options->data, error)))
     return FALSE;
   if (options->late)
     {

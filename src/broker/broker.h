@@ -16,9 +16,11 @@ typedef struct
   gboolean has_vm_uuid;
   VtpmUuid vm_uuid;
   VtpmPolicy on_clone; /* what happens to the file of another VM; NONE: nothing said */
+  /** Called in the broker at the start, and changes nothing; FALSE ends the start with the error. Or NULL. */
+  gboolean (*check) (gpointer data, GError **error);
   /** Called in the broker before it looks for the file; FALSE ends the start with the error. Or NULL. */
   gboolean (*prepare) (gpointer data, GError **error);
-  gpointer prepare_data;
+  gpointer data;        /* of both */
   gboolean create;      /* make the file where there is none */
   gboolean bare;        /* as the library makes a TPM, without keys and certificates */
   const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */

@@ -14,6 +14,7 @@
 #include "src/compat/socket_options.h"
 #include "src/compat/take_over.h"
 #include "src/serve.h"
+#include "state/store.h"
 
 #define PROGRAM "swtpm"
 #define TRACE_LEVEL 5 /* from here on swtpm has the library speak */
@@ -175,11 +176,20 @@ static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
+  const VtpmCompatPlace *place = &start->socket->place;
+  return make_room (place, error)
+         && vtpm_compat_take_over (start->config, place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING, error);
+}
+
+/* In the broker. What swtpm has on a block device is not taken over, and that is told at once. */
+static gboolean
+check_start (gpointer data, GError **error)
+{
+  const Start *start = data;
   VtpmCompatKey *key = start->socket->key, *migration_key = start->socket->migration_key;
-  if ((key && !vtpm_compat_key_check (key, error)) || (migration_key && !vtpm_compat_key_check (migration_key, error)))
-    return FALSE;
-  return make_room (&start->socket->place, error)
-         && vtpm_compat_take_over (start->config, &start->socket->place, key, VTPM_RECORD_AWAITS_INCOMING, error);
+  return (!key || vtpm_compat_key_check (key, error))
+         && (!migration_key || vtpm_compat_key_check (migration_key, error))
+         && (!vtpm_store_is_device (start->socket->place.path) || take_over (data, error));
 }
 
 /* Of SIZE bytes; NULL without an error: none is needed, or none was given. */
@@ -239,8 +249,9 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .path = place->path,
                                .has_vm_uuid = place->has_vm_uuid,
                                .vm_uuid = place->vm_uuid,
+                               .check = check_start,
                                .prepare = take_over,
-                               .prepare_data = &start,
+                               .data = &start,
                                .open_foreign = open_blob,
                                .open_foreign_data = &start,
                                .create = make,

@@ -489,5 +489,16 @@ def test_import(place):
         place.sound(device)
 
 
+def test_of_swtpm(place):
+    """a start on a volume that has swtpm's own state ends at once, with what to do; the volume is as it was"""
+    with device_of() as device:
+        theirs = Served(place, None, program=debian(), state="backend-uri=file://" + device)
+        theirs.powered()
+        theirs.shutdown()
+        with unchanged(device):
+            ours = Served(place, None, state="backend-uri=file://" + device, wait=False)
+            ours.ends(1, "[usage]", device, "vtpm import --swtpm")
+
+
 if __name__ == "__main__":
     main(globals())
