@@ -128,6 +128,7 @@ adopt (int fd, const char *path)
 {
   VtpmStore *store = vtpm_store_file_adopt (fd, path);
   store->is_device = TRUE;
+  vtpm_store_file_forget_cached (store); /* of before, where another program has it open for long */
   return store;
 }
 

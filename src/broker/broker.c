@@ -268,10 +268,10 @@ open_or_make (VtpmBroker *broker, GError **error)
       g_propagate_error (error, g_steal_pointer (&cause));
       return NULL;
     }
-  /* for who comes in by a migration the file was let go of */
+  /* for who comes in by a migration the file was let go of, or is about to be */
+  const int wait_ms = broker->comes ? FILE_WAIT_MS : broker->awaits_file ? VTPM_OWNER_END_MS : 0;
   if (options->incoming
-          ? vtpm_store_file_claim (store, &cause)
-                && vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, broker->awaits_file ? FILE_WAIT_MS : 0, &cause)
+          ? vtpm_store_file_claim (store, &cause) && vtpm_store_lock (store, VTPM_LOCK_OWNER, TRUE, wait_ms, &cause)
           : vtpm_owner_take (store, VTPM_OWNER_END_MS, &cause))
     return g_steal_pointer (&store);
   if (options->incoming && options->shared && !broker->awaits_file && vtpm_error_code (cause) == VTPM_ERROR_IN_USE)
@@ -323,11 +323,9 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
 }
 
 static gboolean
-prepare (VtpmBroker *broker, GError **error)
+prepare (const VtpmBrokerOptions *options, GError **error)
 {
-  const VtpmBrokerOptions *options = broker->options;
-  broker->prepared = broker->prepared || !options->prepare || options->prepare (options->data, error);
-  return broker->prepared;
+  return !options->prepare || options->prepare (options->data, error);
 }
 
 gboolean
@@ -336,7 +334,7 @@ vtpm_broker_await_file (VtpmBroker *broker, GError **error)
   g_autoptr (GError) cause = NULL;
   if (!broker->awaits_file)
     return TRUE;
-  if (!prepare (broker, error))
+  if (broker->options->late && !prepare (broker->options, error))
     return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
   broker->returned = FALSE;            /* whatever it is that has the name now */
@@ -391,7 +389,7 @@ start (VtpmBroker *broker, GError **error)
       broker->awaits_file = TRUE;
       return say (broker, VTPM_LINK_WAITS, error);
     }
-  if (!prepare (broker, error))
+  if (!prepare (options, error))
     return FALSE;
   for (guint try = 1;; try++)
     {
@@ -430,8 +428,9 @@ serve (VtpmBroker *broker)
       g_auto (VtpmLinkMessage) request = { .fd = -1 };
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
+      broker->comes = request.type != VTPM_LINK_DELIVER || request.record;
       if (broker->options->late)
-        broker->options->incoming = request.type != VTPM_LINK_DELIVER || request.record;
+        broker->options->incoming = broker->comes;
       gboolean fine = request.type == VTPM_LINK_UNLOCK         ? vtpm_broker_unlock_blob (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER      ? vtpm_broker_deliver (broker, &request, &error)
                       : request.type == VTPM_LINK_OPEN_FOREIGN ? vtpm_broker_open_foreign (broker, &request, &error)

@@ -17,8 +17,8 @@ typedef struct
 {
   VtpmBrokerOptions *options;
   int sock;
-  gboolean prepared;         /* what comes before the file is looked for (prepare) */
   gboolean awaits_file;      /* it is there, and still held by who sends the state; or it is not looked at yet (late) */
+  gboolean comes;            /* what is asked for is of a TPM that comes in, not of an INIT without one */
   gboolean made_of_incoming; /* the file: no other process ever had it */
   gboolean made_blank;       /* or by this INIT, because there was none */
   gboolean lends;            /* the device has it for want of one that comes in, and may return it */

@@ -31,7 +31,10 @@ vtpm_broker_open_foreign (VtpmBroker *broker, const VtpmLinkMessage *request, GE
 {
   const VtpmBrokerOptions *options = broker->options;
   guint part = request->number ? 1 : 0;
-  if (!request->parts || !vtpm_broker_await_file (broker, error) || !may_come (broker, error))
+  if (!request->parts)
+    return FALSE;
+  /* swtpm's own file is taken over once all has come: until then it may yet go on with it on the other host */
+  if (!options->late && (!vtpm_broker_await_file (broker, error) || !may_come (broker, error)))
     return FALSE;
   VtpmBlob *opened = options->open_foreign (options->open_foreign_data, request->parts, error);
   if (!opened)
@@ -69,8 +72,8 @@ make_file (VtpmBroker *broker, GError **error)
 static gboolean
 take_in (VtpmBroker *broker, gboolean has_volatile, GError **error)
 {
-  if (!broker->foreign[0] || (has_volatile && !broker->foreign[1]) || !may_come (broker, error)
-      || !vtpm_engine_open (error)
+  if (!broker->foreign[0] || (has_volatile && !broker->foreign[1]) || !vtpm_broker_await_file (broker, error)
+      || !may_come (broker, error) || !vtpm_engine_open (error)
       || !vtpm_engine_validate (broker->foreign[0], has_volatile ? broker->foreign[1] : NULL, error)
       || !make_file (broker, error))
     return FALSE;

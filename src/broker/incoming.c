@@ -222,11 +222,10 @@ merge (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
   g_clear_pointer (&broker->held, vtpm_state_close);
   if (!fine)
     broker->lends = broker->returned = FALSE; /* for a moment it is anybody's */
+  if (!fine && held && !broker->options->late)
+    broker->held = vtpm_broker_unlock_file (broker, NULL);
   if (!fine && held)
-    {
-      broker->held = vtpm_broker_unlock_file (broker, NULL);
-      broker->awaits_file = broker->held == NULL;
-    }
+    broker->awaits_file = broker->held == NULL;
   return fine;
 }
 

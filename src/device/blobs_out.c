@@ -224,16 +224,20 @@ get_locked (VtpmBlobs *blobs, guint half, guint32 offset, GBytes **blob)
   return offset == 0 ? VTPM_CONTROL_RETRY : VTPM_CONTROL_BAD_PARAMETER; /* RETRY: there is no such state */
 }
 
-/* A whole pair of this moment has been given: who has it may be about to go on with it. */
-static void
+/* A whole pair of this moment has been given: who has it may be about to go on with it. RETRY, for there is no third
+ * blob; but who cannot let go of the file would write to it later, over what the other host has: IOERROR ends the
+ * migration. */
+static guint32
 all_given (VtpmBlobs *blobs)
 {
+  gboolean fine = TRUE;
   VtpmDevice *device = blobs->device;
   const VtpmBlobPair *pair = &blobs->pair;
   vtpm_device_enter (device);
   if (device->options.release_outgoing && pair->given[0] && pair->given[1] && pair->commands == device->commands)
-    vtpm_device_release_storage (device);
+    fine = vtpm_device_release_storage (device);
   vtpm_device_leave (device);
+  return fine ? VTPM_CONTROL_RETRY : VTPM_CONTROL_IOERROR;
 }
 
 static gboolean
@@ -286,10 +290,7 @@ vtpm_blobs_get (VtpmBlobs *blobs, guint32 type, guint32 offset, const guint8 **d
   gsize size;
   *len = *total = 0;
   if (type == VTPM_CONTROL_BLOB_SAVESTATE) /* a TPM 1.2's; QEMU asks for it last */
-    {
-      all_given (blobs);
-      return VTPM_CONTROL_RETRY;
-    }
+    return all_given (blobs);
   if (type != VTPM_CONTROL_BLOB_PERMANENT && type != VTPM_CONTROL_BLOB_VOLATILE)
     return VTPM_CONTROL_FAIL;
   vtpm_device_enter (blobs->device);

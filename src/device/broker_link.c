@@ -53,16 +53,22 @@ wait_for_broker (VtpmBrokerLink *link, GError **error)
 }
 
 static gboolean
+check_open (const VtpmBrokerLink *link, GError **error)
+{
+  if (link->fd >= 0)
+    return TRUE;
+  vtpm_error_set (
+      error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
+      "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
+  return FALSE;
+}
+
+static gboolean
 ask_broker (VtpmBrokerLink *link, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
             GError **error)
 {
-  if (link->fd < 0)
-    {
-      vtpm_error_set (
-          error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
-          "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
-      return FALSE;
-    }
+  if (!check_open (link, error))
+    return FALSE;
   do
     {
       vtpm_link_message_clear (reply);
@@ -141,6 +147,13 @@ encode_incoming (const VtpmIncoming *incoming, VtpmSecret **keys, VtpmBlob **par
   *parts = *keys ? vtpm_payload_encode_parts (incoming->payload, error) : NULL;
   incoming->payload->volatile_state = volatile_state;
   return *parts != NULL;
+}
+
+gboolean
+vtpm_broker_link_begin (VtpmBrokerLink *link, GError **error)
+{
+  const VtpmLinkMessage request = { .type = VTPM_LINK_DELIVER, .fd = -1 };
+  return check_open (link, error) && vtpm_link_send (link->fd, &request, error);
 }
 
 gboolean

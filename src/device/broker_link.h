@@ -34,6 +34,9 @@ VtpmBlob *vtpm_broker_link_open_foreign (gpointer data, gboolean is_volatile, co
                                          GError **error);
 /** A VtpmBlobMakeWay with the link as DATA. */
 gboolean vtpm_broker_link_return (gpointer data);
+/** Asks for the file of a device that waits for an incoming TPM, as it is: the answer is STATE or FAILED. FALSE: told
+ * in ERROR. */
+gboolean vtpm_broker_link_begin (VtpmBrokerLink *link, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Of a device started with --incoming: has INCOMING (or NULL) merged into its file, or a file made of it, and adopts
  * that. FALSE: state-missing (neither is there), the broker's word. */
 gboolean vtpm_broker_link_deliver (VtpmBrokerLink *link, const VtpmIncoming *incoming,

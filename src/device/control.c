@@ -18,12 +18,12 @@ static guint32
 init (VtpmControl *control, const VtpmControlRequest *request)
 {
   g_autoptr (GError) error = NULL;
-  guint32 verdict = control->hooks->key_verdict (control->data);
+  gboolean pending = vtpm_blobs_pending (control->blobs);
+  guint32 verdict = control->hooks->key_verdict (control->data, !pending);
   if (verdict != VTPM_CONTROL_OK)
     return verdict;
   if (!vtpm_device_has_state (control->device))
     {
-      gboolean pending = vtpm_blobs_pending (control->blobs);
       if ((pending && !vtpm_blobs_ready (control->blobs, &error))
           || !control->hooks->take_in (control->data, pending ? vtpm_blobs_incoming (control->blobs) : NULL, &error))
         {
@@ -77,7 +77,7 @@ get_info (VtpmControl *control, const VtpmControlRequest *request, VtpmControlRe
 static guint32
 set_blob (VtpmControl *control, const VtpmControlRequest *request)
 {
-  guint32 verdict = control->hooks->key_verdict (control->data);
+  guint32 verdict = control->hooks->key_verdict (control->data, FALSE);
   return verdict != VTPM_CONTROL_OK
              ? verdict
              : vtpm_blobs_set (control->blobs, request->blob_type, request->data, request->length);

@@ -15,9 +15,10 @@ typedef struct
   guint32 (*take_data_fd) (gpointer data, int fd);
   /**
    * What INIT and SET_STATEBLOB have to wait for: 0 nothing, else the result to give;
-   * VTPM_CONTROL_WAIT while the key is not there.
+   * VTPM_CONTROL_WAIT while the key is not there. POWERS_ON: an INIT, and nothing has come in: what waits for an
+   * incoming TPM begins with the file as it is.
    */
-  guint32 (*key_verdict) (gpointer data);
+  guint32 (*key_verdict) (gpointer data, gboolean powers_on);
   /**
    * Has the file of a device that waits for an incoming TPM brought in order with INCOMING (NULL: nothing came in) and
    * adopted by the device. FALSE: told in ERROR.

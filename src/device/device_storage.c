@@ -12,15 +12,18 @@
 
 #define LOCK_RETRY_MS 10
 
-void
+gboolean
 vtpm_device_release_storage (VtpmDevice *device)
 {
-  if (!device->state || device->released || !vtpm_device_try_commit (device))
-    return;
+  if (!device->state || device->released)
+    return TRUE;
+  if (!vtpm_device_try_commit (device))
+    return FALSE;
   VtpmStore *store = vtpm_state_store (device->state);
   vtpm_owner_let_go (store);
   device->released = TRUE;
   vtpm_log (VTPM_LOG_INFO, "%s is let go of: the TPM was saved, and may go on elsewhere", store->name);
+  return TRUE;
 }
 
 /* With the owner lock: has nobody else had it? */

@@ -35,11 +35,32 @@ take_data_fd (gpointer data, int fd)
   return vtpm_server_take_data (server, fd, TRUE) ? VTPM_CONTROL_OK : VTPM_CONTROL_IOERROR;
 }
 
+/* INIT where a TPM may come in, and none has: the file is asked for, and waited for as at a start. */
 static guint32
-key_verdict (gpointer data)
+begin (VtpmServer *server)
+{
+  g_autoptr (GError) error = NULL;
+  guint32 refused = server->refused;
+  server->refused = VTPM_CONTROL_OK;
+  if (refused != VTPM_CONTROL_OK)
+    return refused;
+  if (vtpm_broker_link_begin (&server->broker, &error))
+    {
+      server->key = VTPM_KEY_AWAITED;
+      return VTPM_CONTROL_OK;
+    }
+  vtpm_log (VTPM_LOG_ERROR, "%s", error->message);
+  return vtpm_error_row (vtpm_error_code (error))->init_result;
+}
+
+static guint32
+key_verdict (gpointer data, gboolean powers_on)
 {
   VtpmController *controller = data;
   VtpmServer *server = controller->server;
+  guint32 result = powers_on && server->key == VTPM_KEY_INCOMING ? begin (server) : VTPM_CONTROL_OK;
+  if (result != VTPM_CONTROL_OK)
+    return result;
   if (server->key == VTPM_KEY_FAILED)
     {
       server->told = TRUE;
@@ -137,8 +158,16 @@ vtpm_server_on_link (VtpmServer *server)
   else if (fine && message.type == VTPM_LINK_WAITS)
     {
       server->key = VTPM_KEY_INCOMING;
+      server->has_waited = TRUE;
       if (server->options->init && message.number) /* nothing can come in before it is on */
         fine = take_in (&server->control, NULL, &error) && start_by_itself (server, &error);
+    }
+  else if (fine && message.type == VTPM_LINK_FAILED && message.text && server->has_waited)
+    {
+      server->key = VTPM_KEY_INCOMING; /* it waits again */
+      if (server->control.waiting || server->node.waiting)
+        server->refused = vtpm_error_row ((VtpmErrorCode) message.number)->init_result;
+      vtpm_log (VTPM_LOG_ERROR, "%s", message.text);
     }
   else if (fine && message.type == VTPM_LINK_FAILED && message.text)
     {

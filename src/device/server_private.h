@@ -46,11 +46,13 @@ struct VtpmServer
   VtpmHostLoad load;
   int signals;
   VtpmKeyStatus key;
-  gboolean asking;    /* the broker got as far as the providers */
-  GError *failure;    /* with VTPM_KEY_FAILED */
-  gboolean stays;     /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
-  gint64 leave_at_ms; /* with VTPM_KEY_FAILED: when to end, if no client is waited for */
-  gboolean told;      /* with VTPM_KEY_FAILED: a client was */
+  gboolean asking;     /* the broker got as far as the providers */
+  gboolean has_waited; /* for a TPM that comes in: a file that is not handed over leaves it waiting */
+  guint32 refused;     /* with VTPM_KEY_INCOMING: the result for the INIT that waited for the file; or 0 */
+  GError *failure;     /* with VTPM_KEY_FAILED */
+  gboolean stays;      /* with VTPM_KEY_FAILED: until leave_at_ms, for a client to be told */
+  gint64 leave_at_ms;  /* with VTPM_KEY_FAILED: when to end, if no client is waited for */
+  gboolean told;       /* with VTPM_KEY_FAILED: a client was */
   gboolean cancelling;
   gint64 quiet_at_ms; /* when to see whether commands have ceased; G_MAXINT64: none has come since that was seen */
   gboolean ended;

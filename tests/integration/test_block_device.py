@@ -14,11 +14,11 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from clones import A, B  # noqa: E402
-from device import PERMANENT, SHUTDOWN, STOP, VOLATILE, VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
+from device import PERMANENT, SAVESTATE, SHUTDOWN, STOP, VOLATILE, VTPM, contains, lacks, main, read_file, same, true, wait_until, write_file  # noqa: E402
 from test_full_disk import fill, small_disk  # noqa: E402
 from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
-from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, Pair, ended, lock_storage  # noqa: E402
+from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, IOERROR, Pair, ended, lock_storage  # noqa: E402
 from tpm_bytes import RC_FAILURE, RC_RETRY, nv_define, nv_read, nv_write, startup  # noqa: E402
 
 SIZE = 4 << 20  # of a TPM's volume of Proxmox
@@ -362,6 +362,40 @@ def test_live_migration_fails(place):
         same(read_file("volume"), before)
         same(data.nv(PAIRS_INDEX, 5), b"later")
         ended(target, other, 0)
+
+
+def test_source_cannot_store(place):
+    """a source that cannot write what its guest did ends the migration: its end would write it over the target's state"""
+    with two_hosts(place) as pair:
+        subprocess.run(["blockdev", "--setro", pair.names[0]], check=True, timeout=10)
+        same(pair.data.rc(nv_write(PAIRS_INDEX, b"wrong")), RC_FAILURE)
+        pair.control.pair()
+        same(pair.control.get_blob(SAVESTATE)[0], IOERROR, "QEMU takes any other result than RETRY for a failure")
+        subprocess.run(["blockdev", "--setrw", pair.names[0]], check=True, timeout=10)
+        pair.save()
+        ended(pair.source, pair.control, 0)
+
+
+def test_left_over_source(place):
+    """tools on a host that had the volume open all the time see what the other host wrote, and do not undo it"""
+    for name in ("one", "two", "three"):
+        add_native(place, name)
+    with two_hosts(place) as pair:
+        here, there = pair.names
+        target, other, data = pair.start("target")
+        same(other.load(*pair.save()), 0, target.errors())
+        data.good(nv_write(PAIRS_INDEX, b"later"))
+        vtpm(place, "rekey", there, "--to", "two")
+        same(names(place, here), ["two"])
+        vtpm(place, "keys", "add", here, "--provider", "three")
+        same(names(place, there), ["two", "three"])
+        ended(target, other, 0)
+        vtpm(place, "clone", here, "clone.vtpm", "--on-clone", "copy", "--vm-uuid", B)
+        served = place.start("clone.vtpm")
+        _, data = served.powered()
+        same(data.nv(PAIRS_INDEX, 5), b"later")
+        served.term()
+        ended(pair.source, pair.control, 0)
 
 
 def test_identity(place):

@@ -12,8 +12,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from device import (PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE, VOLATILE, Skip, contains,  # noqa: E402
-                    lacks, main, read_file, same, sanitized, true)
+from device import (GET_CAPABILITY, INIT, KEY_NOT_FOUND, PERMANENT, SAVESTATE, SHUTDOWN, STOP, STORE_VOLATILE,  # noqa: E402
+                    VOLATILE, Skip, contains, lacks, main, read_file, same, sanitized, true, wait_until, write_file)
 from swtpm import OTHER_VM, STATE, SWTPM, VM, Served, folder_of, pipe_of, run, setup  # noqa: E402
 from tpm_bytes import get_random, nv_define, nv_write, pcr_extend, startup, words  # noqa: E402
 
@@ -137,6 +137,41 @@ def test_migration_with_secret(place):
 def test_migration_by_name(place):
     """the same by Proxmox' lines: file://, and not a word of a migration"""
     migrates(place, names=("state.raw", "state.raw"))
+
+
+def test_named_waits_for_key(place):
+    """INIT of one that is named waits for a provider as a start does: others are answered meanwhile, it waits no longer than
+    init-wait=, and after a refusal the file is nobody's, and may be asked for again"""
+    place.add_gate()
+    write_file(place.config, read_file(place.config).decode().replace("init-wait=20", "init-wait=1"), "w")
+    place.create("state.raw", "--provider", "gate")
+    served = Served(place, None, ctrl="gated", state="backend-uri=file://" + os.path.abspath("state.raw"))
+    place.gate("wait")
+    with served.control() as control:
+        control.send(words(INIT, 0) + words(GET_CAPABILITY))
+        same(control.read(4), words(KEY_NOT_FOUND), "as long as init-wait")
+        same(struct.unpack(">II", control.read(8))[0], 0)
+        contains(served.errors(), "[provider-timeout]")
+        place.gate("error access-denied not for you")
+        wait_until(lambda: "not for you" in served.errors(), "it is told")
+        true(not held("state.raw"), "a tool may put it right")
+        place.gate("open")
+        same(control.init(), 0, served.errors())
+        same(control.result(SHUTDOWN), 0)
+    served.ends(0)
+
+
+def test_named_key_file(place):
+    """a key file that is to be removed has been read when who starts one that is named sees it listen"""
+    write_file("word", b"a secret word")
+    state = "backend-uri=file://" + os.path.abspath("state.raw")
+    served = Served(place, None, "--key", "pwdfile=word,mode=aes-256-cbc,remove", state=state)
+    wait_until(lambda: not os.path.exists("word"), "it is removed")
+    served.powered()
+    served.process.terminate()
+    served.ends(0)
+    served = Served(place, None, "--key", "pwdfile=word,mode=aes-256-cbc", state=state, wait=False)
+    served.ends(1, "word")
 
 
 def test_named_at_last(place):
