@@ -67,7 +67,7 @@ void vtpm_device_tell_library (VtpmDevice *device);
 gboolean vtpm_device_try_commit (VtpmDevice *device);
 /** Attempts for the store wait, the lock released in between; ended by a stop when STOPPABLE. */
 gboolean vtpm_device_wait_commit (VtpmDevice *device, gboolean stoppable);
-/** Lets go of the state file, so that another process can take the TPM over. FALSE: a commit is open, and it is held. */
+/** Lets go of the state file, so that another process can take the TPM over. FALSE: a commit is open, so it is held. */
 gboolean vtpm_device_release_storage (VtpmDevice *device) G_GNUC_WARN_UNUSED_RESULT;
 /** Holds it again, trying for WAIT_MS; ended by a stop. The device's lock is released in between. FALSE: in-use,
  * state-taken-over, store-failed. */
