@@ -429,7 +429,7 @@ serve (VtpmBroker *broker)
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
       broker->comes = request.type != VTPM_LINK_DELIVER || request.record;
-      if (broker->options->late)
+      if (broker->options->late && !broker->announced)
         broker->options->incoming = broker->comes;
       gboolean fine = request.type == VTPM_LINK_UNLOCK         ? vtpm_broker_unlock_blob (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER      ? vtpm_broker_deliver (broker, &request, &error)
@@ -451,7 +451,7 @@ void
 vtpm_broker_run (const VtpmBrokerOptions *options, int sock)
 {
   VtpmBrokerOptions own = *options;
-  VtpmBroker broker = { .options = &own, .sock = sock };
+  VtpmBroker broker = { .options = &own, .sock = sock, .announced = options->incoming };
   g_autoptr (GError) error = NULL;
   sigset_t none;
   sigemptyset (&none);

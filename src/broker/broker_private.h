@@ -17,6 +17,7 @@ typedef struct
 {
   VtpmBrokerOptions *options;
   int sock;
+  gboolean announced;        /* that a TPM comes in, by who started this */
   gboolean awaits_file;      /* it is there, and still held by who sends the state; or it is not looked at yet (late) */
   gboolean comes;            /* what is asked for is of a TPM that comes in, not of an INIT without one */
   gboolean made_of_incoming; /* the file: no other process ever had it */

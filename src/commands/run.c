@@ -13,6 +13,7 @@
 #include "src/device/activation.h"
 #include "src/serve.h"
 #include "src/tpm/tpm_commands.h"
+#include "state/store.h"
 
 /* The command line as it was given. */
 typedef struct
@@ -180,6 +181,9 @@ serve (const Arguments *arguments, VtpmServerOptions *server, GError **error)
     return usage (error, "--sandbox wants on, log or off"), -1;
   if (arguments->create && arguments->incoming)
     return usage (error, "--create makes a new TPM and --incoming waits for one: choose"), -1;
+  /* Two hosts may see a volume, and have no lock in common. */
+  server->device.release_outgoing = vtpm_store_is_device (server->path);
+  broker.late = server->device.release_outgoing && arguments->incoming && !server->init;
   /* Before anything of ours is opened: it could have the number that --password-fd gives. */
   g_autoptr (VtpmAsker) asker = vtpm_asker_new (&arguments->secrets, error);
   if (!asker || !vtpm_serve_harden (error) || !parse_log (arguments, error))

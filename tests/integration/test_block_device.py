@@ -18,7 +18,7 @@ from device import PERMANENT, SAVESTATE, SHUTDOWN, STOP, VOLATILE, VTPM, contain
 from test_full_disk import fill, small_disk  # noqa: E402
 from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
-from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, IOERROR, Pair, ended, lock_storage  # noqa: E402
+from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, IOERROR, RETRY, Pair, ended, lock_storage  # noqa: E402
 from tpm_bytes import RC_FAILURE, RC_RETRY, nv_define, nv_read, nv_write, startup  # noqa: E402
 
 SIZE = 4 << 20  # of a TPM's volume of Proxmox
@@ -362,6 +362,35 @@ def test_live_migration_fails(place):
         same(read_file("volume"), before)
         same(data.nv(PAIRS_INDEX, 5), b"later")
         ended(target, other, 0)
+
+
+def test_live_migration_of_run(place):
+    """the same with vtpm run --incoming, which looks at the volume when the TPM comes; one for another VM is refused then"""
+    with device_of() as here, loop_device(os.path.abspath("volume")) as there:
+        place.create(here, "--vm-uuid", A)
+        source, target = place.start(here, "--vm-uuid", A), place.start(there, "--incoming", "--vm-uuid", A)
+        other = place.start(there, "--incoming", "--vm-uuid", B)
+        os.close(os.open(there, os.O_RDWR | os.O_EXCL))
+        control, data = source.powered()
+        leave_mark(data)
+        blobs = control.pair()
+        same(control.get_blob(SAVESTATE)[0], RETRY)
+        with other.control() as refused:
+            true(refused.set_blob(PERMANENT, blobs[0]) != 0, "it is another VM's")
+            contains(other.log(), "[identity-other]")
+            true(refused.init() != 0, "nor is it powered on as that")
+        other.kill()
+        with target.control() as there_too:
+            same(there_too.load(*blobs), 0, target.log())
+            data = there_too.open_data()
+            same(data.nv(INDEX, len(VALUE)), VALUE)
+            data.good(nv_write(INDEX, VALUE[::-1]))
+            before = read_file("volume")
+            same(control.result(SHUTDOWN), 0)
+            same(source.wait(), 0, source.errors())
+            same(read_file("volume"), before, "the source's end")
+        target.term()
+        place.sound("volume")
 
 
 def test_source_cannot_store(place):
