@@ -227,6 +227,21 @@ def test_ahead_of_a_tool(place):
     device.term()
 
 
+def test_tool_has_header(place):
+    """a tool that holds the header and has written nothing keeps no snapshot waiting"""
+    place.create("state.vtpm")
+    device = place.start("state.vtpm")
+    control, data = device.powered()
+    control.pair()
+    data.good(get_random())
+    with byte_lock(HEADER_BYTE):
+        begin = time.monotonic()
+        pair = control.pair()
+        true(time.monotonic() - begin < 3, "the tool was waited for")
+    same(control.load(*pair), 0)
+    device.term()
+
+
 def test_ahead_of_what_changes(place):
     """what was sealed ahead is not given where a command, the host, a tool or the power came after it"""
     place.create("state.vtpm")
