@@ -84,6 +84,8 @@ gboolean vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank,
 /** Takes over FD, a description of the file or claimed device NAME that was opened (and locked) by another process of
  * ours: it is a file to who has it so. */
 VtpmStore *vtpm_store_file_adopt (int fd, const char *name);
+/** A store that was adopted is a block device, claimed by who opened it. */
+void vtpm_store_file_set_device (VtpmStore *store);
 /** What is read next comes from the disk: another host that sees the file or device may have written to it. */
 void vtpm_store_file_forget_cached (VtpmStore *store);
 /** The descriptor of a store, still owned by it. */

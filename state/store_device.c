@@ -123,6 +123,12 @@ vtpm_store_device_claim_while_owned (VtpmStore *store, GError **error)
   return file->claim >= 0;
 }
 
+void
+vtpm_store_file_set_device (VtpmStore *store)
+{
+  store->is_device = file_store (store)->is_claimed = TRUE;
+}
+
 static VtpmStore *
 adopt (int fd, const char *path)
 {

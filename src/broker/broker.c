@@ -322,9 +322,10 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
   return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 
-static gboolean
-prepare (const VtpmBrokerOptions *options, GError **error)
+gboolean
+vtpm_broker_prepare (const VtpmBroker *broker, GError **error)
 {
+  const VtpmBrokerOptions *options = broker->options;
   return !options->prepare || options->prepare (options->data, error);
 }
 
@@ -334,8 +335,6 @@ vtpm_broker_await_file (VtpmBroker *broker, GError **error)
   g_autoptr (GError) cause = NULL;
   if (!broker->awaits_file)
     return TRUE;
-  if (broker->options->late && !prepare (broker->options, error))
-    return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
   broker->returned = FALSE;            /* whatever it is that has the name now */
   broker->awaits_file = cause != NULL; /* neither: it is gone, and there is none to wait for */
@@ -389,7 +388,7 @@ start (VtpmBroker *broker, GError **error)
       broker->awaits_file = TRUE;
       return say (broker, VTPM_LINK_WAITS, error);
     }
-  if (!prepare (options, error))
+  if (!vtpm_broker_prepare (broker, error))
     return FALSE;
   for (guint try = 1;; try++)
     {

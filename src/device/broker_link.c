@@ -15,6 +15,8 @@ vtpm_broker_link_adopt (VtpmBrokerLink *link, VtpmLinkMessage *message, GError *
 {
   g_autoptr (VtpmStore) store = vtpm_store_file_adopt (vtpm_fd_steal (&message->fd), link->path);
   vtpm_store_file_tell_pid (store);
+  if (link->is_device)
+    vtpm_store_file_set_device (store);
   g_autoptr (VtpmHeader) header = vtpm_header_read (store, error);
   VtpmEpochKey key = { message->number, message->dek };
   VtpmState *state = header && message->dek ? vtpm_state_open (store, header, &key, 1, error) : NULL;
@@ -53,22 +55,16 @@ wait_for_broker (VtpmBrokerLink *link, GError **error)
 }
 
 static gboolean
-check_open (const VtpmBrokerLink *link, GError **error)
-{
-  if (link->fd >= 0)
-    return TRUE;
-  vtpm_error_set (
-      error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
-      "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
-  return FALSE;
-}
-
-static gboolean
 ask_broker (VtpmBrokerLink *link, const VtpmLinkMessage *request, VtpmLinkType wanted, VtpmLinkMessage *reply,
             GError **error)
 {
-  if (!check_open (link, error))
-    return FALSE;
+  if (link->fd < 0)
+    {
+      vtpm_error_set (
+          error, VTPM_DEVICE_ERROR, VTPM_ERROR_BLOB_NEEDS_PROVIDER,
+          "the state blob's key is not in memory and the guest runs already; start the VM anew from the snapshot");
+      return FALSE;
+    }
   do
     {
       vtpm_link_message_clear (reply);
@@ -153,7 +149,11 @@ gboolean
 vtpm_broker_link_begin (VtpmBrokerLink *link, GError **error)
 {
   const VtpmLinkMessage request = { .type = VTPM_LINK_DELIVER, .fd = -1 };
-  return check_open (link, error) && vtpm_link_send (link->fd, &request, error);
+  if (link->fd >= 0)
+    return vtpm_link_send (link->fd, &request, error);
+  vtpm_error_set (error, VTPM_DEVICE_ERROR, VTPM_ERROR_FAILED,
+                  "%s is not opened any more: the process that does it has ended; start this TPM anew", link->path);
+  return FALSE;
 }
 
 gboolean

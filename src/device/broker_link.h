@@ -18,6 +18,7 @@ typedef struct
   const char *path;      /* the state file, for messages */
   VtpmEndpoint *manage;  /* where a management socket goes that the broker makes */
   gboolean manage_taken; /* one has */
+  gboolean is_device;    /* the state is on a block device */
 } VtpmBrokerLink;
 
 /** Opens the state that came with MESSAGE (its descriptor is taken) and gives it to the device. FALSE: told in ERROR.

@@ -11,6 +11,7 @@
 #include "base/errors.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "state/store.h"
 
 #define CANCEL_TICK_MS 1
 
@@ -424,8 +425,11 @@ vtpm_server_run (VtpmServer *server, int link)
 {
   g_autoptr (GError) error = NULL;
   VtpmServerOptions *options = server->options;
-  server->broker
-      = (VtpmBrokerLink){ .fd = link, .signals = server->signals, .path = options->path, .manage = &options->manage };
+  server->broker = (VtpmBrokerLink){ .fd = link,
+                                     .signals = server->signals,
+                                     .path = options->path,
+                                     .manage = &options->manage,
+                                     .is_device = vtpm_store_is_device (options->path) };
   if (!prepare (server, &error))
     {
       vtpm_log (VTPM_LOG_ERROR, "%s", error->message);

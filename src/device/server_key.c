@@ -8,6 +8,8 @@
 #include "base/io.h"
 #include "base/log.h"
 
+#define BEGIN_MS 1000 /* to open a file that was not opened at the start takes its time, whatever init-wait= is */
+
 static void
 fail (VtpmServer *server, GError *cause)
 {
@@ -58,7 +60,11 @@ key_verdict (gpointer data, gboolean powers_on)
 {
   VtpmController *controller = data;
   VtpmServer *server = controller->server;
-  guint32 result = powers_on && server->key == VTPM_KEY_INCOMING ? begin (server) : VTPM_CONTROL_OK;
+  guint32 result = VTPM_CONTROL_OK;
+  if (!powers_on)
+    server->refused = VTPM_CONTROL_OK; /* the one that waited for it has gone */
+  else if (server->key == VTPM_KEY_INCOMING)
+    result = begin (server);
   if (result != VTPM_CONTROL_OK)
     return result;
   if (server->key == VTPM_KEY_FAILED)
@@ -70,7 +76,7 @@ key_verdict (gpointer data, gboolean powers_on)
     return VTPM_CONTROL_OK;
   gint64 now = vtpm_now_ms ();
   if (!controller->waiting)
-    controller->until_ms = now + server->options->config->init_wait_ms;
+    controller->until_ms = now + MAX (server->options->config->init_wait_ms, server->has_waited ? BEGIN_MS : 0);
   controller->waiting = now < controller->until_ms;
   if (controller->waiting)
     return VTPM_CONTROL_WAIT;

@@ -18,7 +18,7 @@ from device import PERMANENT, SAVESTATE, SHUTDOWN, STOP, VOLATILE, VTPM, contain
 from test_full_disk import fill, small_disk  # noqa: E402
 from keyhost import INDEX, add_native, epoch, names, unchanged, vtpm  # noqa: E402
 from swtpm import OTHER_VM, SETUP, STATE, SWTPM, VM, Served, debian, folder_of, loop_device, run, setup  # noqa: E402
-from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, IOERROR, RETRY, Pair, ended, lock_storage  # noqa: E402
+from test_swtpm_shared import FAILURE, INDEX as PAIRS_INDEX, IOERROR, RETRY, Pair, ended, lock_storage, newer_library  # noqa: E402
 from tpm_bytes import RC_FAILURE, RC_RETRY, nv_define, nv_read, nv_write, startup  # noqa: E402
 
 SIZE = 4 << 20  # of a TPM's volume of Proxmox
@@ -402,6 +402,25 @@ def test_source_cannot_store(place):
         same(pair.control.get_blob(SAVESTATE)[0], IOERROR, "QEMU takes any other result than RETRY for a failure")
         subprocess.run(["blockdev", "--setrw", pair.names[0]], check=True, timeout=10)
         pair.save()
+        ended(pair.source, pair.control, 0)
+
+
+def test_keys_changed_elsewhere(place):
+    """a target whose library is newer tells of it with its first commit, beside what a tool of the other host has changed"""
+    newer = newer_library(place)
+    for name in ("one", "two"):
+        add_native(place, name)
+    with two_hosts(place) as pair:
+        here, there = pair.names
+        vtpm(place, "rekey", here, "--to", "one")
+        target = Served(place, None, ctrl="target", state="backend-uri=file://" + there, env=newer)
+        with target.control() as other:
+            data = other.open_data()
+            same(other.load(*pair.save()), 0, target.errors())
+            vtpm(place, "rekey", here, "--to", "two")
+            data.good(nv_write(PAIRS_INDEX, b"later"))
+            same(names(place, there), ["two"])
+        target.process.kill()
         ended(pair.source, pair.control, 0)
 
 

@@ -145,10 +145,15 @@ def test_by_name(place):
         contains(image.decode("latin-1"), "kept by it")
         same(control.result(SHUTDOWN), 0)
         theirs.process.wait(10)  # ours would see that it has the image open; on another host that is not seen
-        for kind, (_, flags, _, blob) in zip((PERMANENT, VOLATILE), blobs):
-            same(target.set_blob(kind, blob, flags), 0, ours.errors())
-        same(read_file(name), image, "a migration that fails now leaves swtpm its image")
-        same(target.init(DELETE_VOLATILE), 0, ours.errors())
+        good = blobs[1][3]
+        for spoiled in (good[:200] + bytes((good[200] ^ 1,)) + good[201:], good):
+            for kind, (_, flags, _, blob) in zip((PERMANENT, VOLATILE), (blobs[0], (*blobs[1][:3], spoiled))):
+                same(target.set_blob(kind, blob, flags), 0, ours.errors())
+            same(read_file(name), image, "a migration that fails now leaves swtpm its image")
+            result = target.init(DELETE_VOLATILE)
+            same(result == 0, spoiled == good, ours.errors())
+            if result:
+                same(read_file(name), image, "so does one that libtpms does not take")
         same(there.nv(INDEX, 10), b"kept by it")
         there.good(nv_write(INDEX, b"later here"))
         same(target.result(SHUTDOWN), 0)

@@ -143,7 +143,6 @@ def test_named_waits_for_key(place):
     """INIT of one that is named waits for a provider as a start does: others are answered meanwhile, it waits no longer than
     init-wait=, and after a refusal the file is nobody's, and may be asked for again"""
     place.add_gate()
-    write_file(place.config, read_file(place.config).decode().replace("init-wait=20", "init-wait=1"), "w")
     place.create("state.raw", "--provider", "gate")
     served = Served(place, None, ctrl="gated", state="backend-uri=file://" + os.path.abspath("state.raw"))
     place.gate("wait")
@@ -158,6 +157,11 @@ def test_named_waits_for_key(place):
         place.gate("open")
         same(control.init(), 0, served.errors())
         same(control.result(SHUTDOWN), 0)
+    served.ends(0)
+    write_file(place.config, read_file(place.config).decode().replace("init-wait=2", "init-wait=0"), "w")
+    served = Served(place, None, ctrl="hasty", state="backend-uri=file://" + os.path.abspath("state.raw"))
+    served.powered()
+    served.process.terminate()
     served.ends(0)
 
 
