@@ -86,8 +86,6 @@ gboolean vtpm_store_file_is_blank_device (const char *path, gboolean *is_blank,
 VtpmStore *vtpm_store_file_adopt (int fd, const char *name);
 /** A store that was adopted is a block device, claimed by who opened it. */
 void vtpm_store_file_set_device (VtpmStore *store);
-/** What is read next comes from the disk: another host that sees the file or device may have written to it. */
-void vtpm_store_file_forget_cached (VtpmStore *store);
 /** The descriptor of a store, still owned by it. */
 int vtpm_store_file_fd (VtpmStore *store);
 /** Marks this process as the owner that a second one is told about (a POSIX lock on byte 2, which protects nothing).

@@ -129,12 +129,18 @@ vtpm_store_file_set_device (VtpmStore *store)
   store->is_device = file_store (store)->is_claimed = TRUE;
 }
 
+void
+vtpm_store_device_forget_cached (VtpmStore *store)
+{
+  posix_fadvise (file_store (store)->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static VtpmStore *
 adopt (int fd, const char *path)
 {
   VtpmStore *store = vtpm_store_file_adopt (fd, path);
   store->is_device = TRUE;
-  vtpm_store_file_forget_cached (store); /* of before, where another program has it open for long */
+  vtpm_store_device_forget_cached (store); /* of before, where another program has it open for long */
   return store;
 }
 

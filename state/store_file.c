@@ -195,12 +195,6 @@ vtpm_store_file_adopt (int fd, const char *name)
   return &file->store;
 }
 
-void
-vtpm_store_file_forget_cached (VtpmStore *store)
-{
-  posix_fadvise (file_store (store)->fd, 0, 0, POSIX_FADV_DONTNEED);
-}
-
 VtpmStore *
 vtpm_store_file_open (const char *path, gboolean writable, GError **error)
 {

@@ -37,5 +37,7 @@ VtpmStore *vtpm_store_device_adopt (int fd, const char *path, gboolean writable,
 VtpmStore *vtpm_store_device_create (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Whether PATH, which is not there, may be made as a file. FALSE: state-missing (it is in /dev). */
 gboolean vtpm_store_device_check_no_name (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** What is read next comes from the disk: another host that sees the device may have written to it. */
+void vtpm_store_device_forget_cached (VtpmStore *store);
 /** Holds a device that is not claimed for us alone while the owner lock is held. FALSE: in-use, store-failed. */
 gboolean vtpm_store_device_claim_while_owned (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

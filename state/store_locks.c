@@ -81,7 +81,7 @@ vtpm_file_lock (VtpmStore *store, VtpmLockByte byte, gboolean exclusive, int wai
   if (!take_lock (store, byte, exclusive, wait_ms, error))
     return FALSE;
   if (store->is_device) /* by whatever node, and on whatever host, others have changed it before */
-    vtpm_store_file_forget_cached (store);
+    vtpm_store_device_forget_cached (store);
   if (byte != VTPM_LOCK_OWNER || vtpm_store_device_claim_while_owned (store, error))
     return TRUE;
   vtpm_file_unlock (store, byte);

@@ -322,11 +322,17 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
   return vtpm_broker_open_state (broker, g_steal_pointer (&store), header, &unlocked, error);
 }
 
+static gboolean
+prepare (const VtpmBrokerOptions *options, GError **error)
+{
+  return !options->prepare || options->prepare (options->data, error);
+}
+
 gboolean
-vtpm_broker_prepare (const VtpmBroker *broker, GError **error)
+vtpm_broker_take_over (const VtpmBroker *broker, GError **error)
 {
   const VtpmBrokerOptions *options = broker->options;
-  return !options->prepare || options->prepare (options->data, error);
+  return !options->take_over || options->take_over (options->data, error);
 }
 
 gboolean
@@ -335,6 +341,8 @@ vtpm_broker_await_file (VtpmBroker *broker, GError **error)
   g_autoptr (GError) cause = NULL;
   if (!broker->awaits_file)
     return TRUE;
+  if (broker->options->late && !prepare (broker->options, error))
+    return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
   broker->returned = FALSE;            /* whatever it is that has the name now */
   broker->awaits_file = cause != NULL; /* neither: it is gone, and there is none to wait for */
@@ -388,7 +396,7 @@ start (VtpmBroker *broker, GError **error)
       broker->awaits_file = TRUE;
       return say (broker, VTPM_LINK_WAITS, error);
     }
-  if (!vtpm_broker_prepare (broker, error))
+  if (!prepare (options, error) || !vtpm_broker_take_over (broker, error))
     return FALSE;
   for (guint try = 1;; try++)
     {
@@ -428,7 +436,7 @@ serve (VtpmBroker *broker)
       if (!vtpm_link_receive (broker->sock, &request, NULL))
         return; /* the guest runs, or the device is gone */
       broker->comes = request.type != VTPM_LINK_DELIVER || request.record;
-      if (broker->options->late && !broker->announced)
+      if (broker->options->late && !broker->announced) /* an INIT alone is a start as any other */
         broker->options->incoming = broker->comes;
       gboolean fine = request.type == VTPM_LINK_UNLOCK         ? vtpm_broker_unlock_blob (broker, &request, &error)
                       : request.type == VTPM_LINK_DELIVER      ? vtpm_broker_deliver (broker, &request, &error)

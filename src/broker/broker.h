@@ -18,9 +18,12 @@ typedef struct
   VtpmPolicy on_clone; /* what happens to the file of another VM; NONE: nothing said */
   /** Called in the broker at the start, and changes nothing; FALSE ends the start with the error. Or NULL. */
   gboolean (*check) (gpointer data, GError **error);
-  /** Called in the broker before it looks for the file; FALSE ends the start with the error. Or NULL. */
+  /** Called in the broker before it looks for the file; FALSE: it is not looked for. Or NULL. */
   gboolean (*prepare) (gpointer data, GError **error);
-  gpointer data;        /* of both */
+  /** Called in the broker once it is known that the TPM goes on here: makes what another program has in the file's
+   * place ours, where there is such. FALSE: it does not go on. Or NULL. */
+  gboolean (*take_over) (gpointer data, GError **error);
+  gpointer data;        /* of these */
   gboolean create;      /* make the file where there is none */
   gboolean bare;        /* as the library makes a TPM, without keys and certificates */
   const char *provider; /* makes the key slot, name or UUID; NULL: the host's default one */

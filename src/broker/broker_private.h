@@ -44,9 +44,8 @@ VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
 gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, gboolean may_go_back,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** What comes before the file is looked for: of a late one at the INIT that uses it, and not before it is known that
- * this will. FALSE: as it says. */
-gboolean vtpm_broker_prepare (const VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/** Has what another program left in the file's place taken over. FALSE: as that says. */
+gboolean vtpm_broker_take_over (const VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Gets hold of a file that another process held at the start, and lets go of about now, or that is not looked at yet.
  * FALSE: in-use and others. */
 gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -73,7 +73,7 @@ make_file (VtpmBroker *broker, GError **error)
 static gboolean
 make_place (VtpmBroker *broker, GError **error)
 {
-  return (!broker->options->late || vtpm_broker_prepare (broker, error)) && vtpm_broker_await_file (broker, error)
+  return (!broker->options->late || vtpm_broker_take_over (broker, error)) && vtpm_broker_await_file (broker, error)
          && may_come (broker, error);
 }
 

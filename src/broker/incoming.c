@@ -262,7 +262,7 @@ vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request, GError **
 static gboolean
 deliver_once (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
-  if ((broker->options->late && !request->record && !vtpm_broker_prepare (broker, error))
+  if ((broker->options->late && !request->record && !vtpm_broker_take_over (broker, error))
       || !vtpm_broker_await_file (broker, error))
     return FALSE;
   if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))

@@ -157,10 +157,12 @@ typedef struct
   VtpmConfig *config;
 } Start;
 
-/* A file that was made to take a state and holds none, as for a volume of its size, is no state that is lost. */
+/* In the broker. A file that was made to take a state and holds none, as for a volume of its size, is no state that is
+ * lost. */
 static gboolean
-make_room (const VtpmCompatPlace *place, GError **error)
+make_room (gpointer data, GError **error)
 {
+  const VtpmCompatPlace *place = &((const Start *) data)->socket->place;
   g_auto (VtpmCompatAside) aside = { 0 };
   gboolean done = vtpm_compat_set_blank_aside (place, &aside, error);
   if (done)
@@ -176,9 +178,8 @@ static gboolean
 take_over (gpointer data, GError **error)
 {
   const Start *start = data;
-  const VtpmCompatPlace *place = &start->socket->place;
-  return make_room (place, error)
-         && vtpm_compat_take_over (start->config, place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING, error);
+  return vtpm_compat_take_over (start->config, &start->socket->place, start->socket->key, VTPM_RECORD_AWAITS_INCOMING,
+                                error);
 }
 
 /* In the broker. What swtpm has on a block device is not taken over, and that is told at once. */
@@ -250,7 +251,8 @@ serve (VtpmCompatSocket *socket, VtpmConfig *config, GError **error)
                                .has_vm_uuid = place->has_vm_uuid,
                                .vm_uuid = place->vm_uuid,
                                .check = check_start,
-                               .prepare = take_over,
+                               .prepare = make_room,
+                               .take_over = take_over,
                                .data = &start,
                                .open_foreign = open_blob,
                                .open_foreign_data = &start,

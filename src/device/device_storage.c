@@ -32,7 +32,6 @@ look_again (VtpmDevice *device, GError **error)
 {
   gboolean same;
   VtpmStore *store = vtpm_state_store (device->state);
-  vtpm_store_file_forget_cached (store);
   if (vtpm_state_is_as_left (device->state, &same, error) && same)
     {
       vtpm_owner_is_back (store);

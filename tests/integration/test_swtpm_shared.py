@@ -139,6 +139,37 @@ def test_migration_by_name(place):
     migrates(place, names=("state.raw", "state.raw"))
 
 
+def test_named_place(place):
+    """what comes in takes the place of a file of zeros, as one is made for a state, and of a TPM that setup made in wait"""
+    pair = Pair(place, names=("state.raw", "place.raw"))
+    blobs = pair.save()
+    with open("place.raw", "wb") as file:
+        file.truncate(4 << 20)
+    for name in ("zeros", "placeholder"):
+        target, other, data = pair.start(name)
+        same(other.load(*blobs), 0, target.errors())
+        pair.finds(data, b"first")
+        ended(target, other, 0)
+        place.sound("place.raw")
+        os.unlink("place.raw")
+        setup(place, "file://" + os.path.abspath("place.raw"), "--overwrite")
+    ended(pair.source, pair.control, 0)
+
+
+def test_named_and_announced(place):
+    """--migration incoming where the file is named: an INIT that comes first makes none, and begins with one that is there"""
+    pair = Pair(place, names=("state.raw", "state.raw"))
+    ended(pair.source, pair.control, 0)
+    for name in ("none.raw", "state.raw"):
+        served = Served(place, None, "--migration", "incoming", ctrl="c-" + name,
+                        state="backend-uri=file://" + os.path.abspath(name))
+        with served.control() as control:
+            same(control.init() == 0, name == "state.raw", served.errors())
+        served.process.terminate()
+        served.process.wait(10)
+    true(not os.path.exists("none.raw"), "none is made")
+
+
 def test_named_waits_for_key(place):
     """INIT of one that is named waits for a provider as a start does: others are answered meanwhile, it waits no longer than
     init-wait=, and after a refusal the file is nobody's, and may be asked for again"""
