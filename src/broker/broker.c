@@ -323,25 +323,19 @@ vtpm_broker_unlock_file (VtpmBroker *broker, GError **error)
 }
 
 static gboolean
-prepare (const VtpmBrokerOptions *options, GError **error)
+prepare (const VtpmBrokerOptions *options, gboolean takes_over, GError **error)
 {
-  return !options->prepare || options->prepare (options->data, error);
+  return (!options->prepare || options->prepare (options->data, error))
+         && (!takes_over || !options->take_over || options->take_over (options->data, error));
 }
 
 gboolean
-vtpm_broker_take_over (const VtpmBroker *broker, GError **error)
-{
-  const VtpmBrokerOptions *options = broker->options;
-  return !options->take_over || options->take_over (options->data, error);
-}
-
-gboolean
-vtpm_broker_await_file (VtpmBroker *broker, GError **error)
+vtpm_broker_await_file (VtpmBroker *broker, gboolean takes_over, GError **error)
 {
   g_autoptr (GError) cause = NULL;
   if (!broker->awaits_file)
     return TRUE;
-  if (broker->options->late && !prepare (broker->options, error))
+  if (broker->options->late && !prepare (broker->options, takes_over, error))
     return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, &cause);
   broker->returned = FALSE;            /* whatever it is that has the name now */
@@ -396,7 +390,7 @@ start (VtpmBroker *broker, GError **error)
       broker->awaits_file = TRUE;
       return say (broker, VTPM_LINK_WAITS, error);
     }
-  if (!prepare (options, error) || !vtpm_broker_take_over (broker, error))
+  if (!prepare (options, TRUE, error))
     return FALSE;
   for (guint try = 1;; try++)
     {

@@ -44,11 +44,9 @@ VtpmState *vtpm_broker_unlock_file (VtpmBroker *broker, GError **error);
 gboolean vtpm_broker_hand_over (VtpmBroker *broker, VtpmState *state, gboolean may_go_back,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/** Has what another program left in the file's place taken over. FALSE: as that says. */
-gboolean vtpm_broker_take_over (const VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** Gets hold of a file that another process held at the start, and lets go of about now, or that is not looked at yet.
- * FALSE: in-use and others. */
-gboolean vtpm_broker_await_file (VtpmBroker *broker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * TAKES_OVER: then what another program left in its place becomes ours first. FALSE: in-use and others. */
+gboolean vtpm_broker_await_file (VtpmBroker *broker, gboolean takes_over, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* src/broker/confine.c */
 

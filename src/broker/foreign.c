@@ -34,7 +34,7 @@ vtpm_broker_open_foreign (VtpmBroker *broker, const VtpmLinkMessage *request, GE
   if (!request->parts)
     return FALSE;
   /* swtpm's own file is taken over once all has come: until then it may yet go on with it on the other host */
-  if (!options->late && (!vtpm_broker_await_file (broker, error) || !may_come (broker, error)))
+  if (!options->late && (!vtpm_broker_await_file (broker, FALSE, error) || !may_come (broker, error)))
     return FALSE;
   VtpmBlob *opened = options->open_foreign (options->open_foreign_data, request->parts, error);
   if (!opened)
@@ -69,20 +69,12 @@ make_file (VtpmBroker *broker, GError **error)
          && vtpm_broker_set_mode (options, store, error) && (!beside || vtpm_broker_take_place (broker, beside, error));
 }
 
-/* Of a late one swtpm's own file stands until here. */
-static gboolean
-make_place (VtpmBroker *broker, GError **error)
-{
-  return (!broker->options->late || vtpm_broker_take_over (broker, error)) && vtpm_broker_await_file (broker, error)
-         && may_come (broker, error);
-}
-
 static gboolean
 take_in (VtpmBroker *broker, gboolean has_volatile, GError **error)
 {
   if (!broker->foreign[0] || (has_volatile && !broker->foreign[1]) || !vtpm_engine_open (error)
       || !vtpm_engine_validate (broker->foreign[0], has_volatile ? broker->foreign[1] : NULL, error)
-      || !make_place (broker, error) || !make_file (broker, error))
+      || !vtpm_broker_await_file (broker, TRUE, error) || !may_come (broker, error) || !make_file (broker, error))
     return FALSE;
   broker->held = vtpm_broker_unlock_file (broker, error);
   broker->awaits_file = broker->held == NULL;

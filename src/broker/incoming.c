@@ -76,7 +76,7 @@ vtpm_broker_unlock_blob (VtpmBroker *broker, const VtpmLinkMessage *request, GEr
   if (!record)
     return FALSE;
   g_ptr_array_add (records, record);
-  if (!vtpm_broker_await_file (broker, error) || !check_incoming (broker, record, error))
+  if (!vtpm_broker_await_file (broker, FALSE, error) || !check_incoming (broker, record, error))
     return FALSE;
   const VtpmSecret *own = broker->held ? vtpm_state_find_dek (broker->held, &record->vtpm_id, record->epoch) : NULL;
   if (own && vtpm_seal_verify_record (own, record))
@@ -262,8 +262,7 @@ vtpm_broker_take_return (VtpmBroker *broker, VtpmLinkMessage *request, GError **
 static gboolean
 deliver_once (VtpmBroker *broker, const VtpmLinkMessage *request, GError **error)
 {
-  if ((broker->options->late && !request->record && !vtpm_broker_take_over (broker, error))
-      || !vtpm_broker_await_file (broker, error))
+  if (!vtpm_broker_await_file (broker, !request->record, error))
     return FALSE;
   if (!broker->held && !request->record && broker->options->create && !make_in_wait (broker, error))
     return FALSE;
