@@ -19,6 +19,7 @@
 #define VTPM_ENVELOPE_MAGIC "vtpm-env"
 #define VTPM_MAGIC_SIZE 8
 
+#define VTPM_HEADER_FIXED_SIZE 48 /* of a header copy: magic to checksum, which stands for all that follows */
 #define VTPM_HEADER_AREA (64 * 1024)
 #define VTPM_HEADER_OFFSET(copy) ((guint64) (copy) *VTPM_HEADER_AREA)
 #define VTPM_SLOT_AREA (256 * 1024)

@@ -9,8 +9,7 @@
 #include "base/cursor.h"
 #include "base/errors.h"
 
-#define HEADER_FIXED 48  /* magic to checksum; the same in every version */
-#define HEADER_PREFIX 52 /* and the number of records */
+#define HEADER_PREFIX (VTPM_HEADER_FIXED_SIZE + 4) /* and the number of records */
 #define CHECKSUM_OFFSET 16
 #define CHECKSUM_SIZE 32
 #define CRITICAL 0x8000
@@ -394,7 +393,7 @@ header_checksum (const guint8 *data, gsize len, guint8 out[static CHECKSUM_SIZE]
   gsize size = CHECKSUM_SIZE;
   g_autoptr (GChecksum) sum = g_checksum_new (G_CHECKSUM_SHA256);
   g_checksum_update (sum, data, CHECKSUM_OFFSET);
-  g_checksum_update (sum, data + HEADER_FIXED, (gssize) (len - HEADER_FIXED));
+  g_checksum_update (sum, data + VTPM_HEADER_FIXED_SIZE, (gssize) (len - VTPM_HEADER_FIXED_SIZE));
   g_checksum_get_digest (sum, out, &size);
 }
 
@@ -440,7 +439,7 @@ read_records (const guint8 *data, gsize len)
 {
   g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) vtpm_record_free);
   VtpmReader r = vtpm_reader (data, len);
-  vtpm_read_bytes (&r, HEADER_FIXED);
+  vtpm_read_bytes (&r, VTPM_HEADER_FIXED_SIZE);
   guint16 count = vtpm_read_le16 (&r);
   vtpm_read_le16 (&r);
   if (count < 1 || count > 2)

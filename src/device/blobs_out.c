@@ -76,7 +76,8 @@ is_same_moment (const VtpmBlobs *blobs, const VtpmBlobPair *pair)
 static gboolean
 is_of_record (const VtpmBlobs *blobs, const VtpmBlobPair *pair, const VtpmRecord *record)
 {
-  return is_same_moment (blobs, pair) && g_bytes_equal (pair->record->bytes, record->bytes);
+  return is_same_moment (blobs, pair)
+         && (pair->record->bytes == record->bytes || g_bytes_equal (pair->record->bytes, record->bytes));
 }
 
 /* Whether PAIR, or the half of it that there is, is what would be sealed now with RECORD. */

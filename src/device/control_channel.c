@@ -18,23 +18,24 @@
  * long as this (docs/bench.md). Not where others want the processor: who yields to them has it back after milliseconds.
  */
 #define NEXT_BLOB_US 50
-#define MAX_READS 8 /* then others have their turn */
+#define SLOW_YIELD_US 1000 /* others had a slice */
+#define MAX_READS 8        /* then others have their turn */
 
 struct VtpmControlChannel
 {
   VtpmControl *control;
-  const VtpmHostLoad *load;
+  VtpmHostLoad *load;
   int fd;
   int passed_fd;
   guint8 *in;
   gsize start, end, size;
   VtpmControlParser parser;
-  gint64 send_until_ms;
+  gint64 send_until_ms; /* 0: nothing had to wait yet */
   guint32 last_command, last_result;
 };
 
 VtpmControlChannel *
-vtpm_control_channel_new (VtpmControl *control, const VtpmHostLoad *load, int fd)
+vtpm_control_channel_new (VtpmControl *control, VtpmHostLoad *load, int fd)
 {
   VtpmControlChannel *channel = g_new0 (VtpmControlChannel, 1);
   channel->control = control;
@@ -67,19 +68,29 @@ vtpm_control_channel_last_result (VtpmControlChannel *channel)
   return channel->last_result;
 }
 
-/* Sends all of it before DEADLINE_MS, however slowly the client reads. */
+/* What is left of the time for all replies that are due, from the first that has to wait. */
+static int
+left_to_send_ms (VtpmControlChannel *channel)
+{
+  gint64 now = vtpm_now_ms ();
+  if (!channel->send_until_ms)
+    channel->send_until_ms = now + SEND_TIMEOUT_MS;
+  return (int) MAX (channel->send_until_ms - now, 0);
+}
+
+/* Sends all of it, however slowly the client reads. */
 static gboolean
-send_within (int fd, const guint8 *data, gsize len, gint64 deadline_ms)
+send_rest (VtpmControlChannel *channel, const guint8 *data, gsize len)
 {
   while (len > 0)
     {
-      struct pollfd entry = { .fd = fd, .events = POLLOUT };
-      ssize_t n = send (fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+      struct pollfd entry = { .fd = channel->fd, .events = POLLOUT };
+      ssize_t n = send (channel->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
       if (n < 0 && errno != EAGAIN && errno != EINTR)
         return FALSE;
       data += MAX (n, 0);
       len -= (gsize) MAX (n, 0);
-      if (n < 0 && poll (&entry, 1, (int) MAX (deadline_ms - vtpm_now_ms (), 0)) == 0)
+      if (n < 0 && poll (&entry, 1, left_to_send_ms (channel)) == 0)
         return FALSE;
     }
   return TRUE;
@@ -87,18 +98,18 @@ send_within (int fd, const guint8 *data, gsize len, gint64 deadline_ms)
 
 /* In one piece where there is room, so that a client that waits for it is woken once. */
 static gboolean
-send_with_data (int fd, guint8 *header, gsize len, const VtpmControlReply *reply, gint64 deadline_ms)
+send_with_data (VtpmControlChannel *channel, guint8 *header, gsize len, const VtpmControlReply *reply)
 {
   struct iovec pieces[] = { { header, len }, { (void *) reply->data, reply->length } };
   struct msghdr message = { .msg_iov = pieces, .msg_iovlen = G_N_ELEMENTS (pieces) };
-  ssize_t n = sendmsg (fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  ssize_t n = sendmsg (channel->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   if (n < 0 && errno != EAGAIN && errno != EINTR)
     return FALSE;
   gsize sent = (gsize) MAX (n, 0);
-  if (sent < len && !send_within (fd, header + sent, len - sent, deadline_ms))
+  if (sent < len && !send_rest (channel, header + sent, len - sent))
     return FALSE;
   gsize done = sent > len ? sent - len : 0;
-  return send_within (fd, reply->data + done, reply->length - done, deadline_ms);
+  return send_rest (channel, reply->data + done, reply->length - done);
 }
 
 static gboolean
@@ -108,9 +119,9 @@ answer (VtpmControlChannel *channel, guint32 command, const VtpmControlReply *re
   gsize len = vtpm_control_encode_reply (command, reply, header);
   channel->last_command = command;
   channel->last_result = reply->result;
+  gboolean sent = reply->length ? send_with_data (channel, header, len, reply) : send_rest (channel, header, len);
   vtpm_log (VTPM_LOG_DEBUG, "control command %u answered 0x%x", command, reply->result);
-  return reply->length ? send_with_data (channel->fd, header, len, reply, channel->send_until_ms)
-                       : send_within (channel->fd, header, len, channel->send_until_ms);
+  return sent;
 }
 
 /* Only SET_DATAFD uses what was passed; with anything else it would stay open unknown. */
@@ -155,7 +166,7 @@ handle_all (VtpmControlChannel *channel)
 VtpmChannelState
 vtpm_control_channel_resume (VtpmControlChannel *channel)
 {
-  channel->send_until_ms = vtpm_now_ms () + SEND_TIMEOUT_MS;
+  channel->send_until_ms = 0;
   return handle_all (channel);
 }
 
@@ -203,22 +214,29 @@ next_is_near (const VtpmControlChannel *channel)
   gboolean may_follow = channel->last_command == VTPM_CONTROL_GET_STATEBLOB
                         || channel->last_command == VTPM_CONTROL_SET_STATEBLOB
                         || channel->last_command == VTPM_CONTROL_STOP;
-  return may_follow && vtpm_host_load_has_room (channel->load);
+  return may_follow && (channel->load->has_room || vtpm_host_load_look (channel->load));
 }
 
 /* Stays awake for a while, but lets a client that shares the processor run. As receive(), with EAGAIN where nothing
- * came. */
+ * came. Whether there still is room is looked at when nobody waits, or was taken too long for. */
 static ssize_t
 receive_soon (VtpmControlChannel *channel)
 {
-  ssize_t n;
-  gint64 until = g_get_monotonic_time () + NEXT_BLOB_US;
+  ssize_t n = receive (channel, MSG_DONTWAIT); /* who runs as soon as it is woken has sent already */
+  if (n >= 0 || errno != EAGAIN)
+    return n;
+  gint64 begin = g_get_monotonic_time (), spent;
   do
     {
       sched_yield ();
       n = receive (channel, MSG_DONTWAIT);
+      spent = g_get_monotonic_time () - begin;
     }
-  while (n < 0 && errno == EAGAIN && g_get_monotonic_time () < until);
+  while (n < 0 && errno == EAGAIN && spent < NEXT_BLOB_US);
+  int cause = errno;
+  if (n < 0 || spent > SLOW_YIELD_US)
+    vtpm_host_load_look (channel->load);
+  errno = cause;
   return n;
 }
 
@@ -226,7 +244,7 @@ VtpmChannelState
 vtpm_control_channel_read (VtpmControlChannel *channel)
 {
   ssize_t n = receive (channel, 0);
-  channel->send_until_ms = vtpm_now_ms () + SEND_TIMEOUT_MS;
+  channel->send_until_ms = 0;
   for (guint reads = 1; n > 0; reads++)
     {
       VtpmChannelState state = handle_all (channel);

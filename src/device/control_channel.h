@@ -12,7 +12,7 @@ typedef struct VtpmControlChannel VtpmControlChannel;
 
 /** Takes FD. Replies that the client does not read within 10 s, all together that are due, end the connection. LOAD:
  * the caller's, says whether the next blob may be waited for awake. */
-VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, const VtpmHostLoad *load, int fd);
+VtpmControlChannel *vtpm_control_channel_new (VtpmControl *control, VtpmHostLoad *load, int fd);
 void vtpm_control_channel_free (VtpmControlChannel *channel);
 int vtpm_control_channel_fd (VtpmControlChannel *channel);
 

@@ -70,6 +70,8 @@ try_hold (VtpmDevice *device, GError **error)
 gboolean
 vtpm_device_hold_storage (VtpmDevice *device, guint wait_ms, GError **error)
 {
+  if (!device->released)
+    return TRUE;
   guint stops = device->stops;
   gint64 deadline = vtpm_now_ms () + wait_ms;
   for (;;)

@@ -23,10 +23,11 @@ vtpm_host_load_close (VtpmHostLoad *load)
 }
 
 gboolean
-vtpm_host_load_has_room (const VtpmHostLoad *load)
+vtpm_host_load_look (VtpmHostLoad *load)
 {
   char text[MAX_TEXT];
   ssize_t n = load->fd >= 0 ? pread (load->fd, text, sizeof text - 1, 0) : -1;
+  load->has_room = FALSE;
   if (n <= 0)
     return FALSE;
   text[n] = 0;
@@ -34,5 +35,5 @@ vtpm_host_load_has_room (const VtpmHostLoad *load)
   for (guint i = 0; field && i < RUNNING_FIELD; i++)
     field = (field = strchr (field, ' ')) ? field + 1 : NULL;
   guint64 running = field ? g_ascii_strtoull (field, NULL, 10) : 0;
-  return running > 0 && running <= load->processors;
+  return load->has_room = running > 0 && running <= load->processors;
 }

@@ -184,6 +184,7 @@ static void
 on_quiet (VtpmServer *server)
 {
   vtpm_data_channel_announce_next (server->data);
+  vtpm_host_load_look (&server->load); /* nobody waits now; who asks for state blobs will */
   if (vtpm_blobs_seal_ahead (server->blobs))
     {
       server->quiet_at_ms = G_MAXINT64;
@@ -224,6 +225,14 @@ poll_timeout (const VtpmServer *server)
     until = MIN (until, server->node.until_ms);
   until = MIN (until, server->quiet_at_ms);
   return until == G_MAXINT64 ? -1 : (int) CLAMP (until - vtpm_now_ms (), 0, G_MAXINT);
+}
+
+/* AT_MS: G_MAXINT64 for never. The clock is not asked then: that takes 3 us where it was not done for a while, and a
+ * guest may stand still meanwhile. */
+static gboolean
+is_due (gint64 at_ms)
+{
+  return at_ms != G_MAXINT64 && vtpm_now_ms () >= at_ms;
 }
 
 /* What is polled, by position. */
@@ -282,16 +291,15 @@ poll_once (VtpmServer *server)
     data = vtpm_data_channel_events (server->data);
   if (data.announced) /* before the client's next request, which may have come after that command's answer */
     on_command (server);
-  gint64 now = vtpm_now_ms ();
-  if (now >= server->quiet_at_ms && !polled[P_CLIENT].revents) /* who asks goes first */
+  if (!polled[P_CLIENT].revents && is_due (server->quiet_at_ms)) /* who asks goes first */
     on_quiet (server);
-  if (server->control.waiting && (server->key != key || now >= server->control.until_ms))
+  if (server->control.waiting && (server->key != key || is_due (server->control.until_ms)))
     after_control (server, vtpm_control_channel_resume (server->client));
   else if (server->control.waiting && polled[P_CLIENT].revents)
     after_control (server, VTPM_CHANNEL_LOST);
   else if (polled[P_CLIENT].revents && server->client)
     after_control (server, vtpm_control_channel_read (server->client));
-  if (server->node.waiting && !server->ended && (server->key != key || now >= server->node.until_ms))
+  if (server->node.waiting && !server->ended && (server->key != key || is_due (server->node.until_ms)))
     after_node (server, vtpm_frontend_resume (node));
   if ((polled[P_NODE].revents || polled[P_NODE_ANSWER].revents) && !server->ended)
     after_node (server, vtpm_frontend_serve (node, polled[P_NODE].revents, polled[P_NODE_ANSWER].revents));
@@ -303,7 +311,7 @@ poll_once (VtpmServer *server)
     on_data_listener (server);
   if (polled[P_MANAGE].revents && !server->ended)
     vtpm_management_serve (server->management);
-  if (!server->ended && vtpm_now_ms () >= leave_at_ms (server))
+  if (!server->ended && is_due (leave_at_ms (server)))
     vtpm_server_end (server);
 }
 
