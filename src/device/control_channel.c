@@ -18,8 +18,8 @@
  * long as this (docs/bench.md). Not where others want the processor: who yields to them has it back after milliseconds.
  */
 #define NEXT_BLOB_US 50
-#define SLOW_YIELD_US 1000 /* others had a slice */
-#define MAX_READS 8        /* then others have their turn */
+#define SLOW_YIELD_US 500 /* no client's share of it: others had a slice */
+#define MAX_READS 8       /* then others have their turn */
 
 struct VtpmControlChannel
 {
@@ -218,7 +218,7 @@ next_is_near (const VtpmControlChannel *channel)
 }
 
 /* Stays awake for a while, but lets a client that shares the processor run. As receive(), with EAGAIN where nothing
- * came. Whether there still is room is looked at when nobody waits, or was taken too long for. */
+ * came. Whether there still is room is looked at when nobody waits, or others had the processor. */
 static ssize_t
 receive_soon (VtpmControlChannel *channel)
 {

@@ -184,11 +184,11 @@ static void
 on_quiet (VtpmServer *server)
 {
   vtpm_data_channel_announce_next (server->data);
-  vtpm_host_load_look (&server->load); /* nobody waits now; who asks for state blobs will */
   if (vtpm_blobs_seal_ahead (server->blobs))
     {
       server->quiet_at_ms = G_MAXINT64;
-      malloc_trim (0); /* what start and commands needed is given back */
+      vtpm_host_load_look (&server->load); /* nobody waits now; who asks for state blobs will */
+      malloc_trim (0);                     /* what start and commands needed is given back */
     }
   else
     server->quiet_at_ms = vtpm_now_ms () + VTPM_QUIET_MS;
