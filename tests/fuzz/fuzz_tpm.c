@@ -193,7 +193,7 @@ start (FuzzTpm *tpm)
 static void
 open_control (FuzzTpm *tpm)
 {
-  static const VtpmHostLoad no_load = { .fd = -1 };
+  static VtpmHostLoad no_load = { .fd = -1 };
   int ends[2];
   must (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
   tpm->control_fd = ends[0];
