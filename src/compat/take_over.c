@@ -87,11 +87,13 @@ vtpm_compat_settle_place (const VtpmConfig *config, const VtpmCompatPlace *place
   for (char **dir = config->state_dirs; *dir; dir++)
     if (!real || is_in (real, *dir))
       return TRUE;
+  struct stat info;
+  gboolean is_device = real && stat (real, &info) == 0 && S_ISBLK (info.st_mode);
   if (config->state_dirs[0])
     vtpm_log (VTPM_LOG_WARNING,
               "%s is in no folder of state-dirs in vtpm.conf: what looks at all TPMs of this host before a key or the "
-              "package goes does not find it; add its folder there, or the name of a block device",
-              place->path);
+              "package goes does not find it; add %s there",
+              place->path, is_device ? "the name of this block device" : "its folder");
   return TRUE;
 }
 

@@ -210,8 +210,9 @@ static void
 on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
 {
   Walk *walk = data;
+  g_autofree char *why = vtpm_walk_describe_link (path, real);
   if (is_folder || walk->images || vtpm_glance_names_state (real))
-    unreadable (walk, path, "a symbolic link to %s, which is not looked at: name that as well", real);
+    unreadable (walk, path, "%s", why);
 }
 
 static gint

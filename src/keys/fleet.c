@@ -57,7 +57,7 @@ on_trouble (const char *path, const char *why, gpointer data)
 static void
 on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
 {
-  g_autofree char *why = g_strdup_printf ("a symbolic link to %s, which is not looked at: name that as well", real);
+  g_autofree char *why = vtpm_walk_describe_link (path, real);
   if (is_folder || vtpm_glance_names_state (real))
     on_trouble (path, why, data);
 }

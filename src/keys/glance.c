@@ -59,7 +59,10 @@ vtpm_glance_names_state (const char *path)
 {
   struct stat info;
   vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  return fd >= 0 && fstat (fd, &info) == 0 && vtpm_glance_is_state (fd, (guint64) info.st_size, NULL);
+  if (fd < 0 || fstat (fd, &info) != 0)
+    return FALSE;
+  off_t size = S_ISBLK (info.st_mode) ? lseek (fd, 0, SEEK_END) : info.st_size;
+  return size > 0 && vtpm_glance_is_state (fd, (guint64) size, NULL);
 }
 
 gboolean

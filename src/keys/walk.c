@@ -153,7 +153,7 @@ look_at_link (const Walk *walk, const char *path)
 {
   struct stat info;
   g_autofree char *real = walk->how->link ? realpath (path, NULL) : NULL; /* from malloc, which is GLib's */
-  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode))
+  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
       && !is_below_roots (walk, real))
     walk->how->link (path, real, S_ISDIR (info.st_mode), walk->how->data);
 }
@@ -168,8 +168,18 @@ look_at_entry (const Walk *walk, const Above *above, int folder, const char *nam
     look_at_folder (walk, above, folder, name, path);
   else if (S_ISREG (info.st_mode) || (S_ISBLK (info.st_mode) && !above))
     look_at_file (walk, folder, name, path);
+  else if (S_ISBLK (info.st_mode) && walk->how->link)
+    walk->how->link (path, path, FALSE, walk->how->data);
   else if (S_ISLNK (info.st_mode))
     look_at_link (walk, path);
+}
+
+char *
+vtpm_walk_describe_link (const char *path, const char *real)
+{
+  return g_str_equal (path, real)
+             ? g_strdup ("a block device, which is looked at only where it is named itself: name it as well")
+             : g_strdup_printf ("a symbolic link to %s, which is not looked at: name that as well", real);
 }
 
 /* A link is followed where it was named, as a folder often is one; nowhere below. NULL: nothing to look at. */

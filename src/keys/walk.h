@@ -14,13 +14,17 @@ typedef struct
   void (*file) (int fd, const char *path, const struct stat *info, gpointer data);
   /** What could not be looked at, and why. */
   void (*trouble) (const char *path, const char *why, gpointer data);
-  /** A symbolic link below to REAL, a file or folder that is below none of the paths; may be NULL. */
+  /** A symbolic link below to REAL, a file, folder or block device that is below none of the paths; or a block device
+   * below, then REAL is PATH. May be NULL. */
   void (*link) (const char *path, const char *real, gboolean is_folder, gpointer data);
   gpointer data;
 } VtpmWalk;
 
 /** FALSE (usage): one of PATHS is not there, or none of these; then nothing was looked at. */
 gboolean vtpm_walk (const VtpmWalk *walk, const char *const *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/** Why the link or device PATH was not looked at; to be freed. */
+char *vtpm_walk_describe_link (const char *path, const char *real);
 
 GQuark vtpm_walk_error_quark (void);
 #define VTPM_WALK_ERROR (vtpm_walk_error_quark ())
