@@ -60,12 +60,13 @@ export_one (const VtpmConfig *config, const VtpmSwtpmExport *how, GError **error
 static int
 export_all (const VtpmConfig *config, const Arguments *a, const VtpmSwtpmKeySource *key, GError **error)
 {
-  g_autoptr (GPtrArray) found = vtpm_swtpm_export_find (a->all, error);
-  int status = 0;
+  gboolean missed;
+  g_autoptr (GPtrArray) found = vtpm_swtpm_export_find (a->all, &missed, error);
+  int status = missed ? 1 : 0;
   for (guint i = 0; found && i < found->len; i++)
     {
       g_autoptr (GError) cause = NULL;
-      const VtpmSwtpmExport how = { .state = found->pdata[i], .key = key };
+      const VtpmSwtpmExport how = { .state = found->pdata[i], .key = key, .spare_secret = TRUE };
       if (!export_one (config, &how, &cause))
         {
           int failed = vtpm_command_fail ("export", cause);

@@ -15,6 +15,7 @@
 #include "src/keys/walk.h"
 #include "state/audit.h"
 #include "state/owner.h"
+#include "state/registry.h"
 
 #define ASIDE "vtpm"
 #define IMAGE_URI "file://"
@@ -34,6 +35,7 @@ typedef struct
   VtpmStore *store; /* in place: STATE, held */
   VtpmReading reading;
   VtpmUuid vtpm_id;
+  VtpmSecret *key; /* swtpm's; NULL: in the clear */
   char *aside;
 } Export;
 
@@ -49,6 +51,7 @@ export_clear (Export *export)
       g_clear_pointer (&export->path[i], g_free);
       g_clear_pointer (&export->blob[i], vtpm_blob_free);
     }
+  g_clear_pointer (&export->key, vtpm_secret_free);
   g_clear_pointer (&export->aside, g_free);
 }
 
@@ -70,10 +73,6 @@ check_place (Export *export, GError **error)
   if (taken && !export->in_place)
     return vtpm_swtpm_fail (error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_PERMANENT],
                             "is there already and was left as it is; choose another place");
-  if (!export->is_image && lstat (export->path[VTPM_SWTPM_VOLATILE], &there) == 0)
-    return vtpm_swtpm_fail (
-        error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
-        "is there already, the suspended state of some TPM; move it away, or choose another folder");
   return TRUE;
 }
 
@@ -99,14 +98,41 @@ read_state (Export *export, GError **error)
   return TRUE;
 }
 
+static gboolean
+has_secret (const VtpmRecord *record)
+{
+  static const char *const given[] = { VTPM_PROVIDER_SWTPM_PASSPHRASE, VTPM_PROVIDER_SWTPM_KEY };
+  for (guint i = 0; i < G_N_ELEMENTS (given); i++)
+    {
+      VtpmUuid provider;
+      if (vtpm_uuid_parse (given[i], &provider) && vtpm_record_find_slot (record, &provider) >= 0)
+        return TRUE;
+    }
+  return FALSE;
+}
+
+/* An escrow slot would open it all the same, and then whoever reads the folder has what the secret was to keep, and
+ * libvirt's swtpm does not start: it is given a key. */
+static gboolean
+check_secret (const Export *export, GError **error)
+{
+  if (!export->how->spare_secret || export->how->key || !has_secret (vtpm_state_record (export->reading.state)))
+    return TRUE;
+  return vtpm_swtpm_fail (
+      error, VTPM_ERROR_KEY_CLOSED, export->how->state,
+      "has a secret of libvirt's, and is not written in the clear: turn it back with that, by 'vtpm "
+      "export --swtpm --key pwdfile=SECRET,mode=aes-256-cbc STATE DIR'");
+}
+
 /* Opened again before it is written: what swtpm could not open would be no way back. */
 static gboolean
-make_blob (Export *export, VtpmSwtpmPart part, const VtpmBlob *state, const VtpmSecret *key, GError **error)
+make_blob (Export *export, VtpmSwtpmPart part, const VtpmBlob *state, GError **error)
 {
   if (!state)
     return TRUE;
-  VtpmBlob *blob = export->blob[part] = vtpm_swtpm_make (state, key, error);
-  g_autoptr (VtpmBlob) again = blob ? vtpm_swtpm_open (blob->data, blob->len, key, export->path[part], error) : NULL;
+  VtpmBlob *blob = export->blob[part] = vtpm_swtpm_make (state, export->key, error);
+  g_autoptr (VtpmBlob) again
+      = blob ? vtpm_swtpm_open (blob->data, blob->len, export->key, export->path[part], error) : NULL;
   if (!again)
     return FALSE;
   g_assert (again->len == state->len && memcmp (again->data, state->data, state->len) == 0);
@@ -117,11 +143,10 @@ static gboolean
 make_blobs (Export *export, GError **error)
 {
   const VtpmPayload *payload = vtpm_state_payload (export->reading.state);
-  g_autoptr (VtpmSecret) key = NULL;
-  if (export->how->key && !(key = vtpm_swtpm_key_read (export->how->key, 16, error)))
+  if (export->how->key && !(export->key = vtpm_swtpm_key_read (export->how->key, 16, error)))
     return FALSE;
-  if (!make_blob (export, VTPM_SWTPM_PERMANENT, payload->permanent, key, error)
-      || !make_blob (export, VTPM_SWTPM_VOLATILE, payload->volatile_state, key, error))
+  if (!make_blob (export, VTPM_SWTPM_PERMANENT, payload->permanent, error)
+      || !make_blob (export, VTPM_SWTPM_VOLATILE, payload->volatile_state, error))
     return FALSE;
   if (export->is_image)
     {
@@ -130,6 +155,31 @@ make_blobs (Export *export, GError **error)
         g_clear_pointer (&export->blob[i], vtpm_blob_free);
       export->blob[VTPM_SWTPM_PERMANENT] = image;
     }
+  return TRUE;
+}
+
+/* What an export in place that was killed wrote is what this one would write, and stays. */
+static gboolean
+is_from_before (const Export *export)
+{
+  const VtpmBlob *ours = vtpm_state_payload (export->reading.state)->volatile_state;
+  const char *path = export->path[VTPM_SWTPM_VOLATILE];
+  g_autoptr (VtpmBlob) bytes = ours && export->in_place ? vtpm_read_file (path, 2 * VTPM_SWTPM_MAX_BLOB) : NULL;
+  g_autoptr (VtpmBlob) there = bytes ? vtpm_swtpm_open (bytes->data, bytes->len, export->key, path, NULL) : NULL;
+  return there && there->len == ours->len && memcmp (there->data, ours->data, ours->len) == 0;
+}
+
+static gboolean
+check_suspended (Export *export, GError **error)
+{
+  struct stat there;
+  if (export->is_image || lstat (export->path[VTPM_SWTPM_VOLATILE], &there) != 0)
+    return TRUE;
+  if (!is_from_before (export))
+    return vtpm_swtpm_fail (
+        error, VTPM_ERROR_STATE_EXISTS, export->path[VTPM_SWTPM_VOLATILE],
+        "is there already, the suspended state of some TPM; move it away, or choose another folder");
+  g_clear_pointer (&export->blob[VTPM_SWTPM_VOLATILE], vtpm_blob_free);
   return TRUE;
 }
 
@@ -169,6 +219,8 @@ write_blobs (Export *export, GError **error)
 {
   const VtpmBlob *suspended = export->blob[VTPM_SWTPM_VOLATILE];
   const char *path = export->path[VTPM_SWTPM_VOLATILE];
+  for (guint i = 0; i < VTPM_SWTPM_N_PARTS && !export->is_image; i++)
+    vtpm_swtpm_remove_left (export->path[i]);
   if (suspended && (!vtpm_swtpm_write_file (path, suspended, &export->like, error)))
     return FALSE;
   if ((!suspended || vtpm_swtpm_sync_folder (path, error))
@@ -209,7 +261,8 @@ run_export (Export *export, GError **error)
   name_place (export);
   if (!check_place (export, error) || (export->in_place && !hold_state (export, error)))
     return FALSE;
-  if (!read_state (export, error) || !make_blobs (export, error))
+  if (!read_state (export, error) || !check_secret (export, error) || !make_blobs (export, error)
+      || !check_suspended (export, error))
     return FALSE;
   /* an image is locked itself, and this one is new */
   if ((!export->is_image && (export->lock = vtpm_swtpm_lock_folder (export->folder, error)) < 0)
@@ -247,26 +300,50 @@ vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how, char **
   return done;
 }
 
+typedef struct
+{
+  GPtrArray *found;
+  gboolean missed;
+} Search;
+
 static void
 found_file (int fd, const char *path, const struct stat *info, gpointer data)
 {
+  Search *search = data;
   g_autofree char *name = g_path_get_basename (path);
   if (g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) && vtpm_glance_is_state (fd, (guint64) info->st_size, NULL))
-    g_ptr_array_add (data, g_strdup (path));
+    g_ptr_array_add (search->found, g_strdup (path));
+}
+
+/* What takes the file's place would stand where the link is, not where its owner wanted the TPM to be. */
+static void
+found_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+{
+  Search *search = data;
+  g_autofree char *name = g_path_get_basename (path);
+  if (is_folder || !g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) || !vtpm_glance_names_state (real))
+    return;
+  vtpm_log (VTPM_LOG_WARNING,
+            "%s is a link to %s, which was left as it is: move the file to where the link is, then again", path, real);
+  search->missed = TRUE;
 }
 
 static void
 tell_trouble (const char *path, const char *why, gpointer data)
 {
-  (void) data;
+  Search *search = data;
   vtpm_log (VTPM_LOG_WARNING, "cannot look at %s: %s", path, why);
+  search->missed = TRUE;
 }
 
 GPtrArray *
-vtpm_swtpm_export_find (const char *folder, GError **error)
+vtpm_swtpm_export_find (const char *folder, gboolean *missed, GError **error)
 {
   g_autoptr (GPtrArray) found = g_ptr_array_new_with_free_func (g_free);
-  const VtpmWalk walk = { .file = found_file, .trouble = tell_trouble, .data = found };
+  Search search = { .found = found };
+  const VtpmWalk walk = { .file = found_file, .trouble = tell_trouble, .link = found_link, .data = &search };
   const char *const paths[] = { folder, NULL };
-  return vtpm_walk (&walk, paths, error) ? g_steal_pointer (&found) : NULL;
+  gboolean done = vtpm_walk (&walk, paths, error);
+  *missed = search.missed;
+  return done ? g_steal_pointer (&found) : NULL;
 }

@@ -13,6 +13,7 @@ typedef struct
   const char *state;
   const char *place;             /* a folder, or file://IMAGE; NULL: STATE's own folder, in place */
   const VtpmSwtpmKeySource *key; /* NULL: in the clear */
+  gboolean spare_secret; /* one that has a secret of libvirt's does not go in the clear: swtpm is given it, too */
 } VtpmSwtpmExport;
 
 /**
@@ -24,5 +25,6 @@ gboolean vtpm_swtpm_export (const VtpmConfig *config, const VtpmSwtpmExport *how
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /** The state files of ours below FOLDER that stand where swtpm's would (their name is that of its permanent file); to
- * be freed. What cannot be looked at is told in the log. NULL: usage. */
-GPtrArray *vtpm_swtpm_export_find (const char *folder, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * be freed. What cannot be looked at is told in the log, and so is one behind a link; *MISSED says whether there was
+ * any. NULL: usage. */
+GPtrArray *vtpm_swtpm_export_find (const char *folder, gboolean *missed, GError **error) G_GNUC_WARN_UNUSED_RESULT;

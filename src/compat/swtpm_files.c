@@ -16,6 +16,9 @@
 #define TPM_1_2_FILE "tpm-00.permall"
 #define MAX_ASIDE 1000
 #define TEMPORARY_DIGITS 8
+#define HEX_DIGITS "0123456789abcdef"
+#define MKSTEMP_LETTERS 6 /* g_mkstemp(), in place of "XXXXXX" */
+#define LETTERS_AND_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 static gboolean
 fail_errno (GError **error, VtpmErrorCode otherwise, const char *what, const char *path)
@@ -295,16 +298,32 @@ vtpm_swtpm_name_aside (const char *path, const char *suffix, GError **error)
   return NULL;
 }
 
+/* *REST is behind a temporary suffix and LEN of CHARACTERS that begin it, or it stays. */
+static gboolean
+pass_temporary (const char **rest, const char *characters, gsize len)
+{
+  if (!g_str_has_prefix (*rest, VTPM_TEMPORARY_SUFFIX)
+      || strspn (*rest + strlen (VTPM_TEMPORARY_SUFFIX), characters) < len)
+    return FALSE;
+  *rest += strlen (VTPM_TEMPORARY_SUFFIX) + len;
+  return TRUE;
+}
+
+/* As vtpm_swtpm_name_temporary() makes them of BASE, and open_new() of BASE or of such a name. */
 static gboolean
 is_left_name (const char *name, const char *base)
 {
-  gsize len = strlen (base) + strlen (VTPM_TEMPORARY_SUFFIX);
-  return g_str_has_prefix (name, base) && g_str_has_prefix (name + strlen (base), VTPM_TEMPORARY_SUFFIX)
-         && strlen (name) == len + TEMPORARY_DIGITS && strspn (name + len, "0123456789abcdef") == TEMPORARY_DIGITS;
+  const char *named = name + strlen (base);
+  if (!g_str_has_prefix (name, base))
+    return FALSE;
+  const char *unnamed = named;
+  return (pass_temporary (&named, HEX_DIGITS, TEMPORARY_DIGITS)
+          && (!*named || (pass_temporary (&named, LETTERS_AND_DIGITS, MKSTEMP_LETTERS) && !*named)))
+         || (pass_temporary (&unnamed, LETTERS_AND_DIGITS, MKSTEMP_LETTERS) && !*unnamed);
 }
 
-char *
-vtpm_swtpm_name_temporary (const char *path)
+void
+vtpm_swtpm_remove_left (const char *path)
 {
   g_autofree char *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
   g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
@@ -315,6 +334,11 @@ vtpm_swtpm_name_temporary (const char *path)
         g_autofree char *left = g_build_filename (folder, name, NULL);
         unlink (left);
       }
+}
+
+char *
+vtpm_swtpm_name_temporary (const char *path)
+{
   return g_strdup_printf ("%s" VTPM_TEMPORARY_SUFFIX "%0*x", path, TEMPORARY_DIGITS, g_random_int ());
 }
 

@@ -49,9 +49,11 @@ gboolean vtpm_swtpm_is_same_file (const char *one, const char *other);
  */
 char *vtpm_swtpm_name_aside (const char *path, const char *suffix, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /** A name beside PATH for the file that is to take PATH's place, made of VTPM_TEMPORARY_SUFFIX and eight hexadecimal
- * digits. Such files that killed processes left are removed, for they may hold a TPM in the clear: the caller holds the
- * lock of what stands at PATH, so nobody works on one. */
+ * digits. */
 char *vtpm_swtpm_name_temporary (const char *path);
+/** Removes files that killed processes left beside PATH, under such a name or one of vtpm_swtpm_write_file()'s: they
+ * may hold a TPM in the clear. The caller holds the lock of what stands at PATH, so nobody works on one. */
+void vtpm_swtpm_remove_left (const char *path);
 /** Makes the names in the folder of PATH durable. FALSE: store-failed. */
 gboolean vtpm_swtpm_sync_folder (const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -76,6 +76,8 @@ choose_name (Import *import, GError **error)
                       "%s is there already and was left as it is; choose another name", target);
       return FALSE;
     }
+  if (import->in_place)
+    vtpm_swtpm_remove_left (target);
   import->made = import->in_place ? vtpm_swtpm_name_temporary (target) : g_strdup (target);
   return TRUE;
 }

@@ -181,6 +181,61 @@ def test_export_all(place):
     vtpm(place, "export", "--swtpm", "--plaintext", "--all", "nowhere", status=2, word="usage")
 
 
+def test_export_all_spares(place):
+    """one that has a secret of libvirt's does not go in the clear with the others, though an escrow slot opens it; nor
+    does what a link leads to go where the link is"""
+    write_file("word", b"a secret word")
+    for folder in ("host/a", "host/b", "disk"):
+        os.makedirs(folder)
+    secret, link, target = "host/a/" + PERMANENT, "host/b/" + PERMANENT, "disk/tpm"
+    place.create(secret)
+    vtpm(place, "keys", "add", secret, "--provider", "swtpm-passphrase", "--password-file", "word")
+    place.create(target)
+    os.symlink(os.path.abspath(target), link)
+    with unchanged(secret), unchanged(target):
+        done = vtpm(place, "export", "--swtpm", "--plaintext", "--all", "host", status=1)
+    contains(done.stderr, link + " is a link to", "move the file", secret + " has a secret of libvirt's", "--key")
+    same(done.stdout, "")
+    same(sorted(os.listdir("host/a")), [PERMANENT])
+    true(os.path.islink(link), "the link stands")
+    vtpm(place, "export", "--swtpm", "--key", "pwdfile=word,mode=aes-256-cbc", "--all", "host/a")
+    same(read_file(secret)[:2], b"\2\1")
+
+
+def test_export_again(place):
+    """an export that was killed is run again: what it left in the clear goes, and what it had written stands"""
+    guest = made_by_swtpm(place)
+    import_it(place, "old", "old/" + PERMANENT, "--vm-uuid", VM)
+    guest.start_ours("old/" + PERMANENT, "--vm-uuid", VM)
+    guest("pcrextend 16:sha256=" + "ab" * 32)
+    pcr = guest.pcr()
+    with Control("tpm.ctrl") as control:
+        same(control.result(STORE_VOLATILE), 0, "STORE_VOLATILE")
+    guest.device.kill()
+    for name in ("tpm", "tpm.ctrl"):
+        if os.path.exists(name):
+            os.unlink(name)
+    os.mkdir("other")
+    vtpm(place, "export", "--swtpm", "--plaintext", "old/" + PERMANENT, "other")
+    suspended = read_file("other/" + VOLATILE)
+    left = [PERMANENT + tail for tail in (".new.0123abcd", ".new.0123abcd.new.aB3dEf", ".new.aB3dEf")]
+    left.append(VOLATILE + ".new.aB3dEf")
+    not_left = [PERMANENT + tail for tail in (".new.0123abcd.", ".new.", ".new.aB3dEfg", ".new.0123abcd.new.aB3dEfg")]
+    for name in left + not_left:
+        write_file("old/" + name, b"in the clear")
+    write_file("old/" + VOLATILE, suspended[:-1] + bytes([suspended[-1] ^ 1]))
+    with unchanged("old/" + PERMANENT):
+        vtpm(place, "export", "--swtpm", "--plaintext", "old/" + PERMANENT, "old", status=3, word="state-exists")
+    write_file("old/" + VOLATILE, suspended)
+    vtpm(place, "export", "--swtpm", "--plaintext", "old/" + PERMANENT, "old")
+    same([name for name in left if os.path.exists("old/" + name)], [])
+    same([name for name in not_left if not os.path.exists("old/" + name)], [])
+    same(read_file("old/" + VOLATILE), suspended)
+    guest.start_swtpm("old", resume=True)
+    same(guest.pcr(), pcr)
+    guest.stop_swtpm()
+
+
 def test_certificates(place):
     """the certificates that swtpm_setup put into the TPM are in the public part"""
     if not shutil.which("swtpm_setup"):
