@@ -151,7 +151,7 @@ def test_build(_place):
     build.__wrapped__()
     with open(package, "rb") as file:
         true(file.read() == first, "two builds differ")
-    fields = subprocess.run(["dpkg-deb", "-f", package, "Package", "Architecture", "Depends"], check=True, timeout=60,
+    fields = subprocess.run(["dpkg-deb", "-f", package, "Package", "Architecture", "Pre-Depends"], check=True, timeout=60,
                             stdout=subprocess.PIPE, text=True).stdout
     contains(fields, "Package: vtpm", "libtpms0 (>= 0.9.2)", "libssl3", "libc6")
     lacks(fields, "libfuse3")
@@ -319,7 +319,53 @@ def test_configured_folders(_place):
             true(os.path.exists(host.path(folder + "/tpm2-00.permall.vtpm")), "it is turned back")
         with open(host.path("/srv/bob's vms/x/disk"), "wb") as file:
             file.write(bytes(1 << 20))
+        os.symlink("/etc/passwd", host.path("/srv/bob's vms/x/small"))
+        contains(dpkg(host, "-r", "vtpm", status=1), "there are 1 TPMs", "/root/elsewhere/tpm2-00.permall")
+        os.rename(host.path("/root/elsewhere/tpm2-00.permall"), host.path("/root/elsewhere/kept"))
         dpkg(host, "-r", "vtpm")
+
+
+def test_other_places(_place):
+    """A state in no folder that vtpm.conf names is known from the audit log: nobody else would leave it alone"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        dpkg(host, "-i", package)
+        for folder in ("/srv/images", "/srv/one", "/srv/gone"):
+            os.makedirs(host.path(folder))
+        said(host.run("swtpm_setup", "--tpm2", "--tpmstate", "file:///srv/images/vm-100-disk-0.raw", "--createek",
+                      "--not-overwrite"))
+        said(host.run("vtpm", "create", "/srv/one/tpm2-00.permall"))
+        said(host.run("vtpm", "create", "/srv/gone/vm.vtpm"))
+        os.unlink(host.path("/srv/gone/vm.vtpm"))
+        words = dpkg(host, "-r", "vtpm", status=1)
+        contains(words, "there are 2 TPMs", "  /srv/images/vm-100-disk-0.raw\n")
+        commands = re.findall(r"^  (vtpm export --swtpm .*)$", words, re.M)
+        same(commands, ["vtpm export --swtpm --plaintext --all '/srv/one'"])
+        said(host.run("sh", "-c", commands[0]))
+        os.rename(host.path("/srv/images/vm-100-disk-0.raw"), host.path("/srv/images/kept"))
+        dpkg(host, "-r", "vtpm")
+
+
+def test_profile_fails(_place):
+    """Where AppArmor does not take the profile no machine of libvirt's could start: dpkg says so until it does"""
+    need_root()
+    package = build()
+    with copy_of_host() as host:
+        for name, status in (("aa-enabled", 0), ("apparmor_parser", 1)):
+            fake(host, name, status)
+        contains(dpkg(host, "-i", package, status=1), "cannot be loaded", "dpkg --configure vtpm")
+        true(os.path.isdir(host.path("/var/lib/vtpm-vms")), "the rest is done")
+        fake(host, "apparmor_parser", 0)
+        dpkg(host, "--configure", "vtpm")
+        contains(said(host.run("dpkg-query", "-W", "-f", "${Status}", "vtpm")), "install ok installed")
+
+
+def fake(host, name, status):
+    path = host.path("/usr/local/sbin/" + name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("#!/bin/sh\nexit %d\n" % status)
+    os.chmod(path, 0o755)
 
 
 def test_full_tmp(_place):
@@ -353,6 +399,14 @@ def test_unseen_folders(_place):
                 contains(dpkg(host, "-r", "vtpm", status=1), "/root/disk cannot be looked through", "where a link leads there")
                 os.unlink(host.path(link))
         os.chmod(host.path("/srv/vms/theirs"), 0o700)
+        with open(host.path("/etc/fstab"), "w", encoding="utf-8") as file:
+            file.write("# /srv/vms is not this\n/dev/sdz1 /srv ext4 defaults 0 2\n/dev/sdz2 / ext4 defaults 0 1\n")
+        contains(dpkg(host, "-r", "vtpm", status=1), "/srv/vms cannot be looked through", "mount")
+        os.unlink(host.path("/etc/fstab"))
+        os.rmdir(host.path("/var/lib/vtpm-vms"))
+        os.symlink("/root/no-disk", host.path("/var/lib/vtpm-vms"))
+        contains(dpkg(host, "-r", "vtpm", status=1), "/var/lib/vtpm-vms cannot be looked through")
+        os.unlink(host.path("/var/lib/vtpm-vms"))
         done = host.run("setpriv", "--bounding-set=-dac_override,-dac_read_search", "/var/lib/dpkg/info/vtpm.prerm", "remove")
         contains(said(done, 1), "/srv/vms cannot be looked through")
         dpkg(host, "-r", "vtpm")
@@ -370,8 +424,14 @@ def test_configured_device(_place):
             os.mknod(host.path("/srv/volume"), stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
             said(host.run("vtpm", "create", "/srv/volume"))
             contains(dpkg(host, "-r", "vtpm", status=1), "/srv/volume", "taken out of state-dirs")
-            said(host.run("vtpm", "destroy", "/srv/volume", "--yes"))
-            dpkg(host, "-r", "vtpm")
+            edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=/srv/volume;", "state-dirs=/srv/group/;")
+            os.mkdir(host.path("/srv/group"))
+            os.symlink("../volume", host.path("/srv/group/vm"))
+            contains(dpkg(host, "-r", "vtpm", status=1), "/srv/group/vm", "taken out of state-dirs")
+            contains(said(host.run("vtpm", "rekey", "--all", "/srv/group"), 4), "/srv/group/vm",
+                     "name that as well")
+            edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=/srv/group/;", "state-dirs=")
+            contains(dpkg(host, "-r", "vtpm"), "/srv/volume has a TPM that nothing else can open")
 
 
 def test_between(_place):
