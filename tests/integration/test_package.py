@@ -428,8 +428,10 @@ def test_configured_device(_place):
             os.mkdir(host.path("/srv/group"))
             os.symlink("../volume", host.path("/srv/group/vm"))
             contains(dpkg(host, "-r", "vtpm", status=1), "/srv/group/vm", "taken out of state-dirs")
-            contains(said(host.run("vtpm", "rekey", "--all", "/srv/group"), 4), "/srv/group/vm",
-                     "name that as well")
+            os.mknod(host.path("/srv/group/node"), stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
+            contains(said(host.run("vtpm", "rekey", "--all", "/srv/group"), 4), "/srv/group/vm: a symbolic link",
+                     "/srv/group/node: a block device")
+            os.unlink(host.path("/srv/group/node"))
             edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=/srv/group/;", "state-dirs=")
             contains(dpkg(host, "-r", "vtpm"), "/srv/volume has a TPM that nothing else can open")
 
