@@ -317,15 +317,19 @@ found_file (int fd, const char *path, const struct stat *info, gpointer data)
 
 /* What takes the file's place would stand where the link is, not where its owner wanted the TPM to be. */
 static void
-found_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+found_link (const char *path, const char *real, mode_t mode, gpointer data)
 {
   Search *search = data;
   g_autofree char *name = g_path_get_basename (path);
-  if (is_folder || !g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) || !vtpm_glance_names_state (real))
-    return;
-  vtpm_log (VTPM_LOG_WARNING,
-            "%s is a link to %s, which was left as it is: move the file to where the link is, then again", path, real);
-  search->missed = TRUE;
+  gboolean is_state
+      = !S_ISDIR (mode) && g_str_equal (name, VTPM_SWTPM_PERMANENT_FILE) && vtpm_glance_may_name_state (real);
+  if (is_state)
+    vtpm_log (VTPM_LOG_WARNING, "%s is %s, which was left as it is: have the file itself there, then again", path,
+              g_str_equal (path, real) ? "a block device" : "a link");
+  else if (S_ISDIR (mode))
+    vtpm_log (VTPM_LOG_WARNING, "%s is a link to %s, which was not looked through: turn that back by itself", path,
+              real);
+  search->missed |= is_state || S_ISDIR (mode);
 }
 
 static void
@@ -341,7 +345,8 @@ vtpm_swtpm_export_find (const char *folder, gboolean *missed, GError **error)
 {
   g_autoptr (GPtrArray) found = g_ptr_array_new_with_free_func (g_free);
   Search search = { .found = found };
-  const VtpmWalk walk = { .file = found_file, .trouble = tell_trouble, .link = found_link, .data = &search };
+  const VtpmWalk walk
+      = { .file = found_file, .trouble = tell_trouble, .link = found_link, .links_within = TRUE, .data = &search };
   const char *const paths[] = { folder, NULL };
   gboolean done = vtpm_walk (&walk, paths, error);
   *missed = search.missed;

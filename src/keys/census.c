@@ -207,11 +207,11 @@ on_trouble (const char *path, const char *why, gpointer data)
 
 /* As where one machine's folder lies on another disk. */
 static void
-on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+on_link (const char *path, const char *real, mode_t mode, gpointer data)
 {
   Walk *walk = data;
   g_autofree char *why = vtpm_walk_describe_link (path, real);
-  if (is_folder || walk->images || vtpm_glance_names_state (real))
+  if (S_ISDIR (mode) || (walk->images && S_ISREG (mode)) || vtpm_glance_may_name_state (real))
     unreadable (walk, path, "%s", why);
 }
 
@@ -244,7 +244,7 @@ vtpm_census_take (const char *const *paths, gboolean images, GError **error)
   census->keys = g_ptr_array_new_with_free_func (key_free);
   census->unreadable = g_ptr_array_new_with_free_func (g_free);
   Walk walk = { .census = census, .images = images, .seen = vtpm_glance_seen_new () };
-  VtpmWalk files = { on_file, on_trouble, on_link, &walk };
+  VtpmWalk files = { .file = on_file, .trouble = on_trouble, .link = on_link, .data = &walk };
   gboolean fine = vtpm_walk (&files, paths, error);
   g_hash_table_unref (walk.seen);
   if (!fine)

@@ -55,10 +55,10 @@ on_trouble (const char *path, const char *why, gpointer data)
 
 /* Whoever changes all keys of a host means the machines behind it, too. */
 static void
-on_link (const char *path, const char *real, gboolean is_folder, gpointer data)
+on_link (const char *path, const char *real, mode_t mode, gpointer data)
 {
   g_autofree char *why = vtpm_walk_describe_link (path, real);
-  if (is_folder || vtpm_glance_names_state (real))
+  if (S_ISDIR (mode) || vtpm_glance_may_name_state (real))
     on_trouble (path, why, data);
 }
 

@@ -55,14 +55,15 @@ vtpm_copies_clear (VtpmCopies *copies)
 }
 
 gboolean
-vtpm_glance_names_state (const char *path)
+vtpm_glance_may_name_state (const char *path)
 {
   struct stat info;
+  int failed = 0;
   vtpm_autofd int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0 || fstat (fd, &info) != 0)
-    return FALSE;
+    return errno != ENOENT;
   off_t size = S_ISBLK (info.st_mode) ? lseek (fd, 0, SEEK_END) : info.st_size;
-  return size > 0 && vtpm_glance_is_state (fd, (guint64) size, NULL);
+  return size < 0 || vtpm_glance_is_state (fd, (guint64) size, &failed) || failed != 0;
 }
 
 gboolean

@@ -23,8 +23,8 @@ gboolean vtpm_glance_magic (int fd, guint64 size, guint64 offset, const char *ma
 /** Whether a header copy or, for a file whose header is gone, a state slot begins where it should. */
 gboolean vtpm_glance_is_state (int fd, guint64 size, int *failed);
 
-/** The same of the file that PATH names, which need not be there. */
-gboolean vtpm_glance_names_state (const char *path);
+/** The same of the file or block device that PATH names, which need not be there. TRUE also where it cannot be told. */
+gboolean vtpm_glance_may_name_state (const char *path);
 
 /** Reads copy COPY; TRUE: it is good. */
 gboolean vtpm_glance_copy (int fd, guint copy, VtpmCopies *copies);

@@ -148,14 +148,31 @@ is_below_roots (const Walk *walk, const char *real)
   return FALSE;
 }
 
+/* What is behind it may be a disk that is not mounted, or a volume that is not active. */
 static void
 look_at_link (const Walk *walk, const char *path)
 {
   struct stat info;
-  g_autofree char *real = walk->how->link ? realpath (path, NULL) : NULL; /* from malloc, which is GLib's */
-  if (real && stat (real, &info) == 0 && (S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
-      && !is_below_roots (walk, real))
-    walk->how->link (path, real, S_ISDIR (info.st_mode), walk->how->data);
+  if (!walk->how->link)
+    return;
+  g_autofree char *real = realpath (path, NULL); /* from malloc, which is GLib's */
+  if (!real || stat (real, &info) != 0)
+    walk->how->trouble (path, "a symbolic link that leads nowhere; mount or activate what is behind it, or remove it",
+                        walk->how->data);
+  else if ((S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
+           && ((walk->how->links_within && !S_ISDIR (info.st_mode)) || !is_below_roots (walk, real)))
+    walk->how->link (path, real, info.st_mode, walk->how->data);
+}
+
+/* Opened only where it is named itself. */
+static void
+pass_device (const Walk *walk, const char *path, mode_t mode)
+{
+  for (guint i = 0; i < walk->roots->len; i++)
+    if (g_str_equal (path, walk->roots->pdata[i]))
+      return;
+  if (walk->how->link)
+    walk->how->link (path, path, mode, walk->how->data);
 }
 
 static void
@@ -168,8 +185,8 @@ look_at_entry (const Walk *walk, const Above *above, int folder, const char *nam
     look_at_folder (walk, above, folder, name, path);
   else if (S_ISREG (info.st_mode) || (S_ISBLK (info.st_mode) && !above))
     look_at_file (walk, folder, name, path);
-  else if (S_ISBLK (info.st_mode) && walk->how->link)
-    walk->how->link (path, path, FALSE, walk->how->data);
+  else if (S_ISBLK (info.st_mode))
+    pass_device (walk, path, info.st_mode);
   else if (S_ISLNK (info.st_mode))
     look_at_link (walk, path);
 }
