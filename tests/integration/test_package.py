@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The Debian package: built, installed, upgraded, removed and purged, with swtpm's packages beside it and without,
 with states of ours and without. Each in a copy of this host that is thrown away (see overlay.py)."""
+import gzip
 import os
 import re
 import shutil
@@ -337,14 +338,30 @@ def test_other_places(_place):
                       "--not-overwrite"))
         said(host.run("vtpm", "create", "/srv/one/tpm2-00.permall"))
         said(host.run("vtpm", "create", "/srv/gone/vm.vtpm"))
+        said(host.run("vtpm", "create", '/srv/gone/"\\'))
         os.unlink(host.path("/srv/gone/vm.vtpm"))
+        log = host.path("/var/lib/vtpm/audit.log")
+        rotated(log, log + ".2.gz")
+        for damage in (b"", b"no gzip"):
+            with open(log + ".1.gz", "wb") as file:
+                file.write(damage)
+            contains(dpkg(host, "-r", "vtpm", status=1), "/var/lib/vtpm/audit.log.1.gz cannot be looked through", "there are 3 TPMs")
+        os.unlink(log + ".1.gz")
+        edit(host.path("/etc/vtpm/vtpm.conf"), "#audit=journal", "audit=journal")
         words = dpkg(host, "-r", "vtpm", status=1)
-        contains(words, "there are 2 TPMs", "  /srv/images/vm-100-disk-0.raw\n")
+        contains(words, "there are 3 TPMs", "  /srv/images/vm-100-disk-0.raw\n", '  /srv/gone/"\\\n')
+        os.unlink(host.path('/srv/gone/"\\'))
         commands = re.findall(r"^  (vtpm export --swtpm .*)$", words, re.M)
         same(commands, ["vtpm export --swtpm --plaintext --all '/srv/one'"])
         said(host.run("sh", "-c", commands[0]))
         os.rename(host.path("/srv/images/vm-100-disk-0.raw"), host.path("/srv/images/kept"))
         dpkg(host, "-r", "vtpm")
+
+
+def rotated(log, name):
+    with open(log, "rb") as file, gzip.open(name, "wb") as packed:
+        packed.write(file.read())
+    os.unlink(log)
 
 
 def test_profile_fails(_place):
@@ -400,13 +417,20 @@ def test_unseen_folders(_place):
                 os.unlink(host.path(link))
         os.chmod(host.path("/srv/vms/theirs"), 0o700)
         with open(host.path("/etc/fstab"), "w", encoding="utf-8") as file:
-            file.write("# /srv/vms is not this\n/dev/sdz1 /srv ext4 defaults 0 2\n/dev/sdz2 / ext4 defaults 0 1\n")
-        contains(dpkg(host, "-r", "vtpm", status=1), "/srv/vms cannot be looked through", "mount")
+            file.write("#/dev/sdz0 /srv/vms ext4\n/dev/sdz2 / ext4 defaults 0 1\nproc /proc proc defaults 0 0\n/dev/sdz1\t/srv/vms/a\\040b/ ext4")
+        lacks(dpkg(host, "-r", "vtpm", status=1), "/srv/vms cannot", "/proc")
+        with open(host.path("/etc/fstab"), "a", encoding="utf-8") as file:
+            file.write("\n/dev/sdz3 /srv ext4 noauto\n")
+        contains(dpkg(host, "-r", "vtpm", status=1), "/srv cannot be looked through", "/srv/vms/a b cannot", "/etc/fstab")
         os.unlink(host.path("/etc/fstab"))
+        os.symlink("/srv/no-disk/vm", host.path("/srv/vms/gone"))
+        contains(dpkg(host, "-r", "vtpm", status=1), "/srv/vms/gone cannot be looked through", "remove the link")
+        os.unlink(host.path("/srv/vms/gone"))
         os.rmdir(host.path("/var/lib/vtpm-vms"))
         os.symlink("/root/no-disk", host.path("/var/lib/vtpm-vms"))
         contains(dpkg(host, "-r", "vtpm", status=1), "/var/lib/vtpm-vms cannot be looked through")
         os.unlink(host.path("/var/lib/vtpm-vms"))
+        os.mkdir(host.path("/var/lib/vtpm-vms"))
         done = host.run("setpriv", "--bounding-set=-dac_override,-dac_read_search", "/var/lib/dpkg/info/vtpm.prerm", "remove")
         contains(said(done, 1), "/srv/vms cannot be looked through")
         dpkg(host, "-r", "vtpm")
@@ -431,6 +455,7 @@ def test_configured_device(_place):
             os.mknod(host.path("/srv/group/node"), stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
             contains(said(host.run("vtpm", "rekey", "--all", "/srv/group"), 4), "/srv/group/vm: a symbolic link",
                      "/srv/group/node: a block device")
+            lacks(said(host.run("vtpm", "rekey", "--all", "/srv/group", "/srv/group/node"), 4), "node: a block device")
             os.unlink(host.path("/srv/group/node"))
             edit(host.path("/etc/vtpm/vtpm.conf"), "state-dirs=/srv/group/;", "state-dirs=")
             contains(dpkg(host, "-r", "vtpm"), "/srv/volume has a TPM that nothing else can open")
