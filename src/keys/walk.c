@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/vfs.h>
 
 #include "base/errors.h"
@@ -148,6 +149,14 @@ is_below_roots (const Walk *walk, const char *real)
   return FALSE;
 }
 
+/* Whether what the link PATH misses would stand beside it, where it was looked for. */
+static gboolean
+misses_neighbour (const char *path)
+{
+  g_autofree char *target = g_file_read_link (path, NULL);
+  return target && !strchr (target, '/');
+}
+
 /* What is behind it may be a disk that is not mounted, or a volume that is not active. */
 static void
 look_at_link (const Walk *walk, const char *path)
@@ -156,11 +165,13 @@ look_at_link (const Walk *walk, const char *path)
   if (!walk->how->link)
     return;
   g_autofree char *real = realpath (path, NULL); /* from malloc, which is GLib's */
-  if (!real || stat (real, &info) != 0)
+  gboolean is_there = real && stat (real, &info) == 0;
+  if (!is_there && !misses_neighbour (path))
     walk->how->trouble (path, "a symbolic link that leads nowhere; mount or activate what is behind it, or remove it",
                         walk->how->data);
-  else if ((S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode))
-           && ((walk->how->links_within && !S_ISDIR (info.st_mode)) || !is_below_roots (walk, real)))
+  if (!is_there || !(S_ISDIR (info.st_mode) || S_ISREG (info.st_mode) || S_ISBLK (info.st_mode)))
+    return;
+  if ((walk->how->links_within && !S_ISDIR (info.st_mode)) || !is_below_roots (walk, real))
     walk->how->link (path, real, info.st_mode, walk->how->data);
 }
 

@@ -15,7 +15,8 @@ typedef struct
   /** What could not be looked at, and why. */
   void (*trouble) (const char *path, const char *why, gpointer data);
   /** A symbolic link below to REAL, a file, folder or block device that is below none of the paths; or a block device
-   * below, then REAL is PATH. MODE is REAL's, as stat(2) has it. One that leads nowhere is trouble. May be NULL. */
+   * below, then REAL is PATH. MODE is REAL's, as stat(2) has it. One that leads nowhere is
+   * trouble, unless a name beside it was meant. May be NULL. */
   void (*link) (const char *path, const char *real, mode_t mode, gpointer data);
   gboolean links_within; /* also links to files below the paths, which are met by their own names */
   gpointer data;
