@@ -535,6 +535,30 @@ def test_killed_install(_place):
         lacks("\n".join(os.listdir(host.path("/usr/bin"))), ".distrib")
 
 
+def test_killed_removal(_place):
+    """dpkg killed when ours are gone and swtpm's not back: as docs/libvirt.md says, one more removal brings them back"""
+    need_root()
+    need_swtpm()
+    with copy_of_host() as host:
+        before = {name: open(host.path("/usr/bin/" + name), "rb").read() for name in NAMES}
+        dpkg(host, "-i", build())
+        script = host.path("/var/lib/dpkg/info/vtpm.postrm")
+        with open(script, encoding="utf-8") as file:
+            whole = file.read()
+        with open(script, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\nkill -9 $PPID $$\n")
+        true(host.run("dpkg", "-r", "vtpm").returncode != 0, "it was killed")
+        true(not os.path.exists(host.path("/usr/bin/swtpm")), "it was killed too early, or too late")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(whole)
+        dpkg(host, "--configure", "-a")
+        true(not os.path.exists(host.path("/usr/bin/swtpm")), "docs/libvirt.md says that this does not help")
+        dpkg(host, "-r", "vtpm")
+        same(diverted(host), {})
+        for name in NAMES:
+            true(open(host.path("/usr/bin/" + name), "rb").read() == before[name], name)
+
+
 def test_failed_install(_place):
     """An installation that fails leaves swtpm's programs where they were"""
     need_root()
