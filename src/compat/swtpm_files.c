@@ -313,10 +313,9 @@ pass_temporary (const char **rest, const char *characters, gsize len)
 static gboolean
 is_left_name (const char *name, const char *base)
 {
-  const char *named = name + strlen (base);
   if (!g_str_has_prefix (name, base))
     return FALSE;
-  const char *unnamed = named;
+  const char *named = name + strlen (base), *unnamed = named;
   return (pass_temporary (&named, HEX_DIGITS, TEMPORARY_DIGITS)
           && (!*named || (pass_temporary (&named, LETTERS_AND_DIGITS, MKSTEMP_LETTERS) && !*named)))
          || (pass_temporary (&unnamed, LETTERS_AND_DIGITS, MKSTEMP_LETTERS) && !*unnamed);
