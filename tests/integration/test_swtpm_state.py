@@ -133,12 +133,7 @@ def test_suspended(place):
     guest.has_all(b"by-swtpm")
     guest("pcrextend 16:sha256=" + "cd" * 32)
     pcr = guest.pcr()
-    with Control("tpm.ctrl") as control:
-        same(control.result(STORE_VOLATILE), 0, "STORE_VOLATILE")
-    guest.device.kill()
-    for name in ("tpm", "tpm.ctrl"):
-        if os.path.exists(name):
-            os.unlink(name)
+    suspend_ours(guest)
     os.mkdir("new")
     vtpm(place, "export", "--swtpm", "--key", key, "vm.vtpm", "new")
     same(sorted(contents("new")), [PERMANENT, VOLATILE])
@@ -146,6 +141,15 @@ def test_suspended(place):
     same(guest.pcr(), pcr)
     guest.has_all(b"by-swtpm")
     guest.stop_swtpm()
+
+
+def suspend_ours(guest):
+    with Control("tpm.ctrl") as control:
+        same(control.result(STORE_VOLATILE), 0, "STORE_VOLATILE")
+    guest.device.kill()
+    for name in ("tpm", "tpm.ctrl"):
+        if os.path.exists(name):
+            os.unlink(name)
 
 
 def test_export_all(place):
@@ -209,12 +213,7 @@ def test_export_again(place):
     guest.start_ours("old/" + PERMANENT, "--vm-uuid", VM)
     guest("pcrextend 16:sha256=" + "ab" * 32)
     pcr = guest.pcr()
-    with Control("tpm.ctrl") as control:
-        same(control.result(STORE_VOLATILE), 0, "STORE_VOLATILE")
-    guest.device.kill()
-    for name in ("tpm", "tpm.ctrl"):
-        if os.path.exists(name):
-            os.unlink(name)
+    suspend_ours(guest)
     os.mkdir("other")
     vtpm(place, "export", "--swtpm", "--plaintext", "old/" + PERMANENT, "other")
     suspended = read_file("other/" + VOLATILE)
