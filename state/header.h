@@ -24,8 +24,8 @@ typedef struct
  * (no good copy), state-newer-version, in-use, store-failed.
  */
 VtpmHeader *vtpm_header_read (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/** Whether both header copies were good and are what they were when HEADER was read. Slots are not looked at. Takes no
- * lock. */
+/** Whether both header copies were good and begin as they did when HEADER was read, where a checksum stands for the
+ * rest. Slots are not looked at. Takes no lock. */
 gboolean vtpm_header_is_as_read (VtpmStore *store, const VtpmHeader *header);
 /** The same for a caller that holds the header lock. */
 VtpmHeader *vtpm_header_read_locked (VtpmStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
